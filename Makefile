@@ -1,0 +1,59 @@
+# `make demo` and `make test` do everything; both create the environment .venv the first time.
+# Another interpreter: make PYTHON=python3.12 test
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+RUNS   ?= runs
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lab board export clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## simulate a ball, train a KVAE on the CPU, fill in hidden frames, leave figures in runs/
+	$(BIN)/kvae train --preset demo --out $(RUNS)
+	$(BIN)/kvae evaluate --runs $(RUNS)
+
+test: export OMP_NUM_THREADS := 1
+test: $(READY) ## check the tree, run every notebook and the test suite
+	$(BIN)/pytest -q tests/test_house.py
+	$(BIN)/nbdev_test --n_workers 2 --timing
+	$(BIN)/pytest tests
+
+lab: $(READY) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab nbs/index.ipynb
+
+board: $(READY) ## watch the newest run in TensorBoard
+	$(BIN)/kvae board
+
+export: $(READY) ## after editing notebooks: clean them, write kvae_nb/*.py and README.md
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export
+	$(BIN)/python tools/readme.py
+
+clean: ## remove what make has made, except runs/
+	rm -rf $(VENV) build dist *.egg-info _docs _proc .pytest_cache .hypothesis
+	find kvae_nb nbs tests tools -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
+
+# The environment: made once, and again when what it consists of changes.
+$(READY): settings.ini setup.py constraints.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory new-venv
+	@echo "Installing into $(VENV) (the first time a minute or more, and quiet meanwhile) ..."
+	@$(BIN)/python -m pip install --quiet -c constraints.txt pip setuptools wheel
+	@$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+	@echo "Installed for $$($(BIN)/python --version)."
+
+.PHONY: new-venv
+new-venv:
+	@command -v $(PYTHON) >/dev/null || { echo "kvae_nb needs Python 3.11, 3.12 or 3.13, and there is no '$(PYTHON)'; name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "kvae_nb needs Python 3.11, 3.12 or 3.13, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1); name another one: make PYTHON=python3.12"; exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv --clear $(VENV)

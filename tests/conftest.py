@@ -1,0 +1,29 @@
+"""What holds for every test: shapes are checked, one thread, the same random numbers, no window."""
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from jaxtyping import install_import_hook
+
+# Every annotation of the library, `Float[Tensor, "batch time"]` above all, is checked while the tests run; so this comes
+# before any import of it. As everywhere in Python, an int may stand where a float is annotated.
+install_import_hook("kvae_nb", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+settings.register_profile("house", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    "Every test starts from the same random numbers, whichever ran before it."
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

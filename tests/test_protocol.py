@@ -1,0 +1,115 @@
+"""Every sequence model of the package is put to the same questions."""
+
+import pytest
+import torch
+
+from kvae_nb.evaluation import future_leak, hidden_frames_leak
+from kvae_nb.kvae import KVAE, KVAEConfig
+from kvae_nb.protocol import SequenceModel
+
+SMALL = dict(size=16, filters=4, units=16, alpha_units=8)
+MODELS = {
+    "paper": lambda: KVAE(KVAEConfig(**SMALL)),
+    "window": lambda: KVAE(KVAEConfig(alpha="mlp", **SMALL)),
+    "constant": lambda: KVAE(KVAEConfig(alpha="constant", K=1, **SMALL)),
+    "published bound": lambda: KVAE(KVAEConfig(bound="published", **SMALL)),
+    "auto-encoder": lambda: KVAE(KVAEConfig(autoencoder=True, **SMALL)),
+    "mlp, grey": lambda: KVAE(KVAEConfig(network="mlp", pixels="gaussian", learn_noise=True, **SMALL)),
+    "colour": lambda: KVAE(KVAEConfig(channels=3, pixels="gaussian", **SMALL)),
+    "inferred controls": lambda: KVAE(KVAEConfig(infer_u=2, **SMALL)),
+    "controls": lambda: KVAE(KVAEConfig(dim_u=2, **SMALL)),
+}
+
+
+@pytest.fixture(params=MODELS, ids=str)
+def model(request):
+    torch.manual_seed(0)
+    model = MODELS[request.param]()
+    with torch.no_grad():  # away from the start, where the modes are alike
+        for p in (model.dynamics.A, model.dynamics.C):
+            p += 0.2 * torch.randn_like(p)
+    return model.eval()
+
+
+@pytest.fixture
+def x(model):
+    return (torch.rand(3, 9, model.config.channels, 16, 16) > 0.8).float()
+
+
+@pytest.fixture
+def u(model):
+    return torch.randn(3, 14, model.config.dim_u) if model.config.dim_u else None
+
+
+@pytest.fixture
+def mask():
+    m = torch.ones(3, 9, dtype=torch.bool)
+    m[:, 4:6] = False
+    m[0, 8] = False
+    m[1, 0] = False
+    return m
+
+
+def first(u, n):
+    return None if u is None else u[:, :n]
+
+
+def test_it_answers_the_protocol(model):
+    assert isinstance(model, SequenceModel)
+
+
+def test_parts_hold_every_parameter_once(model):
+    listed = [id(p) for part in model.parts().values() for p in part]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_bound_has_gradients_for_every_part(model, x, u, mask, masked):
+    terms = model.elbo(x, mask if masked else None, first(u, 9))
+    assert terms.frames.tolist() == (mask.sum(1).tolist() if masked else [9] * 3)
+    terms.elbo.sum().backward()
+    for name, part in model.parts().items():
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in part), name
+
+
+def test_a_mask_of_ones_is_no_mask(model, x, u):
+    ones = torch.ones(3, 9, dtype=torch.bool)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        plain = model.elbo(x, None, first(u, 9))
+        torch.manual_seed(seed)
+        masked = model.elbo(x, ones, first(u, 9))
+        torch.testing.assert_close(plain.elbo, masked.elbo, rtol=1e-4, atol=1e-2)
+
+
+def test_sequences_do_not_touch_each_other(model, x, u, mask):
+    with torch.no_grad():
+        both = model.impute(x, mask, first(u, 9))
+        alone = model.impute(x[1:2], mask[1:2], None if u is None else u[1:2, :9])
+    torch.testing.assert_close(both.smoothed.frames[1:2], alone.smoothed.frames, rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_hidden_is_seen_and_no_filter_sees_the_future(model, x, u, mask):
+    assert hidden_frames_leak(model, x, mask, first(u, 9)) == 0
+    assert future_leak(model, x, mask, u=first(u, 9)) < 1e-4
+
+
+def test_the_last_filtered_belief_is_the_last_smoothed_one(model, x, u, mask):
+    with torch.no_grad():
+        out = model.impute(x, mask, first(u, 9))
+    torch.testing.assert_close(out.filtered.z.mean[:, -1], out.smoothed.z.mean[:, -1], rtol=1e-4, atol=1e-4)
+    assert (torch.linalg.eigvalsh(out.smoothed.z.cov) > 0).all()
+
+
+def test_generation_repeats_itself_with_a_seed(model, x, u):
+    def dream(seed):
+        return model.generate(5, 3, x=x, u=u, generator=torch.Generator().manual_seed(seed)).frames
+
+    with torch.no_grad():
+        assert dream(1).shape == (3, 5, *x.shape[2:])
+        assert torch.equal(dream(1), dream(1))
+        assert not torch.equal(dream(1), dream(2))
+    if u is None:
+        with torch.no_grad():
+            assert model.generate(5, 2).frames.shape == (2, 5, *x.shape[2:])
