@@ -142,6 +142,10 @@ class KVAE(nn.Module):
         self.config = config
         self.encoder, self.decoder, self.pixels = build_frames(config)
         self.dynamics = build_dynamics(config)
+        if config.autoencoder:  # what is not used is not trained
+            self.encoder.var.requires_grad_(False)
+        if config.alpha == "constant":
+            self.dynamics.a0.requires_grad_(False)
 
     def elbo(
         self,
@@ -183,8 +187,9 @@ class KVAE(nn.Module):
         "The parameters by part: `vae`, `lgssm` (modes and noise), `alpha` (the network that mixes)."
         alpha = [*self.dynamics.network.parameters(), self.dynamics.a0]
         ids = {id(p) for p in alpha}
-        vae = [p for m in (self.encoder, self.decoder, self.pixels) for p in m.parameters()]
-        return {"vae": vae, "lgssm": [p for p in self.dynamics.parameters() if id(p) not in ids and p.requires_grad], "alpha": alpha}
+        parts = {"vae": [p for m in (self.encoder, self.decoder, self.pixels) for p in m.parameters()],
+                 "lgssm": [p for p in self.dynamics.parameters() if id(p) not in ids], "alpha": alpha}
+        return {name: [p for p in part if p.requires_grad] for name, part in parts.items()}
 
 # %% ../nbs/13_kvae.ipynb #e63b77e5
 def beliefs(
