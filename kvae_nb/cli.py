@@ -363,7 +363,7 @@ def parse(
         parser = make()
     parser.prog = f"kvae {verb}"
     try:
-        return do, parser.instantiate_classes(parser.parse_args(rest))
+        return do, parser.instantiate(parser.parse_args(rest))
     except ArgumentError as error:
         raise InputError(" ".join(str(error).split()).removeprefix("error: ") + f" (see kvae {verb} --help)") from None
 

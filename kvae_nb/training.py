@@ -248,7 +248,7 @@ def read_config(
     parser.add_argument("--run", type=RunConfig)
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        return parser.instantiate_classes(parser.parse_object({"run": content})).run
+        return parser.instantiate(parser.parse_object({"run": content})).run
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give a run folder with a config.yaml.") from None
     except Exception as error:
