@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['SHORT', 'VERBS', 'lengthen', 'flatten', 'new_parser', 'simulate_parser', 'train_parser', 'run_parser',
-           'evaluate_parser', 'impute_parser', 'generate_parser', 'board_parser', 'npz_path', 'do_simulate', 'do_train',
-           'newest_run', 'get_run', 'read_for', 'test_data', 'table', 'do_evaluate', 'parse_gap', 'hidden_mask',
-           'impute_all', 'do_impute', 'do_generate', 'do_board', 'usage', 'preset_in', 'parse', 'main']
+           'evaluate_parser', 'impute_parser', 'generate_parser', 'board_parser', 'npz_path', 'simulate_shards',
+           'do_simulate', 'do_train', 'newest_run', 'get_run', 'read_for', 'test_data', 'table', 'do_evaluate',
+           'parse_gap', 'hidden_mask', 'impute_all', 'do_impute', 'do_generate', 'do_board', 'usage', 'preset_in',
+           'parse', 'main']
 
 # %% ../nbs/41_cli.ipynb #09700132
 import argparse
@@ -15,17 +16,20 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from .core import InputError, atomic_write, derived_seed, tune_cpu
-from .data import VideoData, batches, black_and_white, from_simulation, mask_gap, mask_random, read_video_data, save_video_data
+from .core import InputError, atomic_write, derived_seed, pick_device, tune_cpu
+from .data import VideoData, batches, black_and_white, from_simulation, is_shards, mask_gap, mask_random, open_shards, read_video_data, save_video_data
 from .evaluation import EvaluationConfig, evaluate, write_evaluation, write_json
 from .plots import video_rows, write_video
 from .simulator import WORLDS, simulate
+from .streaming import simulated_chunks, write_shards
 from .training import PRESETS, Run, RunConfig, fit, load_run, run_data
 
 # %% ../nbs/41_cli.ipynb #f42b00cc
@@ -70,7 +74,7 @@ def simulate_parser() -> ArgumentParser:
     p.add_argument("--radius", type=float, default=3.0, help="of the balls, in 1/32 of the side")
     p.add_argument("--balls", type=int, default=1, help="in each sequence")
     p.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
-    p.add_argument("--out", type=str, required=True, help="the .npz file to write")
+    p.add_argument("--out", type=str, required=True, help="the .npz file to write, or a new folder for shards: sets that are larger than memory")
     return p
 
 
@@ -139,17 +143,28 @@ def board_parser() -> ArgumentParser:
 # %% ../nbs/41_cli.ipynb #fe72c922
 def npz_path(
     text: str,  # as given
+    other: str = "",  # what else it might be, for the message
 ) -> Path:
     "The path of an output file. Raises `InputError` unless it ends in .npz and is no folder."
     path = Path(text)
     if path.suffix != ".npz" or path.is_dir():
-        raise InputError(f"--out is {text!r}, but must be a file name that ends in .npz.")
+        raise InputError(f"--out is {text!r}, but must be a file name that ends in .npz{other}.")
     return path
+
+
+def simulate_shards(args: Namespace) -> str:
+    "Writes a folder of shards; returns what is in it."
+    chunks = simulated_chunks(args.world, args.sequences, args.steps, args.seed, args.size, args.radius, args.balls)
+    data = write_shards(args.out, chain([next(chunks)], chunks))
+    return f"{len(data)} sequences of {data.steps} frames in {len(data.index.clips)} shard(s), {data.frames.numel() / 2**20:.1f} MB of frames"
 
 
 def do_simulate(args: Namespace):
     "`kvae simulate`."
-    out = npz_path(args.out)
+    if args.out.endswith(os.sep) or not Path(args.out).suffix:
+        print(f"{args.out}: {simulate_shards(args)}")
+        return
+    out = npz_path(args.out, " or the name of a new folder")
     sim = simulate(args.world, args.sequences, args.steps, args.seed, args.size, args.radius, balls=args.balls)
     save_video_data(out, from_simulation(sim))
     print(f"{out}: {args.sequences} sequences of {args.steps} frames, {sim.contacts.sum()} wall contacts")
@@ -158,10 +173,12 @@ def do_simulate(args: Namespace):
 def do_train(args: Namespace):
     "`kvae train`."
     config = RunConfig(**{k: args[k] for k in ("data", "model", "train", "kind")})
-    run = fit(config, args.out, args.resume or None)
-    print(run)
+    run, processes = fit(config, args.out, args.resume or None), PartialState()
+    if processes.is_main_process:
+        print(run)
+    processes.destroy_process_group()
 
-# %% ../nbs/41_cli.ipynb #b719e7e7
+# %% ../nbs/41_cli.ipynb #fe28f216
 def newest_run(
     runs: str | Path,  # folder in which run folders are kept
 ) -> Path:
@@ -174,8 +191,6 @@ def newest_run(
 
 def get_run(args: Namespace) -> Run:
     "The trained run that the arguments name, on the device it was configured for."
-    from kvae_nb.core import pick_device
-
     run = load_run(args.run or newest_run(args.runs), args.checkpoint)
     return run._replace(model=run.model.to(pick_device("auto")))
 
@@ -185,25 +200,27 @@ def read_for(
     path: str,  # of the videos
     steps: int | None = None,  # frames in each clip; None: as the file has them, or as in training for a film
 ) -> VideoData:
-    "Videos in the form the model was trained on."
-    whole_clips = Path(path).suffix in (".npz", ".npy")
-    data = read_video_data(path, steps or (None if whole_clips else run.config.data.steps), run.config.model.size, run.config.model.channels)
+    "Videos in the form the model was trained on; those of a folder of shards are left on the disk, and `[:]` reads them."
+    whole_clips = Path(path).suffix in (".npz", ".npy") or is_shards(path)
+    read = open_shards if is_shards(path) else read_video_data
+    data = read(path, steps or (None if whole_clips else run.config.data.steps), run.config.model.size, run.config.model.channels)
     return black_and_white(data) if run.config.data.binarize else data
 
 
 def test_data(
     run: Run,  # a trained model
     path: str,  # given by the user, may be empty
+    sequences: int = 0,  # only the first so many are read; 0: all
 ) -> VideoData:
-    "What to measure on: the held-out part of the training data, or other videos as a whole."
+    "What to measure on, in memory: the held-out part of the training data, or other videos as a whole."
     if path:
         trained_on, data = (run.folder / "data.txt").read_text().strip(), read_for(run, path, run.config.data.steps)
         if data.fingerprint() != trained_on:
-            return data
+            return data[: sequences or None]
     held_out = run_data(run).test
     if not len(held_out):
         raise InputError(f"{run.folder} was trained with data.test=0, so no sequence was held out; give other videos with --data.")
-    return held_out
+    return held_out[: sequences or None]
 
 
 def table(
@@ -219,7 +236,7 @@ def table(
 def do_evaluate(args: Namespace):
     "`kvae evaluate`."
     run, config = get_run(args), args.measure
-    data = test_data(run, args.data)
+    data = test_data(run, args.data, config.sequences)
     results = {**evaluate(run.model, data, config), "run": run.folder.name, "checkpoint": args.checkpoint, "epoch": run.progress.epoch, "seed": run.config.train.seed}
     paths = write_evaluation(run.folder, run.model, data, results, config)
     if args.json:
@@ -227,7 +244,7 @@ def do_evaluate(args: Namespace):
     print(table(results))
     print("written:", *([*paths, args.json] if args.json else paths), sep="\n  ")
 
-# %% ../nbs/41_cli.ipynb #42876ae8
+# %% ../nbs/41_cli.ipynb #ebf38a42
 def parse_gap(
     text: str,  # start:stop
     steps: int,  # frames in a sequence
@@ -286,14 +303,14 @@ def do_impute(args: Namespace):
     if not args.data:
         raise InputError("--data is missing; give the videos whose hidden frames are to be filled in.")
     run = get_run(args)
-    data = read_for(run, args.data)
+    data = read_for(run, args.data)[:]
     mask = hidden_mask(data, args.gap, args.drop, args.seed)
     arrays = impute_all(run, data, mask)
     with atomic_write(out) as tmp:
         np.savez_compressed(tmp, **arrays)
     print(f"{out}: {int((~mask).sum())} hidden frames of {len(data)} sequences filled in; it holds {', '.join(arrays)}")
 
-# %% ../nbs/41_cli.ipynb #0f08ab1f
+# %% ../nbs/41_cli.ipynb #1fd6efbd
 @torch.no_grad()
 def do_generate(args: Namespace):
     "`kvae generate`."
@@ -305,7 +322,7 @@ def do_generate(args: Namespace):
         data = read_for(run, args.data)
         if not 1 <= args.prefix <= data.steps:
             raise InputError(f"--prefix is {args.prefix}, but must lie between 1 and {data.steps}, the number of frames in {args.data}.")
-        prefix = data.frames[: args.count, : args.prefix].float().to(device) / 255
+        prefix = data[: args.count].frames[:, : args.prefix].float().to(device) / 255
     out = run.model.generate(args.steps, args.count, x=prefix, generator=torch.Generator(device).manual_seed(derived_seed(args.seed)))
     frames, folder = out.frames.cpu(), Path(args.out)
     with atomic_write(folder / "generated.npz") as tmp:
@@ -313,7 +330,7 @@ def do_generate(args: Namespace):
     video = video_rows(list(frames[:16]), columns=min(4, len(frames)), scale=max(1, 64 // frames.shape[-1]))
     print(f"{write_video(folder / 'generated.gif', video, 10)} and generated.npz: {len(frames)} videos of {args.steps} frames")
 
-# %% ../nbs/41_cli.ipynb #57f94a9d
+# %% ../nbs/41_cli.ipynb #59560ace
 def do_board(args: Namespace):
     "`kvae board`."
     run = Path(args.run) if args.run else newest_run(args.runs)
@@ -322,7 +339,7 @@ def do_board(args: Namespace):
     print(f"TensorBoard on {run}: http://localhost:{args.port}", flush=True)
     subprocess.run([sys.executable, "-m", "tensorboard.main", "--logdir", str(run), "--port", str(args.port)], check=False)
 
-# %% ../nbs/41_cli.ipynb #ca59e90c
+# %% ../nbs/41_cli.ipynb #ac39c54f
 VERBS = {
     "simulate": (simulate_parser, do_simulate),
     "train": (train_parser, do_train),
@@ -389,3 +406,7 @@ def main(
         print("kvae: interrupted; a run goes on with kvae train --resume RUN.", file=sys.stderr)
         return 130
     return 2
+
+
+if __name__ == "__main__" and __package__ == "kvae_nb":  # not in a notebook, which is called __main__ too
+    sys.exit(main())

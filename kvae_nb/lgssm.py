@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['LGSSM', 'check_shapes', 'dense_joint', 'Update', 'predict_step', 'update_step', 'Filtered', 'kalman_filter',
            'log_evidence', 'Backward', 'backward_laws', 'Smoothed', 'rts_smoother', 'sample_posterior', 'Sequence',
-           'sample_prior', 'joint_log_prob', 'observe', 'Forecast', 'between', 'forecast']
+           'sample_prior', 'joint_log_prob', 'observe', 'Forecast', 'between', 'forecast', 'fast']
 
 # %% ../nbs/11_lgssm.ipynb #e2906e53
 import math
+from functools import lru_cache
+from importlib import import_module
 from typing import NamedTuple
 import torch
 from torch import Tensor
@@ -27,13 +29,26 @@ class LGSSM(NamedTuple):
     cov1: Float[Tensor, "*#batch n n"]            # covariance of z_1
 
 # %% ../nbs/11_lgssm.ipynb #03850ff8
-def _lead(name, x, tail, time=None):
-    "The batch axes of `x`, once its other axes are what they should be."
-    shape, k = tuple(x.shape), len(tail) + (time is not None)
+def _lead(name, shape, tail, time=None):
+    "The batch axes of this shape, once its other axes are what they should be."
+    shape, k = tuple(shape), len(tail) + (time is not None)
     if len(shape) >= k and shape[len(shape) - len(tail):] == tail and (time is None or shape[-k] in (1, time)):
         return shape[:len(shape) - k]
     wanted = ["*batch"] + ([] if time is None else [f"{time} or 1 (time)"]) + [str(d) for d in tail]
     raise InputError(f"{name} has shape {list(shape)}, but [{', '.join(wanted)}] is needed.")
+
+@lru_cache(256)
+def _common_batch(steps, A, B, C, Q, R, mean1, cov1, a, mask, u):
+    "The common batch shape of these shapes; the answer is remembered, because a training asks the same thousands of times."
+    n, p, m = (1, *mean1)[-1], (1, 1, *C)[-2], 0 if u is None else (1, *u)[-1]
+    lead = [_lead(k, x, tail, steps) for k, x, tail in (("A", A, (n, n)), ("C", C, (p, n)), ("Q", Q, (n, n)), ("R", R, (p, p)))]
+    lead += [_lead("mean1", mean1, (n,)), _lead("cov1", cov1, (n, n))]
+    if u is not None: lead += [_lead("B", B, (n, m), steps), _lead("u", u, (steps, m))]
+    if a is not None: lead.append(_lead("a", a, (steps, p)))
+    if mask is not None: lead.append(_lead("mask", mask, (steps,)))
+    if len(shapes := {s for s in lead if s}) < 2: return next(iter(shapes), ())
+    try: return tuple(torch.broadcast_shapes(*lead))
+    except RuntimeError: raise InputError(f"the batch axes {sorted(set(lead))} of model and data do not broadcast; they should be equal, 1 or absent.") from None
 
 def check_shapes(model:LGSSM,  # the model
                  steps:int,    # how many steps the sequence has
@@ -45,15 +60,7 @@ def check_shapes(model:LGSSM,  # the model
     if u is not None and model.B is None: raise InputError("controls u were given, but the model has no B; leave u out or give the model a B.")
     if u is None and model.B is not None: raise InputError("the model has a B, so it needs controls u of shape [*batch, time, m].")
     if mask is not None and mask.dtype != torch.bool: raise InputError(f"the mask is {mask.dtype}, but a bool tensor is needed (True = observed).")
-    n, p = (1, *model.mean1.shape)[-1], (1, 1, *model.C.shape)[-2]
-    m = 0 if u is None else (1, *u.shape)[-1]
-    lead = [_lead(k, getattr(model, k), tail, steps) for k, tail in dict(A=(n, n), C=(p, n), Q=(n, n), R=(p, p)).items()]
-    lead += [_lead("mean1", model.mean1, (n,)), _lead("cov1", model.cov1, (n, n))]
-    if u is not None: lead += [_lead("B", model.B, (n, m), steps), _lead("u", u, (steps, m))]
-    if a is not None: lead.append(_lead("a", a, (steps, p)))
-    if mask is not None: lead.append(_lead("mask", mask, (steps,)))
-    try: return tuple(torch.broadcast_shapes(*lead))
-    except RuntimeError: raise InputError(f"the batch axes {sorted(set(lead))} of model and data do not broadcast; they should be equal, 1 or absent.") from None
+    return _common_batch(steps, *(None if x is None else x.shape for x in (*model, a, mask, u)))
 
 # %% ../nbs/11_lgssm.ipynb #81713d01
 def _matvec(M, v):
@@ -229,7 +236,7 @@ def backward_laws(model:LGSSM,        # the model
                  )->Backward:
     "How each state follows from the next one, given the observations up to it: equation (B). Raises `InputError` if model and filter do not fit."
     steps, n = filtered.mean.shape[-2:]
-    for k in "AQ": _lead(k, getattr(model, k), (n, n), steps)
+    for k in "AQ": _lead(k, getattr(model, k).shape, (n, n), steps)
     A, Q, cov = _after_first(model.A), _after_first(model.Q), filtered.cov[..., :-1, :, :]
     G = torch.cholesky_solve(A @ cov, _root(filtered.predicted_cov[..., 1:, :, :])).mT
     keep = torch.eye(n, dtype=G.dtype, device=G.device) - G @ A
@@ -299,7 +306,7 @@ def joint_log_prob(model:LGSSM,                                # the model
     "log p(a, z), missing observations left out. Raises `InputError` on shapes that do not fit, `torch.linalg.LinAlgError` where a covariance is not positive definite."
     steps = a.shape[-2]
     check_shapes(model, steps, a, mask, u)
-    _lead("z", z, (steps, model.A.shape[-1]))
+    _lead("z", z.shape, (steps, model.A.shape[-1]))
     inputs = _inputs(model, u, steps)
     first = gaussian_log_prob(z[..., 0, :], inputs[..., 0, :], model.cov1)
     later = gaussian_log_prob(z[..., 1:, :], _matvec(_after_first(model.A), z[..., :-1, :]) + inputs[..., 1:, :], _after_first(model.Q))
@@ -346,3 +353,10 @@ def forecast(future:LGSSM,   # the steps to come: `A[..., 0, :, :]` takes `last`
     W = torch.cat([cov1.unsqueeze(-3).expand(*batch, -1, -1, -1), _after_first(model.Q).expand(*batch, steps - 1, -1, -1)], -3)
     z = Gaussian(mean, _recur_cov(_after_first(model.A), W))
     return Forecast(z, observe(model, *z))
+
+# %% ../nbs/11_lgssm.ipynb #269e6f00
+def fast(
+    name: str,  # log_evidence, kalman_filter or smoother
+):
+    "The function of that name in `kvae_nb.fast_inference`."
+    return getattr(import_module("kvae_nb.fast_inference"), name)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BernoulliPixels', 'GaussianPixels', 'glorot_', 'Posterior', 'full', 'check_size', 'conv_body', 'mlp_body', 'Encoder',
-           'ConvDecoder', 'MLPDecoder']
+           'sub_pixels', 'ConvDecoder', 'MLPDecoder']
 
 # %% ../nbs/10_vae.ipynb #d8dfcf1d
 from typing import NamedTuple
@@ -89,9 +89,9 @@ class Posterior(NamedTuple):
     mean: Float[Tensor, "*batch dim_a"]
     var: Float[Tensor, "*batch dim_a"]
 
-    def sample(self) -> Float[Tensor, "*batch dim_a"]:
-        "A sample, differentiable in mean and variance: a = mean + std · ε."
-        return self.mean + self.var.sqrt() * torch.randn_like(self.mean)
+    def sample(self, noise: Float[Tensor, "*batch dim_a"] | None = None) -> Float[Tensor, "*batch dim_a"]:
+        "A sample, differentiable in mean and variance: a = mean + std · ε, with this noise ε or new noise."
+        return self.mean + self.var.sqrt() * (torch.randn_like(self.mean) if noise is None else noise)
 
     def log_prob(self, a: Float[Tensor, "*batch dim_a"]) -> Float[Tensor, "*batch"]:
         "log q(a|x)."
@@ -158,7 +158,16 @@ class Encoder(nn.Module):
         mean, var = full(self.mean(h)), self.max_var * full(self.var(h)).sigmoid()
         return Posterior(mean.unflatten(0, x.shape[:-3]), var.unflatten(0, x.shape[:-3]))
 
-# %% ../nbs/10_vae.ipynb #44a15b12
+# %% ../nbs/10_vae.ipynb #b07f2284
+def sub_pixels(
+    h: Float[Tensor, "n four_c height width"],  # four groups of c channels
+) -> Float[Tensor, "n c height2 width2"]:
+    "The four groups of channels as the four pixels of 2×2 blocks: twice the height and width."
+    n, groups, height, width = h.shape
+    blocks = h.permute(0, 2, 3, 1).reshape(n, height, width, 2, 2, groups // 4)
+    return blocks.transpose(2, 3).reshape(n, 2 * height, 2 * width, groups // 4).permute(0, 3, 1, 2)
+
+# %% ../nbs/10_vae.ipynb #f650a1ff
 class ConvDecoder(nn.Module):
     "a to logits or means of the pixels: a linear layer, three sub-pixel convolutions, one 1×1 convolution."
 
@@ -183,7 +192,7 @@ class ConvDecoder(nn.Module):
         "The parameters of p(x|a) for every frame."
         h = self.start(a.flatten(0, -2)).unflatten(1, self.map)
         for conv in self.up:
-            h = F.pixel_shuffle(conv(h), 2).relu()
+            h = sub_pixels(conv(h).relu())
         return full(self.out(h)).unflatten(0, a.shape[:-1])
 
 

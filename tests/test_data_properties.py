@@ -1,8 +1,11 @@
 "Properties of reading and writing data sets: what was saved comes back, and a damaged file is refused in one sentence."
 
 import io
+import json
 import tempfile
+import threading
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kvae_nb.core import InputError
-from kvae_nb.data import VideoData, read_video_data, save_video_data, split_indices
+from kvae_nb.data import VideoData, ahead, batches, from_simulation, open_shards, read_video_data, save_video_data, split_indices
+from kvae_nb.simulator import simulate
+from kvae_nb.streaming import simulated_chunks, write_shards
 
 FOLDER = Path(tempfile.mkdtemp(prefix="kvae_nb-test-"))
 FEW = settings(max_examples=60, deadline=None)
@@ -161,3 +166,119 @@ def test_splits_are_disjoint_and_complete(n, test, valid, seed):
     assert torch.equal(torch.cat(parts).sort().values, torch.arange(n))
     assert len(parts.train) >= 1 and (len(parts.test) >= 1) == (test > 0) and (len(parts.valid) >= 1) == (valid > 0)
     assert all(torch.equal(a, b) for a, b in zip(parts, split_indices(n, test, valid, seed)))
+
+
+def cuts(draw, total, most=4):
+    "Lengths of at most `most` pieces, empty ones too, that add up to `total`."
+    ends = sorted(draw(st.lists(st.integers(0, total), max_size=most - 1)))
+    return [b - a for a, b in zip([0, *ends], [*ends, total])]
+
+
+def in_pieces(data, lengths):
+    "The data set in chunks of these lengths."
+    ends = np.cumsum(lengths).tolist()
+    return (data[end - length : end] for end, length in zip(ends, lengths))
+
+
+@FEW
+@given(st.data(), data_sets())
+def test_any_chunking_gives_the_same_folder(choose, data):
+    clips = choose.draw(st.integers(1, 5))
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        whole = write_shards(one, [data], clips)
+        parts = write_shards(two, in_pieces(data, cuts(choose.draw, len(data))), clips)
+        files = lambda folder: {p.name: p.read_bytes() for p in Path(folder).iterdir()}
+        assert files(one) == files(two) and whole.fingerprint() == parts.fingerprint()
+        assert same(parts[:], data)
+        parts.verify()
+
+
+@FEW
+@given(st.data(), data_sets())
+def test_shards_answer_as_memory_does(choose, data):
+    "Any positions, any subset, any view of a set on the disk gives what the same set in memory gives."
+    steps, size = choose.draw(st.integers(1, data.steps)), choose.draw(st.sampled_from([None, 8, 24]))
+    binary = choose.draw(st.lists(st.floats(0, 1), max_size=2))
+    with tempfile.TemporaryDirectory() as folder:
+        write_shards(folder, [data], choose.draw(st.integers(1, 5)))
+        save_video_data(FOLDER / "memory.npz", data)
+        shards, memory = open_shards(folder, steps, size), read_video_data(FOLDER / "memory.npz", steps, size)
+        for threshold in binary:
+            shards, memory = shards.binarized(threshold), memory.binarized(threshold)
+        positions = lambda: torch.tensor(choose.draw(st.lists(st.integers(0, len(memory) - 1), min_size=1, max_size=6)))
+        if choose.draw(st.booleans()):
+            kept = positions()
+            shards, memory = shards.subset(kept), memory.subset(kept)
+        assert [len(shards), shards.steps, shards.channels, shards.size] == [len(memory), memory.steps, memory.channels, memory.size]
+        index = choose.draw(st.builds(slice, *[st.none() | st.integers(-5, 5)] * 2, st.none() | st.integers(1, 3)))
+        assert same(shards[index], memory[index])
+        order, batch_size, drop_last = positions(), choose.draw(st.integers(1, 4)), choose.draw(st.booleans())
+        read, picked = (list(batches(d, batch_size, order, drop_last)) for d in (shards, memory))
+        assert len(read) == len(picked)
+        for a, b in zip(read, picked):
+            assert all(x is y is None or torch.equal(x, y) for x, y in zip(a, b))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_shards(choose):
+    "A file of the folder changed at any place, cut or lost: refused in one sentence when it is opened or verified, unless it means the same."
+    data = VideoData(torch.arange(3 * 2 * 64).to(torch.uint8).view(3, 2, 1, 8, 8), torch.arange(24.0).view(3, 2, 4), mask=torch.ones(3, 2, dtype=torch.bool))
+    with tempfile.TemporaryDirectory() as folder:
+        write_shards(folder, [data], 2)
+        path = choose.draw(st.sampled_from(sorted(Path(folder).iterdir())))
+        content = bytearray(path.read_bytes())
+        position = choose.draw(st.integers(0, len(content) - 1))
+        if choose.draw(st.booleans()):
+            content[position] ^= choose.draw(st.integers(1, 255))
+        else:
+            content = content[:position]
+        path.write_bytes(content)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                shards = open_shards(folder)
+                shards.verify()
+                assert same(shards[:], data)
+        except InputError as error:
+            assert str(error).endswith(".") and "\n" not in str(error) and folder in str(error)
+
+
+@FEW
+@given(st.binary(max_size=200) | st.recursive(st.none() | st.integers() | st.text(max_size=8), lambda v: st.lists(v, max_size=3) | st.dictionaries(st.sampled_from(["format", "shapes", "shards", "frames", "clips"]), v, max_size=4)).map(lambda v: json.dumps(v).encode()))
+def test_any_index(content):
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "index.json").write_bytes(content)
+        with pytest.raises(InputError) as refused:
+            open_shards(folder)
+        assert folder in str(refused.value) and str(refused.value).endswith(".")
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(["box", "gravity", "polygon", "pong"]), st.integers(1, 100), st.integers(1, 130), st.integers(0, 2**31))
+def test_simulating_in_chunks(world, sequences, chunk, seed):
+    parts, whole = list(simulated_chunks(world, sequences, 3, seed, 16, chunk=chunk)), from_simulation(simulate(world, sequences, 3, seed, 16))
+    for name in ("frames", "state", "contacts"):
+        assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(whole, name))
+
+
+@FEW
+@given(st.lists(st.integers(), max_size=20), st.integers(1, 4), st.integers(0, 25), st.booleans())
+def test_ahead_changes_nothing(items, depth, stop, breaks):
+    "The same items in the same order, the same error at the same place, and no thread left behind, wherever the consumer stops."
+
+    def source():
+        yield from items
+        if breaks:
+            raise InputError("no more.")
+
+    seen, before = [], threading.active_count()
+    with closing(ahead(source(), depth)) as early:
+        try:
+            for k, item in enumerate(early):
+                if k == stop:
+                    break
+                seen.append(item)
+        except InputError:
+            assert breaks and seen == items
+    assert seen == items[:stop] and threading.active_count() == before

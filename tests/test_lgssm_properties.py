@@ -5,6 +5,7 @@ from hypothesis import given, settings, strategies as st
 from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 
+from kvae_nb import fast_inference
 from kvae_nb.core import Gaussian, InputError, condition, symmetrize
 from kvae_nb.lgssm import (LGSSM, between, dense_joint, forecast, joint_log_prob, kalman_filter, log_evidence, observe, predict_step,
                            rts_smoother, sample_posterior, sample_prior, update_step)
@@ -165,3 +166,20 @@ def test_a_wrong_shape_is_refused_by_name(name):
     model = LGSSM(eye[None], None, eye[None, :1], eye[None], eye[None, :1, :1], eye[0], eye)
     wrong = model._replace(**{name: torch.zeros(5, 5, 5, dtype=f64)})
     with pytest.raises(InputError, match=rf"\b(A|C|a|{name}) has shape|broadcast"): kalman_filter(wrong, torch.zeros(4, 1, dtype=f64))
+
+
+@settings(max_examples=12)  # the compiled backend makes new kernels for every size
+@given(problems())
+def test_every_backend_gives_the_same_numbers(problem):
+    model, a, mask, u = problem
+    filtered = kalman_filter(model, a, mask, u)
+    smoothed = rts_smoother(model, filtered)
+    for name, backend in fast_inference.BACKENDS.items():
+        if name == "gpu":  # tested in its notebook, through triton's interpreter
+            continue
+        assert_close(backend.evidence(model, a, mask, u), filtered.log_prob.sum(-1), **CLOSE)
+        for mine, reference in zip(backend.smoother(model, a, mask, u), smoothed):
+            assert_close(mine, reference, **CLOSE)
+        if backend.filter:
+            for mine, reference in zip(backend.filter(model, a, mask, u), filtered):
+                assert_close(mine, reference, **CLOSE)
