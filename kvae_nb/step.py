@@ -106,7 +106,7 @@ def learning_rate(
         return config.lr * 0.5 * (1 + math.cos(math.pi * min(epoch / config.epochs, 1.0)))
     return config.lr * config.lr_decay ** (int(epoch) // config.lr_every)
 
-# %% ../nbs/19_step.ipynb #9d5c7c4b
+# %% ../nbs/19_step.ipynb #e094450d
 def training_loss(
     terms: ElboTerms,  # the parts of the bound
     config: TrainConfig,  # their weights
@@ -116,7 +116,7 @@ def training_loss(
     weighted = config.reconstruction_weight * terms.log_likelihood + config.beta * (terms.log_prior - terms.log_posterior)
     return -weighted.sum() / (terms.frames.sum() if frames is None else frames)
 
-# %% ../nbs/19_step.ipynb #649b1a9b
+# %% ../nbs/19_step.ipynb #2a0f7446
 def drop_gradients(
     parts: dict[str, list[nn.Parameter]],  # a model's parameters by part
     join: dict[str, int],  # epoch from which each part is trained
@@ -138,7 +138,7 @@ def check_join(
         if name not in parts:
             raise InputError(f"train.join names the part {name!r}, which this model does not have; its parts are: {', '.join(parts)}.")
 
-# %% ../nbs/19_step.ipynb #9f48bdcc
+# %% ../nbs/19_step.ipynb #2dd74642
 def make_accelerator(
     config: TrainConfig,  # device and precision
 ) -> Accelerator:
@@ -153,7 +153,7 @@ def make_accelerator(
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
     return Accelerator(cpu=device.type == "cpu", mixed_precision=mixed, kwargs_handlers=[find_unused])
 
-# %% ../nbs/19_step.ipynb #bccb3774
+# %% ../nbs/19_step.ipynb #cbbf29aa
 def make_optimiser(
     model: SequenceModel,  # its parts are trained
     lr: float,  # the learning rate at the start
@@ -199,7 +199,7 @@ def make_trainer(
     wrapped, optimiser = accelerator.prepare(model, make_optimiser(model, config.lr))
     return Trainer(config, accelerator, wrapped, model, optimiser, model.parts())
 
-# %% ../nbs/19_step.ipynb #beaee362
+# %% ../nbs/19_step.ipynb #8baa688a
 class Draws(NamedTuple):
     "What is random in a step, for the rows of this process."
     noise: tuple  # what the model asks for
@@ -220,7 +220,7 @@ def draw(
     own = slice(acc.process_index, None, acc.num_processes)
     return Draws(rows_of(noise, own), None if kept is None else kept[own])
 
-# %% ../nbs/19_step.ipynb #759ab102
+# %% ../nbs/19_step.ipynb #93688a7e
 class Taken(NamedTuple):
     "What a step leaves behind, on the device."
     terms: ElboTerms  # the parts of the bound before the step, without gradients
@@ -269,7 +269,7 @@ def train_step(
     set_learning_rate(trainer.optimiser, learning_rate(trainer.config, epoch))
     return update(trainer, batch, draw(trainer, sequences or len(batch.x), batch.x.shape[1]), int(epoch))
 
-# %% ../nbs/19_step.ipynb #49cfabc3
+# %% ../nbs/19_step.ipynb #cc8ccac0
 def replayable(
     trainer: Trainer,  # device, precision, processes
     data: VideoData,  # on the device or not
