@@ -286,6 +286,57 @@ def _score(r, N, n: tl.constexpr):
     "½ (r rᵀ − N): the derivative with respect to a covariance."
     return _scale(.5, _sub(_symmetric_mul(r, r, n, 1), N, n * n), n * n)
 
+# %% ../nbs/29_gpu_kernel.ipynb #43736b18
+@_device
+def _back_transition(rho, N, m, P, A, n: tl.constexpr):
+    "ρ and N behind the update of the step before; this step's shares of dA and dQ; N A P for the lag covariance."
+    NA, r = _mul(N, A, n, n, n), _mul(_T(A, n, n), rho, n, n, 1)
+    NAP = _mul(NA, P, n, n, n)
+    dA = _sub(_outer(rho, _add(m, _mul(P, r, n, n, 1), n), n, n), NAP, n * n)
+    return r, _symmetric_mul(_T(A, n, n), NA, n, n), dA, _score(rho, N, n), NAP
+
+# %% ../nbs/29_gpu_kernel.ipynb #01d791f7
+@_device
+def _lag(A, P, ahead, NAP, n: tl.constexpr):
+    "The covariance of the next state with this one, given everything; `ahead` is the covariance predicted for the next."
+    return _sub(_mul(A, P, n, n, n), _mul(ahead, NAP, n, n, n), n * n)
+
+# %% ../nbs/29_gpu_kernel.ipynb #ba882a06
+@_device
+def _back_update(rho, N, m, P, K, J, W, e, C, n: tl.constexpr, p: tl.constexpr):
+    "ρ and N in front of the update; v; this step's shares of dC and dR; the smoothed mean and covariance."
+    Kt, Ct, NP = _T(K, n, p), _T(C, p, n), _mul(N, P, n, n, n)
+    v = _sub(_mul(W, e, p, p, 1), _mul(Kt, rho, p, n, 1), p)
+    D = _add(W, _symmetric_mul(Kt, _mul(N, K, n, n, p), p, n), p * p)
+    mean, cov = _add(m, _mul(P, rho, n, n, 1), n), _sub(P, _symmetric_mul(P, NP, n, n), n * n)
+    dC = _sub(_outer(v, mean, p, n), _mul(Kt, _one_minus(NP, n), p, n, n), p * n)
+    rho = _add(rho, _mul(Ct, v, n, p, 1), n)
+    N = _add(_symmetric_mul(_T(J, n, n), _mul(N, J, n, n, n), n, n), _symmetric_mul(Ct, _mul(W, C, p, p, n), n, p), n * n)
+    return rho, N, v, dC, _score(v, D, p), mean, cov
+
+# %% ../nbs/29_gpu_kernel.ipynb #dd42c0bc
+@_device
+def _share(x, kind: tl.constexpr, t, lanes, lane, here, g, d, total, k: tl.constexpr):
+    "Stores the share d of step t if the matrix varies in time, else adds it to the total. The total comes back."
+    if x is not None:
+        if kind & 1: _write(x, 3, t, lanes, lane, here, _scale(g, d, k), k)
+        else: total = _add(total, d, k)
+    return total
+
+# %% ../nbs/29_gpu_kernel.ipynb #0f206087
+@_device
+def _fill(x, k: tl.constexpr):
+    "k times x."
+    Z = ()
+    for i in tl.static_range(k): Z = Z + (x,)
+    return Z
+
+@_device
+def _close(x, kind: tl.constexpr, lanes, lane, here, g, total, k: tl.constexpr):
+    "Stores the total of what does not vary in time, if there is a pointer for it."
+    if x is not None and not kind & 1: _write(x, 2, 0, lanes, lane, here, _scale(g, total, k), k)
+
+# %% ../nbs/29_gpu_kernel.ipynb #bb1ef089
 @_device
 def _backward(a, mask, A, C, R, mean_p, cov_p, gain, da, dA, dC, dQ, dR, dshift, dmean1, dcov1, mean_s, cov_s, lag_cov, steps: tl.int64, lanes: tl.int64,
               ka: tl.constexpr, km: tl.constexpr, kA: tl.constexpr, kC: tl.constexpr, kQ: tl.constexpr, kR: tl.constexpr,
@@ -296,13 +347,11 @@ def _backward(a, mask, A, C, R, mean_p, cov_p, gain, da, dA, dC, dQ, dR, dshift,
     cov_here = here if kc & 2 else lane < 1
     lane = tl.minimum(lane, lanes - 1)
     always = lane >= 0
-    zero = _keep(lane < 0, _read(mean_p, 3, 0, lanes, lane, always, n), n)
-    rho, N = zero, _outer(zero, zero, n, n)
-    sum_A, sum_Q, sum_C, sum_R = N, N, (), ()
-    for i in tl.static_range(p * n): sum_C = sum_C + (zero[0],)
-    for i in tl.static_range(p * p): sum_R = sum_R + (zero[0],)
-    g = zero[0]
+    zero = _keep(lane < 0, _read(mean_p, 3, 0, lanes, lane, always, 1), 1)[0]
+    g = zero
     if gain is not None: g = tl.load(gain + lane)
+    rho, N = _fill(zero, n), _fill(zero, n * n)
+    sum_A, sum_Q, sum_C, sum_R = N, N, _fill(zero, p * n), _fill(zero, p * p)
     for i in range(steps):
         t = steps - 1 - i
         seen = always
@@ -313,48 +362,28 @@ def _backward(a, mask, A, C, R, mean_p, cov_p, gain, da, dA, dC, dQ, dR, dshift,
 
         more = t + 1 + 0 * lane < steps                        # the transition to step t + 1
         A_t = _read(A, kA, t + 1, lanes, lane, more, n * n)
-        NA, r = _mul(N, A_t, n, n, n), _mul(_T(A_t, n, n), rho, n, n, 1)
-        NAP = _mul(NA, P, n, n, n)
-        if dA is not None:
-            step = _sub(_outer(rho, _add(m, _mul(P, r, n, n, 1), n), n, n), NAP, n * n)
-            if kA & 1: _write(dA, 3, (t + 1) % steps, lanes, lane, here, _scale(g, step, n * n), n * n)
-            else: sum_A = _add(sum_A, step, n * n)
-        if dQ is not None:
-            step = _score(rho, N, n)
-            if kQ & 1: _write(dQ, 3, (t + 1) % steps, lanes, lane, here, _scale(g, step, n * n), n * n)
-            else: sum_Q = _add(sum_Q, step, n * n)
         if dshift is not None: _write(dshift, 2 | ks, t, lanes, lane, here & more, _scale(g, rho, n), n)
+        rho, N, d_A, d_Q, NAP = _back_transition(rho, N, m, P, A_t, n)
+        sum_A = _share(dA, kA, (t + 1) % steps, lanes, lane, here, g, d_A, sum_A, n * n)
+        sum_Q = _share(dQ, kQ, (t + 1) % steps, lanes, lane, here, g, d_Q, sum_Q, n * n)
         if lag_cov is not None:
             ahead = _whole(_read(cov_p, 1 | kc, t + 1, lanes, lane, more, n * (n + 1) // 2), n)
-            lag = _sub(_mul(A_t, P, n, n, n), _mul(ahead, NAP, n, n, n), n * n)
-            _write(lag_cov, 1 | kc, t, lanes, lane, cov_here & more, lag, n * n)
-        rho, N = r, _symmetric_mul(_T(A_t, n, n), NA, n, n)
+            _write(lag_cov, 1 | kc, t, lanes, lane, cov_here & more, _lag(A_t, P, ahead, NAP, n), n * n)
 
-        Kt, NP = _T(K, n, p), _mul(N, P, n, n, n)              # the update of step t
-        smooth = _add(m, _mul(P, rho, n, n, 1), n)
-        if mean_s is not None: _write(mean_s, 3, t, lanes, lane, here, smooth, n)
-        if cov_s is not None: _write(cov_s, 1 | kc, t, lanes, lane, cov_here, _half(_sub(P, _symmetric_mul(P, NP, n, n), n * n), n), n * (n + 1) // 2)
-        v = _sub(_mul(W, e, p, p, 1), _mul(Kt, rho, p, n, 1), p)
+        rho, N, v, d_C, d_R, mean, cov = _back_update(rho, N, m, P, K, J, W, e, C_t, n, p)
         if da is not None: _write(da, 2 | ka, t, lanes, lane, here, _scale(-g, v, p), p)
-        if dC is not None:
-            step = _sub(_outer(v, smooth, p, n), _mul(Kt, _one_minus(NP, n), p, n, n), p * n)
-            if kC & 1: _write(dC, 3, t, lanes, lane, here, _scale(g, step, p * n), p * n)
-            else: sum_C = _add(sum_C, step, p * n)
-        if dR is not None:
-            step = _score(v, _add(W, _symmetric_mul(Kt, _mul(N, K, n, n, p), p, n), p * p), p)
-            if kR & 1: _write(dR, 3, t, lanes, lane, here, _scale(g, step, p * p), p * p)
-            else: sum_R = _add(sum_R, step, p * p)
-        rho = _add(rho, _mul(_T(C_t, p, n), v, n, p, 1), n)
-        Ct = _T(C_t, p, n)
-        N = _add(_symmetric_mul(_T(J, n, n), _mul(N, J, n, n, n), n, n), _symmetric_mul(Ct, _mul(W, C_t, p, p, n), n, p), n * n)
-    if dmean1 is not None: _write(dmean1, 2, 0, lanes, lane, here, _scale(g, rho, n), n)
-    if dcov1 is not None: _write(dcov1, 2, 0, lanes, lane, here, _scale(g, _score(rho, N, n), n * n), n * n)
-    if dA is not None and not kA & 1: _write(dA, 2, 0, lanes, lane, here, _scale(g, sum_A, n * n), n * n)
-    if dQ is not None and not kQ & 1: _write(dQ, 2, 0, lanes, lane, here, _scale(g, sum_Q, n * n), n * n)
-    if dC is not None and not kC & 1: _write(dC, 2, 0, lanes, lane, here, _scale(g, sum_C, p * n), p * n)
-    if dR is not None and not kR & 1: _write(dR, 2, 0, lanes, lane, here, _scale(g, sum_R, p * p), p * p)
+        sum_C = _share(dC, kC, t, lanes, lane, here, g, d_C, sum_C, p * n)
+        sum_R = _share(dR, kR, t, lanes, lane, here, g, d_R, sum_R, p * p)
+        if mean_s is not None: _write(mean_s, 3, t, lanes, lane, here, mean, n)
+        if cov_s is not None: _write(cov_s, 1 | kc, t, lanes, lane, cov_here, _half(cov, n), n * (n + 1) // 2)
+    _close(dmean1, 0, lanes, lane, here, g, rho, n)
+    _close(dcov1, 0, lanes, lane, here, g, _score(rho, N, n), n * n)
+    _close(dA, kA, lanes, lane, here, g, sum_A, n * n)
+    _close(dQ, kQ, lanes, lane, here, g, sum_Q, n * n)
+    _close(dC, kC, lanes, lane, here, g, sum_C, p * n)
+    _close(dR, kR, lanes, lane, here, g, sum_R, p * p)
 
-# %% ../nbs/29_gpu_kernel.ipynb #43736b18
+# %% ../nbs/29_gpu_kernel.ipynb #140eb129
 def _kinds(a, mask, A, C, Q, R, shift, cov1, lanes):
     "The two bits of every argument, and of the covariances: shared unless something they depend on is not."
     own = any(x is not None and x.shape[2] > 1 for x in (mask, A, C, Q, R, cov1))
@@ -391,7 +420,7 @@ class _Evidence(torch.autograd.Function):
                 ctx.steps, ctx.lanes, **ctx.kinds, n=mean_p.shape[1], p=a.shape[1])
         return None, None, None, None, *(d if d is None or d.shape == shape else d.sum(2, keepdim=True) for d, shape in zip(grads, ctx.shapes))
 
-# %% ../nbs/29_gpu_kernel.ipynb #01d791f7
+# %% ../nbs/29_gpu_kernel.ipynb #7ce3a7d6
 _MAX_N, _MAX_P = 8, 4                                          # states and observed numbers per step
 
 def _misfit(model, a, *others):
@@ -431,7 +460,7 @@ def triton_evidence(model:LGSSM,                                # the model
     gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in args)
     return _Evidence.apply(math.prod(batch), a.shape[-2], gradient, mask, *args).reshape(batch)
 
-# %% ../nbs/29_gpu_kernel.ipynb #7ce3a7d6
+# %% ../nbs/29_gpu_kernel.ipynb #3ca4a715
 def _full(H, n):
     "The symmetric matrices of which H holds the lower halves: [time, n (n + 1) / 2, lane] to [time, n², lane]."
     return torch.stack([H[:, max(i, j) * (max(i, j) + 1) // 2 + min(i, j)] for i in range(n) for j in range(n)], 1)
