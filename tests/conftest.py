@@ -27,3 +27,18 @@ def seeded():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--no-stability", action="store_true", help="leave out the comparison with stored numbers (tests/test_stability.py)")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "stability: compares with numbers stored by `make stability`")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--no-stability"):
+        for item in items:
+            if "stability" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="--no-stability"))

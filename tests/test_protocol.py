@@ -5,9 +5,11 @@ import torch
 
 from kvae_nb.evaluation import future_leak, hidden_frames_leak
 from kvae_nb.kvae import KVAE, KVAEConfig
-from kvae_nb.protocol import SequenceModel
+from kvae_nb.protocol import SequenceModel, rows_of
+from kvae_nb.skvae import SwitchingKVAE, SwitchingKVAEConfig
 
 SMALL = dict(size=16, filters=4, units=16, alpha_units=8)
+TINY = dict(size=16, filters=4, K=3, transition_units=8, posterior_units=8)
 MODELS = {
     "paper": lambda: KVAE(KVAEConfig(**SMALL)),
     "window": lambda: KVAE(KVAEConfig(alpha="mlp", **SMALL)),
@@ -18,6 +20,11 @@ MODELS = {
     "colour": lambda: KVAE(KVAEConfig(channels=3, pixels="gaussian", **SMALL)),
     "inferred controls": lambda: KVAE(KVAEConfig(infer_u=2, **SMALL)),
     "controls": lambda: KVAE(KVAEConfig(dim_u=2, **SMALL)),
+    "switching": lambda: SwitchingKVAE(SwitchingKVAEConfig(**TINY)),
+    "switching, network": lambda: SwitchingKVAE(SwitchingKVAEConfig(posterior="network", **TINY)),
+    "switching, all of it": lambda: SwitchingKVAE(SwitchingKVAEConfig(switching="ABCQR", full_noise=True, transitions="mlp", filter="gpb2", dim_u=2, **TINY)),
+    "switching, constant": lambda: SwitchingKVAE(SwitchingKVAEConfig(transitions="constant", offset=False, posterior="network", straight_through=True, **TINY)),
+    "switching, one regime": lambda: SwitchingKVAE(SwitchingKVAEConfig(**{**TINY, "K": 1})),
 }
 
 
@@ -26,8 +33,9 @@ def model(request):
     torch.manual_seed(0)
     model = MODELS[request.param]()
     with torch.no_grad():  # away from the start, where the modes are alike
-        for p in (model.dynamics.A, model.dynamics.C):
-            p += 0.2 * torch.randn_like(p)
+        for name, p in model.named_parameters():
+            if name.rpartition(".")[2] in ("A", "C"):
+                p += 0.2 * torch.randn_like(p)
     return model.eval()
 
 
@@ -71,6 +79,22 @@ def test_bound_has_gradients_for_every_part(model, x, u, mask, masked):
     terms.elbo.sum().backward()
     for name, part in model.parts().items():
         assert all(p.grad is not None and p.grad.isfinite().all() for p in part), name
+
+
+def test_noise_belongs_to_sequences(model, x, u, mask):
+    "So a batch can be divided: some rows with their noise have the bound they have in the whole. The temperature may be a number or a tensor."
+    torch.manual_seed(0)
+    noise = model.noise(3, 9, 4, temperature=0.5)
+    assert all(v is None or len(v) == 3 for v in noise)
+    torch.manual_seed(0)
+    assert all(v is None or torch.equal(v, w) for v, w in zip(noise, model.noise(3, 9, 4, torch.tensor(0.5))))
+    whole, part = model.elbo(x, mask, first(u, 9), noise), model.elbo(x[1:], mask[1:], None if u is None else u[1:, :9], rows_of(noise, slice(1, None)))
+    torch.testing.assert_close(whole.elbo[1:], part.elbo, rtol=1e-4, atol=1e-2)
+
+
+def test_the_code_of_a_frame_is_the_mean_of_its_posterior(model, x):
+    q = model.posterior(x)
+    assert torch.equal(q.mean, model.encode(x)) and q.var.shape == q.mean.shape and (q.var > 0).all()
 
 
 def test_a_mask_of_ones_is_no_mask(model, x, u):
