@@ -18,7 +18,7 @@ from .core import Gaussian, InputError, gaussian_log_prob, sample_gaussian
 from .dynamics import ConstantWeights, DynamicsParameters, LSTMWeights, Pass, WindowWeights, evidence_dynamics, filter_dynamics, mix
 from .lgssm import joint_log_prob, observe, rts_smoother
 from .protocol import Beliefs, ElboTerms, Generated, Imputed, Posterior, hide
-from .vae import FrameConfig, build_frames, check_frames, log_likelihood, pick_frames
+from .vae import FrameConfig, FrameModel, check_frames, pick_frames
 
 # %% ../nbs/13_kvae.ipynb #2eec58aa
 @dataclass(frozen=True)
@@ -103,14 +103,12 @@ class Noise(NamedTuple):
     z: Float[Tensor, "batch time dim_z"] | None = None  # standard normal: ε of the states in the published estimator
 
 
-class KVAE(nn.Module):
+class KVAE(FrameModel):
     "The Kalman variational auto-encoder of Fraccaro et al. 2017, with the exact bound."
 
     def __init__(self, config: KVAEConfig = KVAEConfig()):
-        super().__init__()
         check_model(config)
-        self.config = config
-        self.encoder, self.decoder, self.pixels = build_frames(config)
+        super().__init__(config)
         self.dynamics = build_dynamics(config)
         if config.autoencoder:  # what is not used is not trained
             self.encoder.var.requires_grad_(False)
@@ -153,29 +151,11 @@ class KVAE(nn.Module):
         a, frames = normal(c.dim_a), pick_frames(batch, steps, decode, like.device) if 0 < decode < steps else None
         return Noise(a, frames, normal(c.dim_z) if c.bound == "published" else None)
 
-    def log_likelihood(self, x, a, seen, frames=None) -> Float[Tensor, "batch"]:
-        "log p(x|a) over the observed frames, or its unbiased estimate from the frames at these random times."
-        return log_likelihood(self.decoder, self.pixels, x, a, seen, frames)
-
-    def posterior(self, x: Float[Tensor, "batch time channel height width"]) -> Posterior:
-        "q(a|x) of each frame."
-        return self.encoder(x)
-
-    def encode(self, x: Float[Tensor, "batch time channel height width"]) -> Float[Tensor, "batch time dim_a"]:
-        "The mean of q(a|x)."
-        return self.posterior(x).mean
-
-    def decode(self, a: Float[Tensor, "*batch dim_a"]) -> Float[Tensor, "*batch channel height width"]:
-        "Expected pixels."
-        return self.pixels.mean(self.decoder(a))
-
     def parts(self) -> dict[str, list[nn.Parameter]]:
         "The parameters by part: `vae`, `lgssm` (modes and noise), `alpha` (the network that mixes)."
         alpha = [*self.dynamics.network.parameters(), self.dynamics.a0]
         ids = {id(p) for p in alpha}
-        parts = {"vae": [p for m in (self.encoder, self.decoder, self.pixels) for p in m.parameters()],
-                 "lgssm": [p for p in self.dynamics.parameters() if id(p) not in ids], "alpha": alpha}
-        return {name: [p for p in part if p.requires_grad] for name, part in parts.items()}
+        return self.trained_parts(lgssm=[p for p in self.dynamics.parameters() if id(p) not in ids], alpha=alpha)
 
 # %% ../nbs/13_kvae.ipynb #5e521c35
 def beliefs(

@@ -20,7 +20,7 @@ from .dynamics import LSTMWeights, WindowWeights
 from .protocol import Beliefs, ElboTerms, Generated, Imputed, Posterior, hide
 from .slds import (SLDS, Bound, Chain, Hypotheses, Path, RegimePosterior, SLDSParameters, SwitchingFiltered, draw_path, gumbel, likely_path, merged,
                           observe_all, slds_bound, smoother_chain, switching_filter, switching_smoother)
-from .vae import FrameConfig, build_frames, check_frames, log_likelihood, pick_frames
+from .vae import FrameConfig, FrameModel, check_frames, pick_frames
 
 # %% ../nbs/15_skvae.ipynb #8f2f27f3
 @dataclass(frozen=True)
@@ -109,28 +109,14 @@ class SwitchingNoise(NamedTuple):
     frames: Int[Tensor, "batch n"] | None = None  # times of the frames to decode; None: all
 
 
-class SwitchingKVAE(nn.Module):
+class SwitchingKVAE(FrameModel):
     "A Kalman variational auto-encoder with switching linear dynamics."
 
     def __init__(self, config: SwitchingKVAEConfig = SwitchingKVAEConfig()):
-        super().__init__()
         check_switching(config)
-        self.config = config
-        self.encoder, self.decoder, self.pixels = build_frames(config)
+        super().__init__(config)
         self.dynamics = build_switching(config)
         self.regimes = RegimePosterior(config.K, config.dim_a, config.dim_u, config.posterior_units, stay=config.stay) if config.posterior == "network" else None
-
-    def posterior(self, x: Float[Tensor, "batch time channel height width"]) -> Posterior:
-        "q(a|x) of each frame."
-        return self.encoder(x)
-
-    def encode(self, x: Float[Tensor, "batch time channel height width"]) -> Float[Tensor, "batch time dim_a"]:
-        "The mean of q(a|x)."
-        return self.posterior(x).mean
-
-    def decode(self, a: Float[Tensor, "*batch dim_a"]) -> Float[Tensor, "*batch channel height width"]:
-        "Expected pixels."
-        return self.pixels.mean(self.decoder(a))
 
     def noise(
         self,
@@ -151,9 +137,7 @@ class SwitchingKVAE(nn.Module):
         "The parameters by part: `vae`, `lgssm` (matrices and noise), `regimes` (their chain and their posterior)."
         chain = [*self.dynamics.transitions.parameters(), *([] if self.regimes is None else self.regimes.parameters())]
         ids = {id(p) for p in chain}
-        parts = {"vae": [p for m in (self.encoder, self.decoder, self.pixels) for p in m.parameters()],
-                 "lgssm": [p for p in self.dynamics.parameters() if id(p) not in ids], "regimes": chain}
-        return {name: [p for p in part if p.requires_grad] for name, part in parts.items()}
+        return self.trained_parts(lgssm=[p for p in self.dynamics.parameters() if id(p) not in ids], regimes=chain)
 
 # %% ../nbs/15_skvae.ipynb #17d3ce4a
 class SwitchingPass(NamedTuple):
@@ -238,7 +222,7 @@ def elbo(
     with torch.autocast(x.device.type, enabled=False):
         b = regime_bound(self, a, mask, u, noise)
     log_posterior = (q.log_prob(a) * seen).sum(-1) + b.log_posterior
-    return ElboTerms(log_likelihood(self.decoder, self.pixels, x, a, seen, noise.frames), b.log_likelihood + b.log_prior, log_posterior, seen.sum(-1).float())
+    return ElboTerms(self.log_likelihood(x, a, seen, noise.frames), b.log_likelihood + b.log_prior, log_posterior, seen.sum(-1).float())
 
 
 SwitchingKVAE.elbo = SwitchingKVAE.forward = elbo

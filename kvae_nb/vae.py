@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BernoulliPixels', 'GaussianPixels', 'glorot_', 'full', 'check_size', 'conv_body', 'mlp_body', 'Encoder', 'sub_pixels',
-           'ConvDecoder', 'MLPDecoder', 'FrameConfig', 'check_frames', 'build_frames', 'pick_frames', 'log_likelihood']
+           'ConvDecoder', 'MLPDecoder', 'FrameConfig', 'check_frames', 'build_frames', 'pick_frames', 'log_likelihood',
+           'FrameModel']
 
 # %% ../nbs/10_vae.ipynb #d8dfcf1d
 from dataclasses import dataclass
@@ -278,3 +279,39 @@ def log_likelihood(
         scale, where = x.shape[1] / frames.shape[1], (torch.arange(len(x), device=x.device)[:, None], frames)
         x, a, seen = x[where], a[where], seen[where]
     return scale * (pixels.log_prob(x, decoder(a)) * seen).sum(-1)
+
+# %% ../nbs/10_vae.ipynb #7b36b86c
+class FrameModel(nn.Module):
+    "What all models of frames share: a configuration, an encoder, a decoder and a law of the pixels."
+
+    def __init__(self, config: FrameConfig):  # or a configuration that extends it
+        super().__init__()
+        self.config = config
+        self.encoder, self.decoder, self.pixels = build_frames(config)
+
+    def posterior(self, x: Float[Tensor, "batch time channel height width"]) -> Posterior:
+        "q(a|x) of each frame."
+        return self.encoder(x)
+
+    def encode(self, x: Float[Tensor, "batch time channel height width"]) -> Float[Tensor, "batch time dim_a"]:
+        "The mean of q(a|x)."
+        return self.posterior(x).mean
+
+    def decode(self, a: Float[Tensor, "*batch dim_a"]) -> Float[Tensor, "*batch channel height width"]:
+        "Expected pixels."
+        return self.pixels.mean(self.decoder(a))
+
+    def log_likelihood(
+        self,
+        x: Float[Tensor, "batch time channel height width"],  # frames, zeros where they are hidden
+        a: Float[Tensor, "batch time dim_a"],  # where things are
+        seen: Bool[Tensor, "batch time"],  # True = observed
+        frames: Int[Tensor, "batch n"] | None = None,  # times of the frames to decode; None: all
+    ) -> Float[Tensor, "batch"]:
+        "log p(x|a) over the observed frames, or its unbiased estimate."
+        return log_likelihood(self.decoder, self.pixels, x, a, seen, frames)
+
+    def trained_parts(self, **others: list[nn.Parameter]) -> dict[str, list[nn.Parameter]]:
+        "What is trained, by the name of its part: `vae`, and these others."
+        vae = [p for m in (self.encoder, self.decoder, self.pixels) for p in m.parameters()]
+        return {name: [p for p in part if p.requires_grad] for name, part in {"vae": vae, **others}.items()}
