@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'SHORT', 'VERBS', 'lengthen', 'is_number', 'flatten', 'new_parser', 'simulate_parser', 'train_parser',
            'run_parser', 'evaluate_parser', 'impute_parser', 'generate_parser', 'board_parser', 'npz_path',
-           'simulate_shards', 'do_simulate', 'do_train', 'newest_run', 'get_run', 'read_for', 'test_data', 'table',
-           'do_evaluate', 'parse_gap', 'hidden_mask', 'impute_all', 'do_impute', 'do_generate', 'do_board', 'usage',
-           'kind_in', 'asked_for', 'parse', 'main']
+           'simulate_shards', 'do_simulate', 'do_train', 'newest_run', 'Given', 'given_weights', 'given_run', 'given',
+           'read_for', 'test_data', 'table', 'do_evaluate', 'parse_gap', 'hidden_mask', 'impute_all', 'new_films',
+           'do_impute', 'nobody_pushes', 'do_generate', 'do_board', 'usage', 'kind_in', 'asked_for', 'parse', 'main']
 
 # %% ../nbs/41_cli.ipynb #09700132
 import argparse
@@ -15,9 +15,10 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +28,14 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from .annealing import Schedule
 from .core import InputError, atomic_write, derived_seed, pick_device, tune_cpu
-from .data import VideoData, batches, black_and_white, from_simulation, is_shards, mask_gap, mask_random, open_shards, read_video_data, save_video_data
+from .data import VideoData, batches, black_and_white, from_simulation, is_shards, mask_gap, mask_random, open_data, open_shards, read_video_data, save_video_data
 from .evaluation import EvaluationConfig, evaluate, write_evaluation, write_json
 from .plots import video_rows, write_video
+from .pretrained import ENDING, load_pretrained, pretrained_names
 from .simulator import WORLDS, simulate
 from .step import TrainConfig
 from .streaming import simulated_chunks, write_shards
-from .training import KINDS, Run, fit, kind_of, load_run, preset, run_data, written_out
+from .training import KINDS, Progress, Run, fit, kind_of, load_run, preset, run_data, written_out
 
 # %% ../nbs/41_cli.ipynb #f42b00cc
 SCHEDULES = [f"--train.{f.name}" for f in fields(TrainConfig) if f.type is Schedule]
@@ -111,9 +113,9 @@ def train_parser(kind: str = "kvae", name: str | None = None) -> ArgumentParser:
 
 
 def run_parser(text: str, data: str | None = None) -> ArgumentParser:
-    "The arguments that verbs on a trained run share."
+    "The arguments that verbs on a trained model share."
     p = new_parser(text)
-    p.add_argument("run", type=str, nargs="?", default="", help="a run folder, as written by kvae train; none: the newest in --runs")
+    p.add_argument("run", type=str, nargs="?", default="", help=f"a run folder, as written by kvae train, or pretrained weights: a name ({', '.join(pretrained_names())}) or a {ENDING} file; none: the newest run in --runs")
     p.add_argument("--runs", type=str, default="runs", help="folder in which run folders are kept")
     p.add_argument("--checkpoint", type=str, default="best", help="best by validation, last, or one that was kept, such as epoch_0010")
     if data:
@@ -124,6 +126,7 @@ def run_parser(text: str, data: str | None = None) -> ArgumentParser:
 def evaluate_parser() -> ArgumentParser:
     "The arguments of `kvae evaluate`."
     p = run_parser("Measures a trained model by the paper's protocol; writes numbers, figures and videos into its run folder.", "videos to measure it on; none, or its training file: the held-out part of that")
+    p.add_argument("--out", type=str, default="", help="another folder for what is written; none: the run folder, or, for pretrained weights, a folder of their name in --runs")
     p.add_argument("--json", type=str, default="", help="another file for the numbers")
     p.add_class_arguments(EvaluationConfig, "measure")
     return p
@@ -131,7 +134,7 @@ def evaluate_parser() -> ArgumentParser:
 
 def impute_parser() -> ArgumentParser:
     "The arguments of `kvae impute`."
-    p = run_parser("Fills in hidden frames and writes probabilities, a and z with covariances to a file.", "your videos; frames that its mask calls missing stay hidden")
+    p = run_parser("Fills in hidden frames and writes probabilities, a and z with covariances to a file.", "your videos; frames that its mask calls missing stay hidden; none: new films of the simulated world it was trained on")
     p.add_argument("--gap", type=str, default="", help="frames to hide, as start:stop; 4:12 hides the 5th to the 12th frame")
     p.add_argument("--drop", type=float, default=0.0, help="probability with which each frame after the fourth is hidden")
     p.add_argument("--seed", type=int, default=0, help="of the dropped frames")
@@ -197,21 +200,63 @@ def do_train(args: Namespace):
         print(run)
     processes.destroy_process_group()
 
-# %% ../nbs/41_cli.ipynb #fe28f216
+# %% ../nbs/41_cli.ipynb #42876ae8
 def newest_run(
     runs: str | Path,  # folder in which run folders are kept
 ) -> Path:
     "The run that was started last. Raises `InputError` if there is none."
     found = sorted((p.parent for p in Path(runs).glob("*/config.yaml")), key=lambda p: p.stat().st_mtime)
     if not found:
-        raise InputError(f"there is no run in {runs}; start one with kvae train, or name its folder.")
+        raise InputError(f"there is no run in {runs}; start one with kvae train, name its folder, or name pretrained weights: {', '.join(pretrained_names())}.")
     return found[-1]
 
 
-def get_run(args: Namespace) -> Run:
-    "The trained run that the arguments name, on the device it was configured for."
-    run = load_run(args.run or newest_run(args.runs), args.checkpoint)
-    return run._replace(model=run.model.to(pick_device("auto")))
+class Given(NamedTuple):
+    "The trained model that a verb was given."
+    run: Run  # on the device where it will work; of weights, the folder is the one for results
+    trained_on: str  # hash of the training films' pixels
+    facts: dict  # what is noted beside results: run, checkpoint, epoch, seed
+    at_hand: bool  # whether the training data can be read or simulated again
+
+
+def given_weights(
+    name: str,  # of weights in the package, or the path of a file
+    runs: str | Path,  # folder in which run folders are kept
+) -> Given:
+    "Pretrained weights in the shape of a run. Raises `InputError` if there is no such name, or the file cannot be used."
+    found = load_pretrained(name)
+    config, short = kind_of(found.kind).run(data=found.data, model=found.config), Path(name).name.removesuffix(ENDING)
+    facts = {"run": short, "checkpoint": "pretrained", "epoch": found.metrics.get("epoch"), "seed": found.metrics.get("seed")}
+    print(f"pretrained weights {name}: {found.kind}, trained on {found.data.path or 'the simulated world ' + found.data.world}")
+    return Given(Run(Path(runs) / short, config, found.model, Progress()), found.trained_on, facts, not found.data.path)
+
+
+def given_run(
+    folder: str | Path,  # of the run
+    checkpoint: str,  # best, last, epoch_0010 …
+) -> Given:
+    "A run of `kvae train`. Raises `InputError` if folder, configuration or checkpoint cannot be used."
+    run, note = load_run(folder, checkpoint), Path(folder) / "data.txt"
+    facts = {"run": run.folder.name, "checkpoint": checkpoint, "epoch": run.progress.epoch, "seed": run.config.train.seed}
+    return Given(run, note.read_text().strip() if note.exists() else "", facts, True)
+
+
+def given(args: Namespace) -> Given:
+    "The trained model that the arguments name. Raises `InputError`, which tells what there is, if they name none."
+    word, names = args.run, pretrained_names()
+    if not word or (Path(word) / "config.yaml").exists():
+        if word in names:
+            print(f"the run folder {word}, not the pretrained weights of this name")
+        found = given_run(word or newest_run(args.runs), args.checkpoint)
+    elif word in names or Path(word).is_file():
+        if args.checkpoint != "best":
+            raise InputError(f"--checkpoint is {args.checkpoint!r}, but {word} are pretrained weights, which have no other; leave it out.")
+        found = given_weights(word, args.runs)
+    elif Path(word).is_dir():
+        found = given_run(word, args.checkpoint)  # which says what is missing in it
+    else:
+        raise InputError(f"there is no run folder {word!r}, and the names of pretrained weights are: {', '.join(names)}.")
+    return found._replace(run=found.run._replace(model=found.run.model.to(pick_device("auto"))))
 
 
 def read_for(
@@ -227,18 +272,22 @@ def read_for(
 
 
 def test_data(
-    run: Run,  # a trained model
+    model: Given,  # a trained model
     path: str,  # given by the user, may be empty
     sequences: int = 0,  # only the first so many are read; 0: all
 ) -> VideoData:
-    "What to measure on, in memory: the held-out part of the training data, or other videos as a whole."
+    "What to measure on, in memory: the held-out part of the training data, or other videos as a whole. Raises `InputError` if there is neither."
+    run, c = model.run, model.run.config.data
     if path:
-        trained_on, data = (run.folder / "data.txt").read_text().strip(), read_for(run, path, run.config.data.steps)
-        if data.fingerprint() != trained_on:
+        data = read_for(run, path, c.steps)
+        if data.fingerprint() != model.trained_on:
             return data[: sequences or None]
-    held_out = run_data(run).test
+        c = replace(c, path=path)
+    elif not model.at_hand:
+        raise InputError(f"{model.facts['run']} was trained on the file {c.path}, which is not part of the package; give that file, or other videos, with --data.")
+    held_out = run_data(run._replace(config=replace(run.config, data=c))).test
     if not len(held_out):
-        raise InputError(f"{run.folder} was trained with data.test=0, so no sequence was held out; give other videos with --data.")
+        raise InputError(f"{model.facts['run']} was trained with data.test=0, so no sequence was held out; give other videos with --data.")
     return held_out[: sequences or None]
 
 
@@ -254,16 +303,19 @@ def table(
 
 def do_evaluate(args: Namespace):
     "`kvae evaluate`."
-    run, config = get_run(args), args.measure
-    data = test_data(run, args.data, config.sequences)
-    results = {**evaluate(run.model, data, config), "run": run.folder.name, "checkpoint": args.checkpoint, "epoch": run.progress.epoch, "seed": run.config.train.seed}
-    paths = write_evaluation(run.folder, run.model, data, results, config)
+    model, config = given(args), args.measure
+    run, folder = model.run, Path(args.out or model.run.folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give a folder for the results with --out.")
+    data = test_data(model, args.data, config.sequences)
+    results = {**evaluate(run.model, data, config), **model.facts}
+    paths = write_evaluation(folder, run.model, data, results, config)
     if args.json:
         write_json(Path(args.json), results)
     print(table(results))
     print("written:", *([*paths, args.json] if args.json else paths), sep="\n  ")
 
-# %% ../nbs/41_cli.ipynb #ebf38a42
+# %% ../nbs/41_cli.ipynb #0f08ab1f
 def parse_gap(
     text: str,  # start:stop
     steps: int,  # frames in a sequence
@@ -316,40 +368,66 @@ def impute_all(
     return {"mask": mask.numpy(), **{k: np.concatenate([p[k] for p in parts]) for k in parts[0]}}
 
 
+def new_films(
+    run: Run,  # a model of a simulated world
+    count: int = 8,  # how many films
+) -> VideoData:
+    "Films of the world a model was trained on, from another seed than its training data. Raises `InputError` if that is no simulated world."
+    c = run.config.data
+    if c.path:
+        raise InputError(f"--data is missing; give the videos whose hidden frames are to be filled in ({run.folder.name} was trained on the file {c.path}, so none can be simulated).")
+    return open_data(replace(c, sequences=count, simulate_seed=derived_seed(c.simulate_seed, count)))
+
+
 def do_impute(args: Namespace):
     "`kvae impute`."
     out = npz_path(args.out)
-    if not args.data:
-        raise InputError("--data is missing; give the videos whose hidden frames are to be filled in.")
-    run = get_run(args)
-    data = read_for(run, args.data)[:]
+    run = given(args).run
+    data = read_for(run, args.data)[:] if args.data else new_films(run)
     mask = hidden_mask(data, args.gap, args.drop, args.seed)
-    arrays = impute_all(run, data, mask)
+    arrays = impute_all(run, data, mask) | ({} if args.data else {"true": data.frames.numpy()})
     with atomic_write(out) as tmp:
         np.savez_compressed(tmp, **arrays)
-    print(f"{out}: {int((~mask).sum())} hidden frames of {len(data)} sequences filled in; it holds {', '.join(arrays)}")
+    print(f"{out}: {int((~mask).sum())} hidden frames of {len(data)} {'sequences' if args.data else 'simulated sequences'} filled in; it holds {', '.join(arrays)}")
 
-# %% ../nbs/41_cli.ipynb #1fd6efbd
+# %% ../nbs/41_cli.ipynb #57f94a9d
+def nobody_pushes(
+    run: Run,  # knows how many controls there are
+    count: int,  # new sequences, if nothing is continued
+    steps: int,  # new frames
+    data: VideoData | None = None,  # what is continued
+    prefix: int = 0,  # how many of its frames
+) -> torch.Tensor | None:
+    "Controls [sequence, time, control]: those of the prefix, then zeros. None for a model without any, and for videos that lack theirs, which the model will refuse."
+    dim_u = getattr(run.config.model, "dim_u", 0)
+    if not dim_u or (data is not None and data.controls is None):
+        return None
+    known = torch.zeros(count, 0, dim_u) if data is None else data.controls[:, :prefix]
+    return torch.cat([known, known.new_zeros(len(known), steps, known.shape[-1])], 1)
+
+
 @torch.no_grad()
 def do_generate(args: Namespace):
     "`kvae generate`."
     if args.steps < 1 or args.count < 1:
         raise InputError(f"--steps {args.steps} and --count {args.count} must both be at least 1.")
-    run, prefix = get_run(args), None
-    device = next(run.model.parameters()).device
+    run = given(args).run
+    device, data, prefix = next(run.model.parameters()).device, None, None
     if args.data:
         data = read_for(run, args.data)
         if not 1 <= args.prefix <= data.steps:
             raise InputError(f"--prefix is {args.prefix}, but must lie between 1 and {data.steps}, the number of frames in {args.data}.")
-        prefix = data[: args.count].frames[:, : args.prefix].float().to(device) / 255
-    out = run.model.generate(args.steps, args.count, x=prefix, generator=torch.Generator(device).manual_seed(derived_seed(args.seed)))
+        data = data[: args.count]
+        prefix = data.frames[:, : args.prefix].float().to(device) / 255
+    u = nobody_pushes(run, args.count, args.steps, data, args.prefix)
+    out = run.model.generate(args.steps, args.count, None if u is None else u.to(device), prefix, torch.Generator(device).manual_seed(derived_seed(args.seed)))
     frames, folder = out.frames.cpu(), Path(args.out)
     with atomic_write(folder / "generated.npz") as tmp:
         np.savez_compressed(tmp, frames=frames.numpy(), a=out.a.cpu().numpy(), z=out.z.cpu().numpy())
     video = video_rows(list(frames[:16]), columns=min(4, len(frames)), scale=max(1, 64 // frames.shape[-1]))
     print(f"{write_video(folder / 'generated.gif', video, 10)} and generated.npz: {len(frames)} videos of {args.steps} frames")
 
-# %% ../nbs/41_cli.ipynb #59560ace
+# %% ../nbs/41_cli.ipynb #ca59e90c
 def do_board(args: Namespace):
     "`kvae board`."
     run = Path(args.run) if args.run else newest_run(args.runs)
@@ -358,7 +436,7 @@ def do_board(args: Namespace):
     print(f"TensorBoard on {run}: http://localhost:{args.port}", flush=True)
     subprocess.run([sys.executable, "-m", "tensorboard.main", "--logdir", str(run), "--port", str(args.port)], check=False)
 
-# %% ../nbs/41_cli.ipynb #ac39c54f
+# %% ../nbs/41_cli.ipynb #de2c7e09
 VERBS = {
     "simulate": (simulate_parser, do_simulate),
     "train": (train_parser, do_train),
