@@ -132,12 +132,14 @@ def checked(
     content: dict,  # names of fields and their values
     name: str = "config",  # for the message
 ):
-    "The dataclass with these values. Raises an error of jsonargparse if a name is not a field, or a value has another type."
+    "The dataclass with these values. Raises `InputError` if a name is not a field, and an error of jsonargparse if a value has another type."
     from jsonargparse import ArgumentParser  # here, for it takes a while to load
 
+    if wrong := sorted(content.keys() - {f.name for f in fields(make)}):
+        raise InputError(f"{name}.{wrong[0]} is no field of {make.__name__}.")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(f"--{name}", type=make)
-    return parser.instantiate(parser.parse_object({name: dict(content)}))[name]
+    return parser.instantiate(parser.parse_object({name: content}))[name]
 
 # %% ../nbs/32_pretrained.ipynb #f4a2c18e
 class Pretrained(NamedTuple):

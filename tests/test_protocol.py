@@ -6,9 +6,11 @@ import torch
 from kvae_nb.evaluation import future_leak, hidden_frames_leak
 from kvae_nb.kvae import KVAE, KVAEConfig
 from kvae_nb.protocol import SequenceModel, rows_of
+from kvae_nb.rnn import RecurrentConfig, RecurrentVAE
 from kvae_nb.skvae import SwitchingKVAE, SwitchingKVAEConfig
 
 SMALL = dict(size=16, filters=4, units=16, alpha_units=8)
+SHORT = dict(size=16, filters=4, units=16, rnn_units=8)
 TINY = dict(size=16, filters=4, K=3, transition_units=8, posterior_units=8)
 MODELS = {
     "paper": lambda: KVAE(KVAEConfig(**SMALL)),
@@ -25,6 +27,9 @@ MODELS = {
     "switching, all of it": lambda: SwitchingKVAE(SwitchingKVAEConfig(switching="ABCQR", full_noise=True, transitions="mlp", filter="gpb2", dim_u=2, **TINY)),
     "switching, constant": lambda: SwitchingKVAE(SwitchingKVAEConfig(transitions="constant", offset=False, posterior="network", straight_through=True, **TINY)),
     "switching, one regime": lambda: SwitchingKVAE(SwitchingKVAEConfig(**{**TINY, "K": 1})),
+    "VAE-RNN": lambda: RecurrentVAE(RecurrentConfig(**SHORT)),
+    "AE-RNN": lambda: RecurrentVAE(RecurrentConfig(autoencoder=True, **SHORT)),
+    "VAE-RNN, controls": lambda: RecurrentVAE(RecurrentConfig(dim_u=2, network="mlp", pixels="gaussian", **SHORT)),
 }
 
 

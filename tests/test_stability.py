@@ -24,7 +24,7 @@ def tiny(kind: str) -> RunConfig:
     "The kind's default model, made small, and a training in which frames are hidden, not all are decoded, and every part takes part."
     config = KINDS[kind].run()
     known = {f.name for f in fields(config.model)}
-    small = {k: v for k, v in dict(size=16, filters=4, units=16, alpha_units=8).items() if k in known}
+    small = {k: v for k, v in dict(size=16, filters=4, units=16, alpha_units=8, rnn_units=8).items() if k in known}
     train = TrainConfig(batch_size=8, join={}, drop=0.2, decode_frames=3, device="cpu", valid_sequences=8)
     return replace(config, data=DataConfig(sequences=STEPS * 8, steps=8, size=16), model=replace(config.model, **small), train=train)
 
