@@ -57,11 +57,11 @@ def regimes(model, data) -> dict:
             "contacts": found._asdict(), "changes": contact_scores(changed, contacts)._asdict(), "table": [[int(((later == k) & (sides == w)).sum()) for w in range(5)] for k in range(model.config.K)]}
 
 
-def measure(folder: Path) -> dict:
+def measure(folder: Path, drops=DROPS) -> dict:
     "Everything that is stored about a run."
     run, history = load_run(folder), json.loads((folder / "metrics.json").read_text())
     test = run_data(run).test
-    curves = imputation_curves(run.model, test, GAPS, DROPS)
+    curves = imputation_curves(run.model, test, GAPS, drops)
     mask = mask_gap(4, test.steps, 4, 7)
     row = {
         "data": source(run.config.data.path), "kind": run.config.kind, "seed": run.config.train.seed, "train_seconds": history["seconds"], "epoch": run.progress.epoch, "sequences": len(test),

@@ -64,8 +64,10 @@ PRESETS = {
         train=TrainConfig(epochs=16, schedule="cosine", join={}, decode_frames=5, picture_every=5),
     ),
     "best": RunConfig(
-        model=KVAEConfig(filters=16, learn_noise=True, dim_z=8, K=7, alpha_units=128),
-        train=TrainConfig(epochs=25, lr=0.005, schedule="cosine", join={}, decode_frames=5, picture_every=5),
+        model=KVAEConfig(network="points", filters=16, learn_noise=True, dim_z=8, K=7, alpha_units=128),
+        train=TrainConfig(
+            epochs=45, lr=0.005, schedule="cosine", beta=Schedule("linear", 0.3, 1.0, wait=20, length=10), join={}, decode_frames=5, picture_every=5
+        ),
     ),
 }
 
