@@ -127,10 +127,10 @@ def notebook_page(path, site, out):
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
             parts.append(markdown(cell.source, site, name))
-        elif cell.cell_type == "code" and not re.search(r"^#\|\s*(hide|default_exp)", cell.source, re.M):
+        elif cell.cell_type == "code":
             code = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
-            if code and not re.search(r"^#\|\s*echo:\s*false", cell.source, re.M):
-                parts.append(python(code))
+            aside = re.search(r"^#\|\s*(hide|echo:\s*false)", cell.source, re.M)  # at hand, but folded away
+            parts += [f"<details><summary>code</summary>{python(code)}</details>" if aside else python(code)] if code else []
             parts += [output(o, site, name, figure) for o in cell.outputs]
     return "\n".join(parts)
 
@@ -181,8 +181,10 @@ def described(node, said, site, source, owner=""):
     level, mark = ("h3", f"{owner}.{node.name}") if owner else ("h2", node.name)
     html = [f'<{level} id="{mark}"><code>{mark}</code><a class="anchor-link" href="#{mark}">#</a></{level}>',
             python(f"{'class ' if is_class else ''}{mark}({inside})"), markdown(ast.get_docstring(node) or "", site, source)]
+    word = lambda node: node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
+    kind = lambda node: f"<code>{escape(word(node))}</code>" if node else ""
     cell = lambda node: f"<code>{escape(ast.unparse(node))}</code>" if node else ""
-    table = [f"<tr><td><code>{n}</code></td><td>{cell(a)}</td><td>{cell(d)}</td><td>{markdown(text, site, source)}</td></tr>" for n, a, d, text in rows]
+    table = [f"<tr><td><code>{n}</code></td><td>{kind(a)}</td><td>{cell(d)}</td><td>{markdown(text, site, source)}</td></tr>" for n, a, d, text in rows]
     if table:
         html.append('<div class="scroll"><table><thead><tr><th>name</th><th>type</th><th>default</th><th>what it is</th></tr></thead>' + "".join(table) + "</table></div>")
     for item in node.body if is_class else ():
