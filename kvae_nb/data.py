@@ -155,7 +155,7 @@ def _fit(
     frames: UInt8[np.ndarray, "n channels height width"],
     size: int | None,  # side wanted; None: as it is
     channels: int | None,  # 1 or 3; None: as it is
-) -> UInt8[np.ndarray, "n channels size size"]:
+) -> UInt8[np.ndarray, "n wanted size size"]:
     "These frames, square, of this size and number of channels. Raises `InputError` if they are not square or the side is no multiple of 8."
     n, c, h, w = frames.shape
     if c not in (1, 3):
