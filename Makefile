@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test stability lab board export clean
+.PHONY: help demo test stability lab board export docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ export: $(READY) ## after editing notebooks: clean them, write kvae_nb/*.py and 
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/python tools/readme.py
+
+docs: $(READY) ## write every notebook and a page for every module as a site to read offline, _docs/index.html
+	$(BIN)/python tools/docs.py
 
 clean: ## remove what make has made, except runs/
 	rm -rf $(VENV) build dist *.egg-info _docs _proc .pytest_cache .hypothesis

