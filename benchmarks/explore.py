@@ -22,7 +22,7 @@ def panels():
     "name -> a function of the number of a move that draws a figure no other move draws."
     pretrained = load_pretrained("box")
     model, film = pretrained.model, pretrained.films.frames[0].float() / 255
-    world, track, ball = explore.latent_map(model), explore.sample_track(), bouncing_point(1, 40, seed=3)
+    world, track, ball = explore.latent_map(model), explore.sample_track(), bouncing_point(1, 40, seed=4, noise=0.4)
     land, ball, stored = explore.evidence_landscape(track), Labelled(ball.a[0], ball.s[0]), json.loads(STORED.read_text())
     with torch.no_grad():
         dreams = model.generate(40, 3, generator=torch.Generator().manual_seed(1))

@@ -76,7 +76,6 @@ def settled(
     xlabel: str = "",  # text along the horizontal axis
     ylabel: str = "",  # text along the vertical axis
     title: str = "",  # text above
-    most: int = 4,  # intervals between ticks
 ) -> Axes:
     "`ax` in the style of the house, with limits and numbers that stay as they are; an axis without a label has no numbers."
     box, (width, height) = ax.get_position(), ax.figure.get_size_inches()
@@ -84,9 +83,9 @@ def settled(
     ax.set(xlim=xlim, ylim=ylim)
     ax.set_axis_off()
     ax.plot([0, 0, 1], [1, 0, 0], color=PALETTE["quiet"], lw=0.8, transform=ax.transAxes, clip_on=False)
-    for v in numbers(*xlim, most) if xlabel else ():
+    for v in numbers(*xlim, round(w / 0.6)) if xlabel else ():
         ax.text(v, -0.05 / h, f"{v:g}", transform=ax.get_xaxis_transform(), ha="center", va="top", fontsize=8)
-    for v in numbers(*ylim, most) if ylabel else ():
+    for v in numbers(*ylim, max(1, round(h / 0.45))) if ylabel else ():
         ax.text(-0.05 / w, v, f"{v:g}", transform=ax.get_yaxis_transform(), ha="right", va="center", fontsize=8)
     ax.text(0.5, -0.23 / h, xlabel, transform=ax.transAxes, ha="center", va="top", fontsize=9)
     ax.text(-0.38 / w, 0.5, ylabel, transform=ax.transAxes, ha="right", va="center", fontsize=9, rotation=90)
@@ -349,7 +348,7 @@ def up_and_down(
     stay: float,  # probability of keeping the direction
     speed: float = 0.5,  # per step
     jitter: float = 0.05,  # standard deviation of the speed
-    noise: float = 0.2,  # standard deviation of the observation
+    noise: float = 0.4,  # standard deviation of the observation
 ) -> SLDS:
     "A point that moves up (0) or down (1) with this speed, and knows no walls: the matrices of `bouncing_point`. Raises `InputError` unless 0 < stay < 1."
     A = torch.tensor([[[1.0, speed], [0.0, 1.0]], [[1.0, -speed], [0.0, 1.0]]])
@@ -398,11 +397,11 @@ def draw_regimes(
     draw_band(top, view.height, 0, PALETTE["filtering"])
     top.plot(steps[: now + 1], height[: now + 1], "o", color=PALETTE["truth"], ms=4)
     top.plot(steps[now + 1 :], height[now + 1 :], "o", mfc="none", color=PALETTE["quiet"], ms=4)
-    settled(top, (0, T - 1), (-4, 14), "", "height", f"now: step {now}, going up with probability {view.filtered[now, 0]:.2f}", most=8)
+    settled(top, (0, T - 1), (-4, 14), "", "height", f"now: step {now}, going up with probability {view.filtered[now, 0]:.2f}")
     for [ax], weights, title in zip(below, (view.filtered, view.smoothed), ("up (blue) or down, as known then, and forecast", "as known now, in hindsight")):
         draw_ribbons(ax, weights)
         ax.vlines(turns, 0, 1, color=PALETTE["truth"], ls="--", lw=1)
-        settled(ax, (0, T - 1), (0, 1), "step" if weights is view.smoothed else "", "p(s)", title, most=8)
+        settled(ax, (0, T - 1), (0, 1), "step" if weights is view.smoothed else "", "p(s)", title)
     for [ax] in ([top], *below):
         ax.axvline(now, color=PALETTE["wrong"], lw=1)
     return fig
@@ -416,7 +415,7 @@ def draw_dreams(
     "Frame t of each film, and the path of a that led there."
     count = len(dreams.frames)
     fig, axes = canvas(2.6 * count + 0.6, 4.6, 2, count, (0.6, 0.45, 0.1, 0.3), (0.35, 0.3))
-    pad = (world.high - world.low)[:2] * 0.2
+    pad = (world.high - world.low)[:2] * 0.4
     (x0, y0), (x1, y1) = (world.low[:2] - pad).tolist(), (world.high[:2] + pad).tolist()
     for k in range(count):
         draw_picture(axes[0, k], as_rgb(dreams.frames[k, t : t + 1])[0], f"dream {k + 1}, frame {t}")
