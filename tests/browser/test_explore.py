@@ -111,9 +111,8 @@ def page(lab):
         page.goto(lab)
         page.locator(".jp-Notebook .jp-Cell").first.wait_for()
         wait_for(lambda: kernel_is(page, "idle"))
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         try:
+            run_all(page)
             wait_for(lambda: finished(page), lambda: not errors(page), lambda: f"{errors(page)}\n{prompts(page)}")
             yield page
         finally:
@@ -123,6 +122,21 @@ def page(lab):
 
 def kernel_is(page, status):
     return page.locator(f".jp-NotebookPanel .jp-Notebook-ExecutionIndicator[data-status='{status}']").count() > 0
+
+
+def run_all(page):
+    "Runs all cells; if the kernel is not ready, JupyterLab asks for one in a dialog and gets the one it proposes."
+    accept = page.locator(".jp-Dialog .jp-mod-accept")
+    page.add_locator_handler(accept, lambda button: button.click())
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+    def begun():
+        if accept.count():
+            accept.first.click()
+        return any(t.strip("[]: ") for t in prompts(page))
+
+    wait_for(begun, why=lambda: f"no cell has begun to run: {prompts(page)}")
 
 
 def prompts(page):
