@@ -11,10 +11,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test stability lab board export docs clean
+.PHONY: help demo test test-browser stability lab board export docs clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## simulate a ball, train a KVAE on the CPU, fill in hidden frames, leave figures in runs/
 	$(BIN)/kvae train --preset demo --out $(RUNS)
@@ -25,6 +25,18 @@ test: $(READY) ## check the tree, run every notebook and the test suite
 	$(BIN)/pytest -q tests/test_house.py
 	$(BIN)/nbdev_test --n_workers 2 --timing
 	$(BIN)/pytest tests
+
+test-browser: export OMP_NUM_THREADS := 1
+test-browser: $(READY) ## move the sliders of notebook 40 in a real JupyterLab with headless Chromium
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[browser]'
+	@command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || $(MAKE) --no-print-directory chromium
+	$(BIN)/pytest tests/browser
+
+.PHONY: chromium
+chromium:
+	@test "$$(id -u)" = 0 && command -v apt-get >/dev/null || { echo "make test-browser needs Chromium, and only root can install it here: run 'apt-get install chromium', or set CHROMIUM to the path of a browser."; exit 1; }
+	@echo "Installing Chromium ..."
+	@{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } >/dev/null
 
 stability: export OMP_NUM_THREADS := 1
 stability: $(READY) ## store anew the numbers that tests/test_stability.py compares with

@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+collect_ignore = ["browser"]  # needs a browser: `make test-browser`
 torch.set_num_threads(1)
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("house")

@@ -1,0 +1,65 @@
+"""How long a panel of notebook 40 takes from a new value to the finished PNG, by the clock and by the processor's own time; `--json FILE` stores the numbers elsewhere."""
+
+import argparse
+import json
+import statistics
+import time
+
+import common
+
+common.limit_threads()
+
+import torch
+
+from kvae_nb import explore
+from kvae_nb.pretrained import load_pretrained
+from kvae_nb.slds import Labelled, bouncing_point
+
+STORED = common.HERE.parent / "experiments/results/collapse_mlp.json"
+
+
+def panels():
+    "name -> a function of the number of a move that draws a figure no other move draws."
+    pretrained = load_pretrained("box")
+    model, film = pretrained.model, pretrained.films.frames[0].float() / 255
+    world, track, ball = explore.latent_map(model), explore.sample_track(), bouncing_point(1, 40, seed=4, noise=0.4)
+    land, ball, stored = explore.evidence_landscape(track), Labelled(ball.a[0], ball.s[0]), json.loads(STORED.read_text())
+    with torch.no_grad():
+        dreams = model.generate(40, 3, generator=torch.Generator().manual_seed(1))
+    at = lambda i: (world.low + (world.high - world.low) * i / 40)[:2].tolist()
+    return {
+        "point": lambda i: explore.draw_point(model, world, *at(i)),
+        "noise": lambda i: explore.draw_tracking(track, land, -4 + i / 10, -2 + i / 15),
+        "hidden frames": lambda i: explore.draw_imputed(model, film, [t > i % 20 for t in range(20)]),
+        "regimes": lambda i: explore.draw_regimes(ball, 0.9, i % 40),
+        "dreams": lambda i: explore.draw_dreams(dreams, world, i % 40),
+        "collapse": lambda i: explore.draw_collapse(stored, "annealed", 100 * (i % 10 + 1)),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--moves", type=int, default=40)
+    parser.add_argument("--json", default=str(common.HERE / "results/explore.json"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    where, draw = common.machine(1), panels()
+    taken = {name: [] for name in draw}
+    for i in range(-2, args.moves):  # in turn, so that a slow moment of the machine hits all; the first two are not counted
+        for name, f in draw.items():
+            begin = time.perf_counter(), time.process_time()
+            explore.png(f(i % args.moves))
+            if i >= 0:
+                taken[name].append((1e3 * (time.perf_counter() - begin[0]), 1e3 * (time.process_time() - begin[1])))
+    spread = lambda v: {"median": statistics.median(v), "min": min(v), "max": max(v)}
+    ms = {name: dict(zip(("clock", "processor"), map(spread, zip(*v)))) for name, v in taken.items()}
+    found = {"command": f"python benchmarks/explore.py --moves {args.moves}", "machine": where, "versions": common.versions("torch", "matplotlib", "ipywidgets"), "moves": args.moves, "ms": ms}
+    for name, v in ms.items():
+        print(f"{name:<14} clock: median {v['clock']['median']:5.0f} ms, fastest {v['clock']['min']:5.0f} ms; processor: median {v['processor']['median']:4.0f} ms, fastest {v['processor']['min']:4.0f} ms")
+    with open(args.json, "w", encoding="utf-8") as file:
+        json.dump(found, file, indent=1)
+        file.write("\n")
+
+
+if __name__ == "__main__":
+    main()
