@@ -11,10 +11,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test stability lab board export clean
+.PHONY: help demo test test-install stability lab board export clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## simulate a ball, train a KVAE on the CPU, fill in hidden frames, leave figures in runs/
 	$(BIN)/kvae train --preset demo --out $(RUNS)
@@ -25,6 +25,9 @@ test: $(READY) ## check the tree, run every notebook and the test suite
 	$(BIN)/pytest -q tests/test_house.py
 	$(BIN)/nbdev_test --n_workers 2 --timing
 	$(BIN)/pytest tests
+
+test-install: $(READY) ## build wheel and sdist, install each into an empty environment, and try it there
+	$(BIN)/pytest tests/install/test_install.py
 
 stability: export OMP_NUM_THREADS := 1
 stability: $(READY) ## store anew the numbers that tests/test_stability.py compares with

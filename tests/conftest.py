@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+collect_ignore = ["install"]  # only when asked for by name: it installs PyTorch several times
 torch.set_num_threads(1)
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("house")
