@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-browser stability lab board export docs clean
+.PHONY: help demo test test-browser test-install stability lab board export docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ chromium:
 	@test "$$(id -u)" = 0 && command -v apt-get >/dev/null || { echo "make test-browser needs Chromium, and only root can install it here: run 'apt-get install chromium', or set CHROMIUM to the path of a browser."; exit 1; }
 	@echo "Installing Chromium ..."
 	@{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } >/dev/null
+
+test-install: $(READY) ## build wheel and sdist, install each into an empty environment, and try it there
+	$(BIN)/pytest tests/install/test_install.py
 
 stability: export OMP_NUM_THREADS := 1
 stability: $(READY) ## store anew the numbers that tests/test_stability.py compares with

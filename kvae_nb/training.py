@@ -23,7 +23,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import yaml
@@ -210,6 +210,8 @@ def written_out(
     "The same, with numbers in the place of schedules written out as constant ones. Raises `InputError` if another value stands where fields should be."
     for f in fields(make):
         value, called = found[f.name], f"{name}{f.name}"
+        if value is None and type(None) not in get_args(f.type):
+            raise InputError(f"{called} is empty; give it a value, or leave it out.")
         if f.type is Schedule and isinstance(value, (int, float)) and not isinstance(value, bool):
             found[f.name] = type(found)(**asdict(Schedule(end=float(value))))
         elif is_dataclass(f.type) and not isinstance(value, type(found)):
@@ -292,8 +294,11 @@ def read_checkpoint(
         raise InputError(f"{path} is damaged or no safetensors file ({error}); restore it or train again.") from None
     if meta.get("format") != FORMAT:
         raise InputError(f"{path} was not written by this version of kvae_nb (its format is {meta.get('format')!r}, expected {FORMAT!r}); train again or use the version that wrote it.")
-    progress = json.loads(meta["progress"])
-    return tensors, Progress(**{**progress, "history": tuple(progress["history"])})
+    try:
+        progress = json.loads(meta["progress"])
+        return tensors, Progress(**{**progress, "history": tuple(progress["history"])})
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path} is damaged: it does not say how far the run was; restore it or train again.") from None
 
 
 def load_weights(
@@ -326,9 +331,14 @@ def build_model(
     config: RunConfig,  # kind and sizes of the model, seed of its weights
     attempt: int = 0,  # how often the training began again
 ) -> nn.Module:
-    "A new model with weights that are a function of seed and attempt."
+    "A new model with weights that are a function of seed and attempt. Raises `InputError` if none can be built from its configuration."
     reseed(config.train, "init", *([attempt] if attempt else []))
-    return kind_of(config.kind).model(config.model)
+    try:
+        return kind_of(config.kind).model(config.model)
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:  # numbers beyond all bounds have many ways to fail
+        raise InputError(f"no model can be built from its configuration ({' '.join(str(error).split())[:200]}).") from None
 
 
 def fit_config_to_data(

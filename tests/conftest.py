@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-collect_ignore = ["browser"]  # needs a browser: `make test-browser`
+collect_ignore = ["browser", "install"]  # only when asked for by name: `make test-browser`, `make test-install`
 torch.set_num_threads(1)
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("house")

@@ -1,0 +1,390 @@
+"""What can go wrong, tried often: damaged files, a training killed at any moment, a full disk, many seeds. Counts go to results/trust.json.
+
+    python experiments/trust.py                     (everything; about half an hour on one CPU core)
+    python experiments/trust.py files kills         (some parts; the others stay as they are in the result)
+
+files     thousands of damaged files for every reader: refused in one sentence (`InputError`), or read, if the damage does not matter; never another error,
+          never longer than 20 s of processor time, and nothing written beside them
+configs   the same with configurations; what is accepted must also build a model or be refused by it
+kills     a training killed with SIGKILL at 50 random moments and resumed each time: its last checkpoint must be that of a training left alone, bit for bit
+disk      no space left (a limit on the size of files, as a full disk would act) while a checkpoint is saved: the old one stays whole, one sentence
+twins     two trainings started in the same second: two folders, both complete
+versions  checkpoints of another format
+worlds    20 seeds × 4 worlds of small trainings: how many numbers were not finite, how many steps skipped
+"""
+
+import argparse
+import io
+import json
+import os
+import platform
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from kvae_nb.cli import main as kvae
+from kvae_nb.core import InputError, atomic_write
+from kvae_nb.data import DataConfig, from_simulation, open_shards, read_video_data, save_video_data
+from kvae_nb.kvae import KVAEConfig
+from kvae_nb.pretrained import WEIGHTS, read_pretrained
+from kvae_nb.simulator import WORLDS, simulate
+from kvae_nb.step import TrainConfig, check_training
+from kvae_nb.streaming import write_shards
+from kvae_nb.training import FORMAT, KINDS, RunConfig, build_model, fit, load_run, read_checkpoint, read_config, same_checkpoint, write_config
+
+RESULT = Path(__file__).parent / "results" / "trust.json"
+LIMIT = 20  # seconds of processor time for one file
+SMALL = KVAEConfig(size=16, filters=4, alpha_units=8, learn_noise=True)
+
+
+def damage(raw: bytes, rng: random.Random) -> bytes:
+    "The bytes with one of several kinds of damage."
+    n, at = len(raw), rng.randrange(len(raw) + 1)
+    some = bytes(rng.randrange(256) for _ in range(rng.choice((1, 4, 64))))
+    kind = rng.randrange(7)
+    if kind == 0:  # cut off
+        return raw[:at]
+    if kind == 1:  # single bits, most of them near the beginning, where headers are
+        out = bytearray(raw)
+        for _ in range(rng.choice((1, 3, 30))):
+            out[min(n - 1, int(rng.random() ** 3 * n))] ^= 1 << rng.randrange(8)
+        return bytes(out)
+    if kind == 2:  # something written over it
+        return raw[:at] + some + raw[at + len(some) :]
+    if kind == 3:  # something put in
+        return raw[:at] + some + raw[at:]
+    if kind == 4:  # a piece lost
+        return raw[:at] + raw[at + rng.randrange(1, 1 + n // 2) :]
+    if kind == 5:  # zeros, as after a crash of the machine
+        return raw[:at] + bytes(max(0, n - at))
+    other = rng.randrange(n)  # a piece from elsewhere
+    return raw[:at] + raw[other : other + 200] + raw[at + 200 :]
+
+
+class Late(BaseException):
+    "It took too long."
+
+
+@contextmanager
+def limited(seconds: int):
+    "Raises `Late` in the block after so many seconds of processor time, or ten times as many by the clock: the machine may be busy with other things."
+    def stop(*_):
+        raise Late
+    before = [(name, signal.signal(name, stop)) for name in (signal.SIGPROF, signal.SIGALRM)]
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.alarm(10 * seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.alarm(0)
+        for name, handler in before:
+            signal.signal(name, handler)
+
+
+def outcome(do) -> tuple[str, str]:
+    "What became of it: refused, read, or a fault, with the message."
+    try:
+        with limited(LIMIT), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
+            do()
+    except InputError as error:
+        text = str(error)
+        return ("refused", text) if text and "\n" not in text and len(text) < 1200 and text.endswith((".", ")")) else ("not one sentence", text)
+    except Late:
+        return "too late", ""
+    except Exception as error:
+        return "another error", f"{type(error).__name__}: {error}"
+    return "read", ""
+
+
+def listing(folder: Path) -> dict:
+    "Every file beneath, with its size."
+    return {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+
+
+def tally(cases, there: Path) -> dict:
+    "Counts of the outcomes of these (kind, what is damaged, read), and examples of faults."
+    found, faults = {}, []
+    for name, write, read in cases:
+        write()
+        before = listing(there)
+        what, text = outcome(read)
+        if listing(there) != before:
+            what, text = "wrote something", str(listing(there).keys() ^ before.keys())
+        found.setdefault(name, Counter())[what] += 1
+        if what not in ("refused", "read") and len(faults) < 40:
+            faults.append(f"{name}: {what}: {text[:300]}")
+    return {"counts": {k: dict(v) for k, v in found.items()}, "faults": faults}
+
+
+def samples(there: Path) -> dict:
+    "One sound file of each kind, as (files, reader)."
+    data = from_simulation(simulate("box", 4, 6, seed=1, size=16))
+    save_video_data(there / "clips.npz", data)
+    np.save(there / "clips.npy", data.frames[:, :, 0].numpy())
+    write_shards(there / "shards", [data], clips=2)
+    import imageio.v3 as iio
+
+    frames = data.frames.flatten(0, 1)[:, 0].numpy()
+    (there / "images").mkdir()
+    for k, frame in enumerate(frames[:3]):
+        iio.imwrite(there / "images" / f"{k}.png", frame)
+    iio.imwrite(there / "film.gif", frames)
+    iio.imwrite(there / "film.mp4", np.repeat(np.repeat(frames, 2, 1), 2, 2)[..., None].repeat(3, -1), plugin="FFMPEG", fps=10)
+    config = RunConfig(data=DataConfig(sequences=8, steps=5, size=16, test=0.25, valid=0.25), model=SMALL, train=TrainConfig(epochs=1, batch_size=4, device="cpu", threads=1))
+    run = fit(config, there / "runs", quiet=True)
+    shutil.copy(run / "checkpoints" / "last.safetensors", there / "checkpoint.safetensors")
+    shutil.rmtree(there / "runs")
+    (there / "weights.safetensors").write_bytes((WEIGHTS / "box.safetensors").read_bytes())
+    video = lambda path: read_video_data(path, None, 16, 1)
+    return {
+        "clips.npz": (["clips.npz"], video), "clips.npy": (["clips.npy"], video), "film.gif": (["film.gif"], video), "film.mp4": (["film.mp4"], video),
+        "images": ([f"images/{k}.png" for k in range(3)], video), "shards": (sorted(str(p.relative_to(there)) for p in (there / "shards").iterdir()), lambda p: open_shards(p)[:]),
+        "checkpoint.safetensors": (["checkpoint.safetensors"], read_checkpoint), "weights.safetensors": (["weights.safetensors"], read_pretrained),
+    }
+
+
+def files(args, there: Path) -> dict:
+    "Damaged files for every reader."
+    kinds, rng = samples(there), random.Random(args.seed)
+    sound = {name: (there / name).read_bytes() for names, _ in kinds.values() for name in names}
+    share = {"film.mp4": 0.1}  # each of these starts another program
+
+    def cases():
+        for kind, (names, read) in kinds.items():
+            for _ in range(round(args.count * share.get(kind, 1))):
+                name = rng.choice(names)
+                yield kind, lambda: (there / name).write_bytes(damage(sound[name], rng)), lambda: read(there / kind)
+                (there / name).write_bytes(sound[name])
+
+    return tally(cases(), there)
+
+
+NONSENSE = ["", "null", "-1", "0", "1e400", ".nan", "-.inf", "true", "[]", "{}", "[1, 2]", "{a: 1}", "'a'", "'../../x'", str(2**70), "1e-320", "!!python/object/apply:os.system ['touch pwned']", "&a [*a]", "2026-11-21", "0x10", "'" + "x" * 500 + "'", "\x00", "*b", "%", "- 1", "3.7", "99999999"]
+
+
+def spoiled(text: str, rng: random.Random) -> bytes:
+    "The YAML with one of several kinds of damage."
+    lines, kind = text.splitlines(), rng.randrange(6)
+    at = rng.randrange(len(lines))
+    if kind == 0:
+        return damage(text.encode(), rng)
+    if kind == 1:
+        del lines[at]
+    elif kind == 2:
+        lines[at] = "  " * rng.randrange(4) + lines[at].strip()
+    elif kind == 3:
+        lines[at] = lines[at].replace(":", rng.choice(("x:", "", "::", ": {", ": [")), 1)
+    elif kind == 4:
+        lines.insert(at, lines[rng.randrange(len(lines))])
+    else:
+        lines[at] = lines[at].partition(":")[0] + ": " + rng.choice(NONSENSE)
+    return "\n".join(lines).encode("utf-8", "replace")
+
+
+def configs(args, there: Path) -> dict:
+    "Damaged configurations; those that are accepted build a model, if it is small enough, or are refused by it."
+    rng, path = random.Random(args.seed + 1), there / "config.yaml"
+    texts = {name: yaml.safe_dump(asdict(kind.run()), sort_keys=False) for name, kind in KINDS.items()}
+
+    def read():
+        config = read_config(path)
+        check_training(config.train)
+        with torch.device("meta"):  # sizes without memory
+            build_model(config)
+
+    path.write_text(texts["kvae"])
+    read()  # whole modules are imported only now; an alarm in the midst of that would leave half of them
+
+    def cases():
+        for kind, text in texts.items():
+            for _ in range(args.count):
+                yield kind, lambda: path.write_bytes(spoiled(text, rng)), read
+
+    found = tally(cases(), there)
+    assert not [*there.rglob("pwned")] and not Path("pwned").exists()
+    return found
+
+
+def child(do, *args) -> int:
+    "A process of its own that does this and is silent; its number."
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1), os.dup2(null, 2)
+        do(*args)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def ended(pid: int) -> int:
+    "How the process ended: its exit code, or minus the number of the signal."
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def kills(args, there: Path) -> dict:
+    "A training killed and resumed again and again, and one left alone."
+    config = RunConfig(data=DataConfig(sequences=32, steps=8, size=16), model=SMALL, train=TrainConfig(epochs=args.epochs, batch_size=8, device="cpu", threads=1))
+    started = time.perf_counter()
+    assert ended(child(fit, config, there / "whole")) == 0
+    whole, alone = next((there / "whole").iterdir()), time.perf_counter() - started
+    rng, shots, broken, run, when = random.Random(args.seed), 0, [], None, Counter()
+    epoch = alone / args.epochs
+    while shots < args.kills:
+        if run is None:
+            pid = child(fit, config, there / "shot")
+        else:
+            pid = child(lambda: fit(resume=run))
+        time.sleep(rng.uniform(0, min(alone, 2.5 * epoch + 0.3)))
+        os.kill(pid, signal.SIGKILL)
+        code = ended(pid)
+        if code == 0:  # it was finished before: go back to where it was, so that there is something to kill
+            shutil.rmtree(there / "shot")
+            run = None
+            continue
+        shots += 1
+        runs = sorted((there / "shot").glob("*/config.yaml"))
+        run = runs[0].parent if runs else None
+        if run is None:
+            shutil.rmtree(there / "shot", ignore_errors=True)
+        last = None if run is None else run / "checkpoints" / "last.safetensors"
+        when[read_checkpoint(last)[1].epoch if last and last.exists() else "before the first checkpoint"] += 1
+        left = [] if run is None else [p.name for p in (run / "checkpoints").glob("*.safetensors") if not p.name.startswith(".") and outcome(lambda: read_checkpoint(p))[0] != "read"]
+        broken += left
+    assert ended(child(lambda: fit(resume=run) if run else fit(config, there / "shot"))) == 0
+    run = run or next((there / "shot").iterdir())
+    same = {name: same_checkpoint(whole / "checkpoints" / f"{name}.safetensors", run / "checkpoints" / f"{name}.safetensors") for name in ("last", "best")}
+    return {"kills": shots, "epochs": args.epochs, "seconds_alone": round(alone, 1), "checkpoint_when_killed": {str(k): v for k, v in sorted(when.items(), key=str)}, "unreadable_checkpoints": broken, "same": same,
+            "temporary_files_left": len([p for p in run.rglob(".*") if p.is_file()])}
+
+
+def disk(args, there: Path) -> dict:
+    "A file may not grow beyond some size while a run goes on: as on a full disk, writing fails half way."
+    config = RunConfig(data=DataConfig(sequences=16, steps=6, size=16), model=SMALL, train=TrainConfig(epochs=1, batch_size=8, device="cpu", threads=1))
+    run = fit(config, there / "runs", quiet=True)
+    write_config(replace(config, train=replace(config.train, epochs=4)), run / "config.yaml")
+    last = run / "checkpoints" / "last.safetensors"
+    old, size, found = last.read_bytes(), last.stat().st_size, Counter()
+    rng = random.Random(args.seed)
+    for _ in range(args.disks):
+        limit, log = rng.randrange(20, size), there / "said"
+
+        def go():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            os._exit(kvae(["train", "--resume", str(run)]))
+
+        code = ended(child(go))
+        text = log.read_text()
+        said = [line for line in text.splitlines() if line.startswith("kvae: ")]
+        found["old checkpoint whole" if last.read_bytes() == old else "OLD CHECKPOINT CHANGED"] += 1
+        found[f"exit code {code}"] += 1
+        found["one sentence" if len(said) == 1 and "Traceback" not in text else "TRACEBACK OR SILENCE: " + " ".join(text.split())[-200:]] += 1
+        found["nothing half written"] += not [p for p in run.rglob(".*") if p.is_file()]
+        last.write_bytes(old)
+    return {"times": args.disks, **found}
+
+
+def twins(args, there: Path) -> dict:
+    "Trainings started at the same moment in the same folder."
+    config = RunConfig(data=DataConfig(sequences=16, steps=6, size=16), model=SMALL, train=TrainConfig(epochs=1, batch_size=8, device="cpu", threads=1))
+    codes, pairs = [], []
+    for k in range(5):
+        pids = [child(fit, config, there / str(k)) for _ in range(2)]
+        codes += [ended(p) for p in pids]
+        runs = sorted((there / str(k)).iterdir())
+        pairs.append(len(runs) == 2 and same_checkpoint(*(r / "checkpoints" / "last.safetensors" for r in runs)))
+    return {"pairs": len(pairs), "two complete and equal runs": sum(pairs), "exit codes": dict(Counter(map(str, codes)))}
+
+
+def versions(args, there: Path) -> dict:
+    "Checkpoints that say they are of another format, or of none, or lack what one needs."
+    config = RunConfig(data=DataConfig(sequences=16, steps=6, size=16), model=SMALL, train=TrainConfig(epochs=1, batch_size=8, device="cpu", threads=1))
+    run = fit(config, there / "runs", quiet=True)
+    path, progress = run / "checkpoints" / "last.safetensors", None
+    tensors = load_file(path)
+    from safetensors import safe_open
+    with safe_open(path, "pt") as f:
+        progress = f.metadata()["progress"]
+    metas = {"format 1": {"format": "kvae_nb checkpoint 1", "progress": progress}, "format 99": {"format": "kvae_nb checkpoint 99", "progress": progress}, "no format": None, "weights": {"format": "kvae_nb weights 1"},
+             "no progress": {"format": FORMAT}, "progress is no JSON": {"format": FORMAT, "progress": "{"}, "progress is a list": {"format": FORMAT, "progress": "[]"}, "progress with a new field": {"format": FORMAT, "progress": progress[:-1] + ', "mood": 1}'}}
+    found = {}
+    for name, meta in metas.items():
+        save_file(tensors, path, meta)
+        found[name] = [outcome(lambda: load_run(run, "last"))[0], outcome(lambda: fit(resume=run, quiet=True))[0]]
+    return found
+
+
+def worlds(args, there: Path) -> dict:
+    "Small trainings in every world with many seeds."
+    found, trouble = {}, []
+    for world in WORLDS:
+        count = Counter()
+        for seed in range(args.seeds):
+            config = RunConfig(data=DataConfig(world=world, sequences=64, steps=12, size=16, simulate_seed=seed), model=SMALL, train=TrainConfig(epochs=2, batch_size=16, device="cpu", threads=1, seed=seed))
+            out = there / f"{world}{seed}"
+            what, text = outcome(lambda: fit(config, out, quiet=True))
+            count[what] += 1
+            if what != "read":
+                trouble.append(f"{world} {seed}: {what} {text}")
+                continue
+            run = next(out.iterdir())
+            numbers = json.loads((run / "metrics.json").read_text())
+            count["steps"] += numbers["step"]
+            count["steps skipped"] += numbers["skipped"]
+            count["weights not finite"] += sum((~v.isfinite()).sum().item() for v in read_checkpoint(run / "checkpoints" / "last.safetensors")[0].values())
+            count["bounds not finite"] += sum(not np.isfinite(v) for e in numbers["history"] for s in ("train", "valid") for v in e[s].values())
+            shutil.rmtree(out)
+        found[world] = {("trained" if k == "read" else k): v for k, v in count.items()}
+    return {"seeds": args.seeds, "worlds": found, "trouble": trouble}
+
+
+PARTS = {f.__name__: f for f in (files, configs, kills, disk, twins, versions, worlds)}
+
+
+def main():
+    "Runs the parts and writes what was found after each."
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("parts", nargs="*", help=f"some of: {', '.join(PARTS)} (default: all)")
+    p.add_argument("--count", type=int, default=500, help="damaged files of each kind, and configurations of each kind of model")
+    p.add_argument("--kills", type=int, default=50, help="how often a training is killed")
+    p.add_argument("--epochs", type=int, default=30, help="of that training")
+    p.add_argument("--disks", type=int, default=20, help="how often the disk is full")
+    p.add_argument("--seeds", type=int, default=20, help="in each world")
+    p.add_argument("--seed", type=int, default=0, help="of the damage and of the moments")
+    p.add_argument("--json", default=str(RESULT), help="where the counts go")
+    args = p.parse_args()
+    torch.set_num_threads(1)
+    path = Path(args.json)
+    for name in args.parts or PARTS:
+        results = json.loads(path.read_text()) if path.exists() else {}
+        with tempfile.TemporaryDirectory() as there:
+            own, started = time.process_time(), time.perf_counter()
+            found = PARTS[name](args, Path(there))
+            settings = {k: v for k, v in vars(args).items() if k in ("count", "kills", "epochs", "disks", "seeds", "seed")}
+            results[name] = {**found, "command": f"python experiments/trust.py {name} " + " ".join(f"--{k} {v}" for k, v in settings.items()), "duration_s": round(time.perf_counter() - started, 1), "machine": platform.machine(), "torch": torch.__version__}
+        with atomic_write(path) as tmp:
+            tmp.write_text(json.dumps(results, indent=1) + "\n")
+        print(name, json.dumps(results[name], indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
