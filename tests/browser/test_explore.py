@@ -125,18 +125,24 @@ def kernel_is(page, status):
 
 
 def run_all(page):
-    "Runs all cells; if the kernel is not ready, JupyterLab asks for one in a dialog and gets the one it proposes."
+    """Runs all cells. Asked before the kernel is connected, JupyterLab may ask which one in a dialog, and gets the one it proposes,
+    or may silently do nothing, and is asked again. (A cell that waits for its turn shows [*] at once, so none is run twice.)"""
     accept = page.locator(".jp-Dialog .jp-mod-accept")
     page.add_locator_handler(accept, lambda button: button.click())
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    begun = lambda: any(t.strip("[]: ") for t in prompts(page))
+    asked = float("-inf")
 
-    def begun():
+    def once_more():
+        nonlocal asked
         if accept.count():
             accept.first.click()
-        return any(t.strip("[]: ") for t in prompts(page))
+        if not begun() and time.monotonic() > asked + 20:
+            page.get_by_role("menuitem", name="Run", exact=True).click()
+            page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+            asked = time.monotonic()
+        return begun()
 
-    wait_for(begun, why=lambda: f"no cell has begun to run: {prompts(page)}")
+    wait_for(once_more, why=lambda: f"no cell has begun to run: {prompts(page)}")
 
 
 def prompts(page):
