@@ -25,6 +25,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, replace
@@ -230,6 +231,8 @@ def child(do, *args) -> int:
         os.dup2(null, 1), os.dup2(null, 2)
         do(*args)
         code = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 
@@ -242,6 +245,7 @@ def ended(pid: int) -> int:
 def kills(args, there: Path) -> dict:
     "A training killed and resumed again and again, and one left alone."
     config = RunConfig(data=DataConfig(sequences=32, steps=8, size=16), model=SMALL, train=TrainConfig(epochs=args.epochs, batch_size=8, device="cpu", threads=1))
+    fit(replace(config, train=replace(config.train, epochs=1)), there / "first", quiet=True)  # imports what the children need
     started = time.perf_counter()
     assert ended(child(fit, config, there / "whole")) == 0
     whole, alone = next((there / "whole").iterdir()), time.perf_counter() - started
@@ -252,7 +256,7 @@ def kills(args, there: Path) -> dict:
             pid = child(fit, config, there / "shot")
         else:
             pid = child(lambda: fit(resume=run))
-        time.sleep(rng.uniform(0, min(alone, 2.5 * epoch + 0.3)))
+        time.sleep(rng.uniform(0, 0.5 + 3 * epoch))
         os.kill(pid, signal.SIGKILL)
         code = ended(pid)
         if code == 0:  # it was finished before: go back to where it was, so that there is something to kill

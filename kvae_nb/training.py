@@ -276,9 +276,12 @@ def save_checkpoint(
     optimiser: torch.optim.Optimizer | None = None,  # its moments, if training is to go on from here
     progress: Progress = Progress(),  # how far the run is
 ):
-    "Writes a checkpoint, atomically."
+    "Writes a checkpoint, atomically. Raises `OSError` if there is no space or no permission; what was there before stays."
     with atomic_write(path) as tmp:
-        save_file(pack(model, optimiser), tmp, {"format": FORMAT, "progress": json.dumps(progress._asdict())})
+        try:
+            save_file(pack(model, optimiser), tmp, {"format": FORMAT, "progress": json.dumps(progress._asdict())})
+        except SafetensorError as error:  # which is no OSError, whatever happened
+            raise OSError(f"{path} could not be written ({' '.join(str(error).split())[:200]})") from None
 
 # %% ../nbs/20_training.ipynb #b36fd29a
 def read_checkpoint(
