@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-browser test-install stability lab board export docs clean
+.PHONY: help demo test test-browser test-install stability results lab board export docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ export: $(READY) ## after editing notebooks: clean them, write kvae_nb/*.py and 
 
 docs: $(READY) ## write every notebook and a page for every module as a site to read offline, _docs/index.html
 	$(BIN)/python tools/docs.py
+
+results: export OMP_NUM_THREADS := 1
+results: $(READY) ## make the results page and the README's table anew from experiments/results
+	cd nbs && ../$(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace 50_results.ipynb index.ipynb
+	$(BIN)/nbdev_clean
+	$(BIN)/python tools/readme.py
 
 clean: ## remove what make has made, except runs/
 	rm -rf $(VENV) build dist *.egg-info _docs _proc .pytest_cache .hypothesis

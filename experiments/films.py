@@ -26,6 +26,7 @@ from kvae_nb.training import fit, load_run, preset, run_data
 
 RESULT = Path(__file__).parent / "results" / "films.json"
 DROPS = tuple(k / 10 for k in range(1, 11))
+LEVERS = ("model.network", "model.dim_z", "model.K", "model.alpha_units", "train.epochs", "train.reconstruction_weight")
 STEP = 0.2  # of the paper's generator, whose frame at t shows the state at t - 1
 
 
@@ -50,6 +51,12 @@ def changes(config) -> dict:
     return {k: v for k, v in found.items() if v != start[k] and k.startswith(("model.", "train.")) and k not in ("train.seed", "train.threads")}
 
 
+def settings(config) -> dict:
+    "What the table of levers shows."
+    found = flatten(asdict(config))
+    return {k.split(".")[-1]: found[k] for k in LEVERS if k in found} | {"beta": [config.train.beta.start if config.train.beta.kind != "constant" else config.train.beta.end, config.train.beta.end]}
+
+
 def method(config) -> str:
     "The model's name in the tables."
     return {"kvae": "KVAE", "skvae": "switching KVAE"}.get(config.kind) or ("AE-RNN" if config.model.autoencoder else "VAE-RNN")
@@ -61,7 +68,7 @@ def record(folder: Path) -> dict:
     test, about = run_data(run).test, json.loads((folder / "metrics.json").read_text())
     row["data"] = row["data"] if run.config.data.path else run.config.data.world
     last = [round(e["valid"]["elbo"], 3) for e in about["history"][-5:]]
-    return {"method": method(run.config), "command": command(run.config), "changes": changes(run.config), **row, "device": about.get("device"), "machine": about.get("machine"), "bent_pixels": bent(run.model, test), "last_valid_elbo_per_frame": last}
+    return {"method": method(run.config), "command": command(run.config), "changes": changes(run.config), "settings": settings(run.config), **row, "device": about.get("device"), "machine": about.get("machine"), "bent_pixels": bent(run.model, test), "last_valid_elbo_per_frame": last}
 
 
 def known() -> list[dict]:

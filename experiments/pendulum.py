@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from kvae_nb.annealing import Schedule
 from kvae_nb.core import atomic_write, tune_cpu
 from kvae_nb.data import DataConfig, VideoData, batches, mask_gap, save_video_data, to_float
 from kvae_nb.evaluation import held_out_elbo, imputation_errors, least_squares_r2
@@ -30,8 +31,9 @@ RESULT = Path(__file__).parent / "results" / "pendulum.json"
 PIXELS, STEPS, SAMPLES = 256, 15, 5
 STDS = (0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.2, 1.0)
 TARGETS = ("sin", "cos", "speed")
-MODEL = dict(pixels="gaussian", network="mlp", units=128, dim_a=3, dim_z=4, K=4, alpha="mlp", alpha_window=2, learn_noise=True, Q=0.01, R=0.01, cov1=1.0)
-TRAIN = dict(epochs=240, lr=0.003, schedule="cosine", join={}, reconstruction_weight=0.3, picture_every=0, threads=1, device="cpu")
+MODEL = dict(pixels="gaussian", network="mlp", units=128, dim_a=3, dim_z=6, K=6, alpha="mlp", alpha_window=2, learn_noise=True, Q=0.01, R=0.01, cov1=1.0)
+PRICE = Schedule("linear", 1.0, 8.0, wait=60, length=60)  # once the pixels are learned the motion counts more, or hardly any velocity is found in z
+TRAIN = dict(epochs=300, lr=0.003, schedule="cosine", beta=PRICE, join={}, reconstruction_weight=0.3, picture_every=0, threads=1, device="cpu")
 NORMALISATION = (
     "pixels are the 8-bit levels of our own rendering divided by 255, so in [0, 1]; no noise is added, the rounding to levels is not undone; "
     "the bound is a density per pixel in these units, Gaussian with one standard deviation for all pixels; "

@@ -18,6 +18,7 @@ MODELS = {
     "constant": lambda: KVAE(KVAEConfig(alpha="constant", K=1, **SMALL)),
     "published bound": lambda: KVAE(KVAEConfig(bound="published", **SMALL)),
     "auto-encoder": lambda: KVAE(KVAEConfig(autoencoder=True, **SMALL)),
+    "key points": lambda: KVAE(KVAEConfig(network="points", **SMALL)),
     "mlp, grey": lambda: KVAE(KVAEConfig(network="mlp", pixels="gaussian", learn_noise=True, **SMALL)),
     "colour": lambda: KVAE(KVAEConfig(channels=3, pixels="gaussian", **SMALL)),
     "inferred controls": lambda: KVAE(KVAEConfig(infer_u=2, **SMALL)),
