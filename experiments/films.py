@@ -1,7 +1,7 @@
 """Any kind of model and any preset on films: imputation and bound on the held-out tenth of the paper's videos, or of one of our simulator's worlds.
 
-    python experiments/films.py --data ../shared/data/box.npz                        # preset best, three seeds: an hour on one CPU core
-    python experiments/films.py --world gravity --seeds 1                            # twenty minutes
+    python experiments/films.py --data ../shared/data/box.npz                        # preset best, three seeds: an hour and a half on one CPU core
+    python experiments/films.py --world gravity --seeds 1                            # half an hour
     python experiments/films.py --model rnn --preset demo --changes autoencoder=true --data …
     python experiments/films.py --runs A B …                                         # records runs that kvae train has made instead
 
