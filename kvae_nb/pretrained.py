@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import __version__
+from . import stream  # noqa: F401: gives KVAE its method filter_stream, so that a loaded model has it
 from .core import InputError, atomic_write
 from .data import DataConfig, VideoData, take
-from .training import RunConfig, kind_of, load_run, load_weights, run_data
+from .training import RunConfig, kind_of, load_run, load_weights, run_data, save_tensors
 from .training import pack as named_tensors
 from .vae import FrameModel
 
@@ -54,10 +54,9 @@ def write_weights(
     tensors: dict[str, Tensor],  # by name, on the CPU
     meta: dict[str, str],  # entries
 ) -> Path:
-    "The path, once the complete file is there, with format, version and hash added to the entries."
+    "The path, once the complete file is there, with format, version and hash added to the entries. Raises `OSError` as `save_tensors` does."
     meta = {"format": WEIGHTS_FORMAT, "package": __version__} | meta
-    with atomic_write(path) as tmp:
-        save_file(tensors, tmp, meta | {"sha256": digest(tensors, meta)})
+    save_tensors(path, tensors, meta | {"sha256": digest(tensors, meta)})
     return Path(path)
 
 # %% ../nbs/32_pretrained.ipynb #575fd838

@@ -6,11 +6,11 @@
 __all__ = ['PRESETS', 'SWITCHING_PRESETS', 'RECURRENT_PRESETS', 'KINDS', 'GRACE', 'START', 'FORMAT', 'LOOK', 'RunConfig', 'Kind',
            'SwitchingRunConfig', 'RecurrentRunConfig', 'kind_of', 'preset', 'spread', 'liveness', 'response',
            'DeadStart', 'new_run_folder', 'write_config', 'written_out', 'read_config', 'Progress', 'pack',
-           'save_checkpoint', 'read_checkpoint', 'load_weights', 'load_optimiser', 'build_model', 'fit_config_to_data',
-           'validate', 'summary', 'draw_progress', 'watched', 'Reporter', 'what_is_said', 'say_collapse', 'epoch_rows',
-           'steps_of', 'tally', 'train_epoch', 'say_skipped', 'report_if_dead', 'write_metrics', 'prepare', 'agree',
-           'check_shares', 'threads', 'finish_epoch', 'fit', 'start_run', 'check_data', 'train_all', 'checkpoint_in',
-           'Run', 'load_run', 'run_data', 'same_checkpoint']
+           'save_tensors', 'save_checkpoint', 'read_checkpoint', 'load_weights', 'load_optimiser', 'build_model',
+           'fit_config_to_data', 'validate', 'summary', 'draw_progress', 'watched', 'Reporter', 'what_is_said',
+           'say_collapse', 'epoch_rows', 'steps_of', 'tally', 'train_epoch', 'say_skipped', 'report_if_dead',
+           'write_metrics', 'prepare', 'agree', 'check_shares', 'threads', 'finish_epoch', 'fit', 'start_run',
+           'check_data', 'train_all', 'checkpoint_in', 'Run', 'load_run', 'run_data', 'same_checkpoint']
 
 # %% ../nbs/20_training.ipynb #f33a24c9
 import json
@@ -270,18 +270,27 @@ def pack(
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
 
+def save_tensors(
+    path: str | Path,  # a .safetensors file
+    tensors: dict[str, Tensor],  # by name, contiguous, on the CPU
+    meta: dict[str, str],  # entries
+):
+    "Writes tensors and entries, atomically. Raises `OSError` if there is no space or no permission; what was there before stays."
+    with atomic_write(path) as tmp:
+        try:
+            save_file(tensors, tmp, meta)
+        except SafetensorError as error:  # which is no OSError, whatever happened
+            raise OSError(f"{path} could not be written ({' '.join(str(error).split())[:200]})") from None
+
+
 def save_checkpoint(
     path: str | Path,  # a .safetensors file
     model: nn.Module,  # its weights
     optimiser: torch.optim.Optimizer | None = None,  # its moments, if training is to go on from here
     progress: Progress = Progress(),  # how far the run is
 ):
-    "Writes a checkpoint, atomically. Raises `OSError` if there is no space or no permission; what was there before stays."
-    with atomic_write(path) as tmp:
-        try:
-            save_file(pack(model, optimiser), tmp, {"format": FORMAT, "progress": json.dumps(progress._asdict())})
-        except SafetensorError as error:  # which is no OSError, whatever happened
-            raise OSError(f"{path} could not be written ({' '.join(str(error).split())[:200]})") from None
+    "Writes a checkpoint as `save_tensors` does, whose errors it has."
+    save_tensors(path, pack(model, optimiser), {"format": FORMAT, "progress": json.dumps(progress._asdict())})
 
 # %% ../nbs/20_training.ipynb #b36fd29a
 def read_checkpoint(

@@ -1,6 +1,7 @@
 """Streams, checkpoints and configurations under all sorts of input. The long version, with counts, is experiments/trust.py."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-import kvae_nb.stream  # gives KVAE its method filter_stream
 from kvae_nb.core import InputError
 from kvae_nb.data import VideoData, open_data
 from kvae_nb.kvae import KVAE, KVAEConfig
-from kvae_nb.training import FORMAT, Progress, RunConfig, read_checkpoint, read_config, write_config
+from kvae_nb.pretrained import write_weights  # and gives KVAE its method filter_stream
+from kvae_nb.training import FORMAT, Progress, RunConfig, read_checkpoint, read_config, save_checkpoint, write_config
 
 CONFIGS = st.builds(
     lambda alpha, K, **more: KVAEConfig(size=8, filters=2, units=4, alpha_units=4, alpha=alpha, K=1 if alpha == "constant" else K, **more),
@@ -53,6 +54,23 @@ def test_a_checkpoint_that_does_not_say_how_far_it_was_is_refused(tmp_path, prog
         read_checkpoint(path)
     save_file({"model.w": torch.zeros(2)}, path, {"format": FORMAT, "progress": json.dumps(Progress(epoch=3)._asdict())})
     assert read_checkpoint(path)[1].epoch == 3
+
+
+@pytest.mark.parametrize("write", [lambda p: save_checkpoint(p, KVAE(KVAEConfig(size=8))), lambda p: write_weights(p, {"w": torch.zeros(50_000)}, {})], ids=["checkpoint", "weights"])
+def test_a_full_disk_is_an_os_error_and_costs_nothing(tmp_path, write):
+    import resource  # limits on the size of files are a matter of Unix
+
+    path, limits, handler = tmp_path / "old.safetensors", resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+    path.write_bytes(b"what was there before")
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # writing fails half way, as on a full disk
+    try:
+        with pytest.raises(OSError, match="old.safetensors"):
+            write(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [p.name for p in tmp_path.iterdir()] == ["old.safetensors"] and path.read_bytes() == b"what was there before"
 
 
 def leaves(nested, path=()):
