@@ -419,7 +419,7 @@ def open_shards(
                 raise InputError(f"{folder / f'{name}_{shard:04d}.npy'} is not the file that its index.json describes; restore it or write the set again.")
     (time, *frame), n = index.shapes["frames"], sum(index.clips)
     if (steps or 0) > time:
-        raise InputError(f"{folder}: its sequences have {time} frames, which is shorter than the {steps} asked for.")
+        raise InputError(f"{folder}: its sequences have {time} frames, which is shorter than the {steps} asked for; ask for fewer (data.steps).")
     try:
         frame = _fit(np.zeros((1, *frame), dtype=np.uint8), size, channels).shape[1:]
     except InputError as error:
@@ -507,7 +507,7 @@ def _read(path: Path, steps: int | None, size: int | None, channels: int | None)
     else:
         raise InputError(f"{path} is not a kind of file that can be read; the kinds are .npz, .npy, {', '.join(FILMS)} and folders of .png images or of shards.")
     if (steps or 0) > data.steps:
-        raise InputError(f"its sequences have {data.steps} frames, which is shorter than the {steps} asked for.")
+        raise InputError(f"its sequences have {data.steps} frames, which is shorter than the {steps} asked for; ask for fewer (data.steps).")
     return data.map(lambda v: v[:, :steps].contiguous())
 
 
@@ -596,7 +596,7 @@ def split_indices(
         raise InputError(f"test is {test} and valid {valid}, but both must be fractions of at least 0 and below 1.")
     n_test, n_valid = (max(1, round(f * n)) if f else 0 for f in (test, valid))
     if n_test + n_valid >= n:
-        raise InputError(f"{n} sequence(s) cannot be divided into {n_test} for the test, {n_valid} for validation and at least one for training; use more or shorter sequences.")
+        raise InputError(f"{n} sequence(s) cannot be divided into {n_test} for the test, {n_valid} for validation and at least one for training; use more sequences, or cut shorter ones from the same films (data.steps).")
     order = torch.from_numpy(np.random.default_rng(derived_seed(seed, n)).permutation(n))
     return SplitIndices(*(part.sort().values for part in (order[n_test + n_valid :], order[n_test : n_test + n_valid], order[:n_test])))
 
