@@ -229,7 +229,7 @@ def _launch(kernel, lanes, *args, **constants):
 # %% ../nbs/29_gpu_kernel.ipynb #42ce80bd
 @_device
 def _update(m, P, C, R, a, seen, n: tl.constexpr, p: tl.constexpr):
-    "Mean and covariance after the observation; K, J, S⁻¹ and e of equation (J), zero or I where nothing was seen; the log-probability."
+    "Mean and covariance after the observation; K, J, S⁻¹ and e of Joseph's form (11_lgssm), zero or I where nothing was seen; the log-probability."
     CP = _mul(C, P, p, n, n)
     W, logdet, good = _inverse(_add(_symmetric_mul(CP, _T(C, p, n), p, n), R, p * p), p)
     e, W = _keep(seen, _sub(a, _mul(C, m, p, n, 1), p), p), _keep(seen, W, p * p)

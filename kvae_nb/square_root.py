@@ -161,7 +161,7 @@ def root_smoother(model:LGSSM,                                # the model; Q or 
                   mask:Bool[Tensor, "*#batch time"]|None=None,# True where a step was observed; None: everywhere
                   u:Float[Tensor, "*#batch time m"]|None=None,# the controls; the first is not used
                  )->SmoothedRoots:
-    "The law of every state, and of every two neighbours, given the whole sequence, in roots: equations (3) and (4) (after Park and Kailath 1995). Differentiable where Q, R and cov1 are positive definite. NaN where a covariance is none or a predicted one is singular. Raises `InputError` on shapes that do not fit."
+    "The law of every state, and of every two neighbours, given the whole sequence, in roots: equations (3) and (4) (after Park and Kailath 1996). Differentiable where Q, R and cov1 are positive definite. NaN where a covariance is none or a predicted one is singular. Raises `InputError` on shapes that do not fit."
     steps, n = a.shape[-2], model.A.shape[-1]
     batch = check_shapes(model, steps, a, mask, u)
     f = _forward(model, mask, steps)

@@ -250,7 +250,7 @@ def filter_stream(
     self: KVAE,  # trained
     frames: Iterable,  # one after the other, [channel, height, width], floats in [0, 1] or uint8; None where one is missing
     controls: Iterable | None = None,  # one [dim_u] for each frame, if the model was trained with them
-    decode: bool = True,  # False: no pixels of the next frame, which is faster by half
+    decode: bool = True,  # False: no pixels of the next frame, which is much faster
 ) -> Iterator[Streamed]:
     "Yields for each frame what is known and what comes next, in constant memory; all tensors but the pixels on the CPU. Raises `InputError` for a frame that does not fit, and where controls are missing, not expected, or fewer than frames."
     parts = stream_parts(self)
