@@ -8,7 +8,7 @@
 Where `desk.mp4` is named and there is no such file, it is made: 3000 frames of a ball on a desk, in colour and with noise. There, what the model assumes is true.
 
 Writes experiments/results/own_video.json (errors in grey levels, 0 to 255, over the hidden frames of the held-out sequences) and a strip of frames for each film,
-nbs/images/own_NAME.png: true, shown, smoothed, filtered, straight line between the seen frames.
+nbs/images/own_NAME.png, from top to bottom: true, shown, smoothed, filtered, straight line between the seen frames.
 """
 import argparse
 import json
@@ -72,7 +72,7 @@ def measure(film, epochs, seed, runs):
     errors = {name: round(255 * (f - x)[~mask].square().mean().sqrt().item(), 2) for name, f in fillers.items()}
     rows = [x[0], x[0] * mask[0, :, None, None, None], *(fillers[n][0] for n in ("smoothed", "filtered", "straight line"))]
     picture = torch.cat([torch.cat(list(r), -1) for r in rows], -2).clamp(0, 1).permute(1, 2, 0).mul(255).round().byte().numpy()
-    imwrite(HERE.parent / f"nbs/images/own_{film.stem}.png", np.kron(picture, np.ones((2, 2, 1), np.uint8)))
+    imwrite(HERE.parent / f"nbs/images/own_{film.stem}.png", picture)
     command = " ".join(["kvae", *words]).replace(str(film), film.name).replace(runs, "runs")
     return {"film": film.name, "command": command, "seed": seed, "sequences": [len(s) for s in split], "steps": STEPS, "hidden": [START, START + LENGTH], "size": x.shape[-1],
             "channels": x.shape[2], "epochs": run.progress.epoch, "seconds": round(seconds), "rms_error": errors}
