@@ -1,6 +1,8 @@
 """The tree is what the notebooks say: modules, README and outputs, each against a copy made afresh."""
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +63,30 @@ def test_notebook_has_its_outputs_and_no_error(name):
     errors = [o["ename"] for o in outputs if o["output_type"] == "error"]
     assert not errors, f"{name}: a stored traceback ({errors[0]})"
     assert outputs or all(c["cell_type"] != "code" for c in cells), f"{name}: stored without outputs; run it and save"
+
+
+CHAPTERS = [n for n in NOTEBOOKS if n[0].isdigit()]
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_notebook_opens_and_closes_as_a_reader_needs(name):
+    "What will be seen and how long it takes; what was learnt, exercises with hidden solutions, a caption under every figure, and the way back and on."
+    cells = json.loads((ROOT / "nbs" / name).read_text(encoding="utf-8"))["cells"]
+    text = ["".join(c["source"]) for c in cells]
+    prose = [t if c["cell_type"] == "markdown" else "" for c, t in zip(cells, text)]
+    assert re.match(r"# .+\n\n> .+", prose[0]), "it begins with a title and one sentence"
+    near, place = text[-1].splitlines()[-1], CHAPTERS.index(name)
+    back, on = (["index.ipynb"] + CHAPTERS)[place], (CHAPTERS[1:] + ["index.ipynb"])[place]
+    assert f"({back})" in near and "[contents](index.ipynb)" in near and f"({on})" in near, f"its last line leads to {back}, to the contents and to {on}"
+    if name.startswith("90"):
+        return  # for looking things up
+    opening = "\n".join(itertools.takewhile(lambda t: not t.startswith("## "), filter(None, prose)))
+    assert re.search(r"[Yy]ou will see", opening) and re.search(r"It runs in (about|a few) ", opening), "it says what you will see and how long it runs"
+    whole = "\n".join(prose)
+    assert "\n## What was learnt\n" in whole and re.search(r"\n## Exercises\n.*<details><summary>Solutions?</summary>\n\n.+</details>", whole, re.S)
+    for k, cell in enumerate(cells):
+        if any("image/png" in o.get("data", {}) for o in cell.get("outputs", [])):
+            assert any("*What to see:*" in t for t in prose[k + 1 : k + 3]), f"cell {k}: no caption under the figure"
 
 
 def test_one_version_everywhere():
