@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # a file without any entries
 
 from kvae_nb.cli import main as kvae
 from kvae_nb.core import InputError, atomic_write
@@ -44,7 +44,7 @@ from kvae_nb.pretrained import WEIGHTS, read_pretrained
 from kvae_nb.simulator import WORLDS, simulate
 from kvae_nb.step import TrainConfig, check_training
 from kvae_nb.streaming import write_shards
-from kvae_nb.training import FORMAT, KINDS, RunConfig, build_model, fit, load_run, read_checkpoint, read_config, same_checkpoint, write_config
+from kvae_nb.training import FORMAT, KINDS, RunConfig, build_model, fit, load_run, read_checkpoint, read_config, same_checkpoint, save_tensors, write_config
 
 RESULT = Path(__file__).parent / "results" / "trust.json"
 LIMIT = 20  # seconds of processor time for one file
@@ -328,11 +328,11 @@ def versions(args, there: Path) -> dict:
     from safetensors import safe_open
     with safe_open(path, "pt") as f:
         progress = f.metadata()["progress"]
-    metas = {"format 1": {"format": "kvae_nb checkpoint 1", "progress": progress}, "format 99": {"format": "kvae_nb checkpoint 99", "progress": progress}, "no format": None, "weights": {"format": "kvae_nb weights 1"},
+    metas = {"format 1": {"format": "kvae_nb checkpoint 1", "progress": progress}, "format 2": {"format": "kvae_nb checkpoint 2", "progress": progress}, "format 99": {"format": "kvae_nb checkpoint 99", "progress": progress}, "no format": None, "weights": {"format": "kvae_nb weights 1"},
              "no progress": {"format": FORMAT}, "progress is no JSON": {"format": FORMAT, "progress": "{"}, "progress is a list": {"format": FORMAT, "progress": "[]"}, "progress with a new field": {"format": FORMAT, "progress": progress[:-1] + ', "mood": 1}'}}
     found = {}
     for name, meta in metas.items():
-        save_file(tensors, path, meta)
+        save_file(tensors, path) if meta is None else save_tensors(path, tensors, meta)
         found[name] = [outcome(lambda: load_run(run, "last"))[0], outcome(lambda: fit(resume=run, quiet=True))[0]]
     return found
 

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['PRESETS', 'SWITCHING_PRESETS', 'RECURRENT_PRESETS', 'KINDS', 'GRACE', 'START', 'FORMAT', 'LOOK', 'RunConfig', 'Kind',
            'SwitchingRunConfig', 'RecurrentRunConfig', 'kind_of', 'preset', 'spread', 'liveness', 'response',
-           'DeadStart', 'new_run_folder', 'write_config', 'written_out', 'read_config', 'Progress', 'pack',
-           'save_tensors', 'save_checkpoint', 'read_checkpoint', 'load_weights', 'load_optimiser', 'build_model',
-           'fit_config_to_data', 'validate', 'summary', 'draw_progress', 'watched', 'Reporter', 'what_is_said',
-           'say_collapse', 'epoch_rows', 'steps_of', 'tally', 'train_epoch', 'say_skipped', 'report_if_dead',
-           'write_metrics', 'prepare', 'agree', 'check_shares', 'threads', 'finish_epoch', 'fit', 'start_run',
-           'check_data', 'train_all', 'checkpoint_in', 'Run', 'load_run', 'run_data', 'same_checkpoint']
+           'DeadStart', 'new_run_folder', 'write_config', 'written_out', 'read_config', 'digest', 'save_tensors',
+           'read_tensors', 'Progress', 'pack', 'save_checkpoint', 'read_checkpoint', 'load_weights', 'load_optimiser',
+           'build_model', 'fit_config_to_data', 'validate', 'summary', 'draw_progress', 'watched', 'Reporter',
+           'what_is_said', 'say_collapse', 'epoch_rows', 'steps_of', 'tally', 'train_epoch', 'say_skipped',
+           'report_if_dead', 'write_metrics', 'prepare', 'agree', 'check_shares', 'threads', 'finish_epoch', 'fit',
+           'start_run', 'check_data', 'train_all', 'checkpoint_in', 'Run', 'load_run', 'run_data', 'same_checkpoint']
 
 # %% ../nbs/20_training.ipynb #f33a24c9
+import hashlib
 import json
 import math
 import platform
@@ -243,8 +244,51 @@ def read_config(
     except Exception as error:
         raise InputError(f"{path} is not a valid configuration ({' '.join(str(error).split())[:300]}); compare it with the config.yaml of a new run.") from None
 
-# %% ../nbs/20_training.ipynb #761b276b
-FORMAT = "kvae_nb checkpoint 2"  # 1 had the channels of the decoder in another order
+# %% ../nbs/20_training.ipynb #c3a50001
+def digest(
+    tensors: dict[str, Tensor],  # by name, on the CPU
+    meta: dict[str, str],  # entries; `sha256` itself is left out
+) -> str:
+    "SHA-256 of the entries and of name, type, shape and bytes of every tensor, in hex digits."
+    h = hashlib.sha256(json.dumps(sorted((k, v) for k, v in meta.items() if k != "sha256")).encode())
+    for name, v in sorted(tensors.items()):
+        h.update(f"{name} {v.dtype} {list(v.shape)} ".encode() + v.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return h.hexdigest()
+
+
+def save_tensors(
+    path: str | Path,  # a .safetensors file
+    tensors: dict[str, Tensor],  # by name, contiguous, on the CPU
+    meta: dict[str, str],  # entries; `format` says what the file is
+):
+    "Writes tensors, entries and their hash, atomically. Raises `OSError` if there is no space or no permission; what was there before stays."
+    with atomic_write(path) as tmp:
+        try:
+            save_file(tensors, tmp, meta | {"sha256": digest(tensors, meta)})
+        except SafetensorError as error:  # which is no OSError, whatever happened
+            raise OSError(f"{path} could not be written ({' '.join(str(error).split())[:200]})") from None
+
+# %% ../nbs/20_training.ipynb #c3a50003
+def read_tensors(
+    path: str | Path,  # a .safetensors file
+    format: str,  # what its entry of this name has to say
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    "Tensors and entries of a file that `save_tensors` wrote; of another format no tensors. Raises `InputError` if it is damaged, `FileNotFoundError` if it is missing."
+    try:
+        with safe_open(path, "pt") as f:
+            meta = f.metadata() or {}
+            tensors = {k: f.get_tensor(k) for k in f.keys()} if meta.get("format") == format else {}
+        whole = meta.get("format") != format or meta.get("sha256") == digest(tensors, meta)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # safetensors, torch and the system have several kinds
+        raise InputError(f"{path} is damaged or no safetensors file ({' '.join(str(error).split())[:200]}); restore it or train again.") from None
+    if not whole:
+        raise InputError(f"{path} is damaged: its contents do not match its checksum; restore it or train again.")
+    return tensors, meta
+
+# %% ../nbs/20_training.ipynb #c3a50007
+FORMAT = "kvae_nb checkpoint 3"  # 2 had no checksum; 1 had the channels of the decoder in another order
 
 
 class Progress(NamedTuple):
@@ -270,19 +314,6 @@ def pack(
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
 
-def save_tensors(
-    path: str | Path,  # a .safetensors file
-    tensors: dict[str, Tensor],  # by name, contiguous, on the CPU
-    meta: dict[str, str],  # entries
-):
-    "Writes tensors and entries, atomically. Raises `OSError` if there is no space or no permission; what was there before stays."
-    with atomic_write(path) as tmp:
-        try:
-            save_file(tensors, tmp, meta)
-        except SafetensorError as error:  # which is no OSError, whatever happened
-            raise OSError(f"{path} could not be written ({' '.join(str(error).split())[:200]})") from None
-
-
 def save_checkpoint(
     path: str | Path,  # a .safetensors file
     model: nn.Module,  # its weights
@@ -298,12 +329,9 @@ def read_checkpoint(
 ) -> tuple[dict[str, Tensor], Progress]:
     "Tensors and progress of a checkpoint. Raises `InputError` if it is missing, damaged or not one of ours."
     try:
-        with safe_open(path, "pt") as f:
-            tensors, meta = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+        tensors, meta = read_tensors(path, FORMAT)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give a run folder with a checkpoint in it.") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is damaged or no safetensors file ({error}); restore it or train again.") from None
     if meta.get("format") != FORMAT:
         raise InputError(f"{path} was not written by this version of kvae_nb (its format is {meta.get('format')!r}, expected {FORMAT!r}); train again or use the version that wrote it.")
     try:

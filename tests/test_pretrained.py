@@ -17,11 +17,11 @@ from kvae_nb.core import InputError
 from kvae_nb.data import DataConfig, VideoData
 from kvae_nb.evaluation import held_out_elbo
 from kvae_nb.kvae import KVAE
-from kvae_nb.pretrained import LIMIT, WEIGHTS, check_error, digest, from_pretrained, load_pretrained, pack, pretrained_names, read_weights, save_pretrained, write_weights
+from kvae_nb.pretrained import LIMIT, WEIGHTS, check_error, from_pretrained, load_pretrained, pack, pretrained_names, read_weights, save_pretrained, write_weights
 from kvae_nb.protocol import SequenceModel
 from kvae_nb.skvae import SwitchingKVAE
 from kvae_nb.step import TrainConfig
-from kvae_nb.training import KINDS, RunConfig, fit, load_run, run_data
+from kvae_nb.training import KINDS, RunConfig, digest, fit, load_run, run_data
 from kvae_nb.vae import FrameModel
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -281,7 +281,7 @@ CASES = {
     "one tensor too many": (lambda t, m: (t | {"model.extra": torch.zeros(1)}, m), "another model"),
     "nan": (weight(lambda v: torch.full_like(v, torch.nan)), "is not finite"),
     "infinity": (weight(lambda v: v / 0), "is not finite"),
-    "half precision": (weight(lambda v: v.half()), "checksum"),
+    "half precision": (weight(lambda v: v.half()), "float32"),
     "another version": (lambda t, m: (t, m | {"format": "kvae_nb weights 99"}), "this version"),
 } | {f"without {key}": ((lambda key: lambda t, m: (t, {k: v for k, v in m.items() if k != key}))(key), f"the entry '{key}' is missing") for key in ("kind", "model", "data", "metrics", "films", "check")}
 

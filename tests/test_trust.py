@@ -9,14 +9,13 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from kvae_nb.core import InputError
 from kvae_nb.data import VideoData, open_data
 from kvae_nb.kvae import KVAE, KVAEConfig
 from kvae_nb.pretrained import write_weights  # and gives KVAE its method filter_stream
-from kvae_nb.training import FORMAT, Progress, RunConfig, read_checkpoint, read_config, save_checkpoint, write_config
+from kvae_nb.training import FORMAT, Progress, RunConfig, read_checkpoint, read_config, save_checkpoint, save_tensors, write_config
 
 CONFIGS = st.builds(
     lambda alpha, K, **more: KVAEConfig(size=8, filters=2, units=4, alpha_units=4, alpha=alpha, K=1 if alpha == "constant" else K, **more),
@@ -49,10 +48,10 @@ def test_a_stream_is_the_filter_over_the_whole(config, steps, hidden, dtype, see
 @pytest.mark.parametrize("progress", [None, "", "{", "[]", "null", "7", '"a"', "{}", '{"history": 1}', '{"mood": 1, "history": []}'], ids=str)
 def test_a_checkpoint_that_does_not_say_how_far_it_was_is_refused(tmp_path, progress):
     path = tmp_path / "last.safetensors"
-    save_file({"model.w": torch.zeros(2)}, path, {"format": FORMAT} | ({} if progress is None else {"progress": progress}))
+    save_tensors(path, {"model.w": torch.zeros(2)}, {"format": FORMAT} | ({} if progress is None else {"progress": progress}))
     with pytest.raises(InputError, match="last.safetensors"):
         read_checkpoint(path)
-    save_file({"model.w": torch.zeros(2)}, path, {"format": FORMAT, "progress": json.dumps(Progress(epoch=3)._asdict())})
+    save_tensors(path, {"model.w": torch.zeros(2)}, {"format": FORMAT, "progress": json.dumps(Progress(epoch=3)._asdict())})
     assert read_checkpoint(path)[1].epoch == 3
 
 
@@ -71,6 +70,19 @@ def test_a_full_disk_is_an_os_error_and_costs_nothing(tmp_path, write):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert [p.name for p in tmp_path.iterdir()] == ["old.safetensors"] and path.read_bytes() == b"what was there before"
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found(tmp_path):
+    path, model = tmp_path / "last.safetensors", KVAE(KVAEConfig(size=8))
+    save_checkpoint(path, model, torch.optim.Adam(model.parameters()), Progress(epoch=3, history=({"epoch": 1},)))
+    whole = path.read_bytes()
+    head = 8 + int.from_bytes(whole[:8], "little")  # length and table, then the numbers
+    for place in (head, (head + len(whole)) // 2, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(InputError, match="checksum"):
+            read_checkpoint(path)
+    path.write_bytes(whole)
+    assert read_checkpoint(path)[1].epoch == 3
 
 
 def leaves(nested, path=()):
