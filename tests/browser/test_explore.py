@@ -218,9 +218,10 @@ def test_hiding_a_frame_by_a_click_changes_the_picture(page):
     assert changes(page, cell, lambda: cell.locator("button.widget-toggle-button").nth(15).click(), "draw_imputed")
 
 
-def test_choosing_another_schedule_changes_the_picture(page):
-    cell = panel_with(page, "draw_collapse")
-    assert changes(page, cell, lambda: cell.locator("button.widget-toggle-button", has_text="annealed").click(), "annealed")
+@pytest.mark.parametrize("function, button", [("draw_collapse", "annealed"), ("draw_regimes", "2")])
+def test_choosing_another_schedule_or_film_changes_the_picture(page, function, button):
+    cell = panel_with(page, function)
+    assert changes(page, cell, lambda: cell.locator("button.widget-toggle-button", has_text=button).click(), f"{function}_{button}")
 
 
 def test_no_error_has_appeared_since(page):
