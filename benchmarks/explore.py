@@ -28,7 +28,7 @@ def panels():
     return {
         "point": lambda i: explore.draw_point(model, world, *at(i)),
         "noise": lambda i: explore.draw_tracking(track, land, -4 + i / 10, -2 + i / 15),
-        "hidden frames": lambda i: explore.draw_imputed(model, film, world, [t > i % 20 for t in range(20)]),
+        "hidden frames": lambda i: explore.draw_imputed(model, film, [t > i % 20 for t in range(20)]),
         "regimes": lambda i: explore.draw_regimes(switching, ball, turned, i % 20),
         "dreams": lambda i: explore.draw_dreams(dreams, world, i % 40),
         "collapse": lambda i: explore.draw_collapse(stored, "annealed", 100 * (i % 10 + 1)),

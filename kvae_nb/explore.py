@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REGIMES', 'Frame', 'Layout', 'boxes', 'backdrop', 'canvas_of', 'Backdrop', 'Plot', 'canvas', 'png', 'follow', 'panel',
            'slider', 'LatentMap', 'on_map', 'latent_map', 'draw_point', 'gliding', 'Track', 'sample_track', 'Landscape',
-           'evidence_landscape', 'outlines', 'draw_tracking', 'tiled', 'film_over', 'imputed', 'draw_band', 'roomy',
+           'evidence_landscape', 'outlines', 'draw_tracking', 'tiled', 'film_over', 'imputed', 'draw_band',
            'draw_imputed', 'RegimeView', 'regimes_until', 'draw_ribbons', 'draw_regimes', 'turned', 'draw_dreams',
            'price', 'draw_collapse']
 
@@ -422,26 +422,18 @@ def draw_band(
     return plot
 
 
-def roomy(
-    world: LatentMap,  # a map
-    more: float = 0.4,  # of its width, on either side
-) -> list[tuple[float, float]]:
-    "Limits for the first two coordinates of a."
-    pad = more * (world.high - world.low)
-    return list(zip((world.low - pad).tolist(), (world.high + pad).tolist()))[:2]
-
-
+@torch.no_grad()
 def draw_imputed(
     model: FrameModel,  # trained
     film: Float[Tensor, "time channel height width"],  # frames in [0, 1]
-    world: LatentMap,  # for the limits of the strips
     hidden: Sequence[bool],  # True where the model does not see the frame
 ) -> Figure:
     "The film, what was seen and what is believed of it, and two coordinates of a with ±2σ."
-    found, gone = imputed(model, film, hidden), np.array(hidden)
+    found, gone, a = imputed(model, film, hidden), np.array(hidden), model.encode(film[None])[0]
     rows = {"true": film, "seen": film.masked_fill(torch.tensor(gone)[:, None, None, None], 0.8), "smoothed": found.smoothed.frames[0], "filtered": found.filtered.frames[0]}
     wrong = [((as_array(rows[k]) > 0.5) != (as_array(film) > 0.5))[gone].mean() if gone.any() else 0.0 for k in ("smoothed", "filtered")]
-    fig, [top, *below] = film_over(rows, gone, [Frame(ylim=ylim, ylabel=name) for ylim, name in zip(roomy(world), ("a₁", "a₂"))])
+    low, high = (a.amin(0) - 1.5).tolist(), (a.amax(0) + 1.5).tolist()
+    fig, [top, *below] = film_over(rows, gone, [Frame(ylim=(low[i], high[i]), ylabel=f"a{'₁₂'[i]}") for i in (0, 1)])
     top.title(f"{gone.sum()} hidden; wrong pixels: smoothed {wrong[0]:.1%}, filtered {wrong[1]:.1%}")
     for i, plot in enumerate(below):
         for name, law in (("filtering", found.filtered.a), ("smoothing", found.smoothed.a)):
@@ -520,7 +512,8 @@ def draw_dreams(
     t: int,  # frame to show
 ) -> Figure:
     "Frame t of each film, and the path of a that led there."
-    count, side, limits = len(dreams.frames), 2.3, roomy(world)
+    count, side, pad = len(dreams.frames), 2.3, 0.4 * (world.high - world.low)
+    limits = list(zip((world.low - pad).tolist(), (world.high + pad).tolist()))[:2]
     paths = tuple(Frame(*limits, "a₁", "" if k else "a₂") for k in range(count))
     fig, [above, below] = canvas(Layout(((Frame(),) * count, paths), 0.7 + side * count + 0.35 * (count - 1), side + 2.75, (0.6, 0.45, 0.1, 0.3), (0.35, 0.2), (side, 1.8)))
     for k in range(count):
