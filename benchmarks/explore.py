@@ -13,17 +13,15 @@ import torch
 
 from kvae_nb import explore
 from kvae_nb.pretrained import load_pretrained
-from kvae_nb.slds import Labelled, bouncing_point
 
 STORED = common.HERE.parent / "experiments/results/collapse_mlp.json"
 
 
 def panels():
-    "name -> a function of the number of a move that draws a figure no other move draws."
-    pretrained = load_pretrained("box")
-    model, film = pretrained.model, pretrained.films.frames[0].float() / 255
-    world, track, ball = explore.latent_map(model), explore.sample_track(), bouncing_point(1, 40, seed=4, noise=0.4)
-    land, ball, stored = explore.evidence_landscape(track), Labelled(ball.a[0], ball.s[0]), json.loads(STORED.read_text())
+    "name -> a function of the number of a move that draws the figure after it."
+    (model, film), (switching, ball) = ((p.model, p.films.frames[0].float() / 255) for p in map(load_pretrained, ("box", "box_switching")))
+    world, track = explore.latent_map(model), explore.sample_track()
+    land, turned, stored = explore.evidence_landscape(track), explore.turned(ball), json.loads(STORED.read_text())
     with torch.no_grad():
         dreams = model.generate(40, 3, generator=torch.Generator().manual_seed(1))
     at = lambda i: (world.low + (world.high - world.low) * i / 40)[:2].tolist()
@@ -31,7 +29,7 @@ def panels():
         "point": lambda i: explore.draw_point(model, world, *at(i)),
         "noise": lambda i: explore.draw_tracking(track, land, -4 + i / 10, -2 + i / 15),
         "hidden frames": lambda i: explore.draw_imputed(model, film, [t > i % 20 for t in range(20)]),
-        "regimes": lambda i: explore.draw_regimes(ball, 0.9, i % 40),
+        "regimes": lambda i: explore.draw_regimes(switching, ball, turned, i % 20),
         "dreams": lambda i: explore.draw_dreams(dreams, world, i % 40),
         "collapse": lambda i: explore.draw_collapse(stored, "annealed", 100 * (i % 10 + 1)),
     }
@@ -45,7 +43,7 @@ def main():
     torch.set_num_threads(1)
     where, draw = common.machine(1), panels()
     taken = {name: [] for name in draw}
-    for i in range(-2, args.moves):  # in turn, so that a slow moment of the machine hits all; the first two are not counted
+    for i in range(-2, args.moves):  # in turn, so that a slow moment of the machine hits all; the first two, which paint the backdrops, are not counted
         for name, f in draw.items():
             begin = time.perf_counter(), time.process_time()
             explore.png(f(i % args.moves))
