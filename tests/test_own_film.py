@@ -3,7 +3,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from kvae_nb.cli import parse
+from kvae_nb.cli import main, parse
 from kvae_nb.core import InputError
 from kvae_nb.data import looks_grey, open_data
 
@@ -43,3 +43,22 @@ def test_no_film_is_no_grey_film(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no film")
     with pytest.raises(InputError, match="cannot be decoded"):
         looks_grey(tmp_path / "broken.mp4")
+
+
+@pytest.mark.parametrize("name, width", [("tall.mp4", 52), ("odd.gif", 51)])
+def test_from_a_cold_start_to_frames_filled_in(tmp_path, monkeypatch, name, width):
+    film(tmp_path / name, 90, width, frames=60)
+    monkeypatch.chdir(tmp_path)
+    small = "--data.steps 5 --data.size 16 --model.filters 4 --model.alpha_units 8 --train.epochs 1 --train.batch_size 4 --train.device cpu --train.threads 1 --train.picture_every 0"
+    assert main(["train", "--data", name, *small.split()]) == 0
+    assert main(["impute", "--data", name, "--gap", "1:3", "--out", "filled.npz"]) == 0
+    with np.load("filled.npz") as found:
+        assert found["smoothed"].shape == (12, 5, 3, 16, 16) and np.isfinite(found["smoothed"]).all() and (~found["mask"]).sum() == 24
+
+
+@pytest.mark.parametrize("frames", [12, 45])
+def test_a_film_that_is_too_short_is_refused_with_the_way_out(tmp_path, capsys, frames):
+    path = film(tmp_path / "short.gif", 40, 40, frames=frames)
+    assert main(["train", "--data", str(path), "--out", str(tmp_path / "runs")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("kvae: ") and "data.steps" in said and not (tmp_path / "runs").exists()
