@@ -30,8 +30,10 @@ def contenders(model, x):
     half = torch.arange(x.shape[1]) % 2 == 0
     frames, hidden = list(x[0]), [f if m else None for f, m in zip(x[0], half)]
 
-    def stream(frames, decode=False):
-        return [out for out in model.filter_stream(frames, decode=decode)]
+    def stream(frames, look=False):
+        for out in model.filter_stream(frames):
+            if look:
+                out.next_frame  # is decoded when it is looked at
 
     def batch(mask=None, decode=False):
         with torch.no_grad():
@@ -53,7 +55,7 @@ def agreement(model, x) -> float:
     "The largest difference between the two filters' states, relative to the largest value."
     with torch.no_grad():
         mean = model.impute(x).filtered.z.mean[0]
-    found = torch.stack([out.z.mean for out in model.filter_stream(x[0], decode=False)])
+    found = torch.stack([out.z.mean for out in model.filter_stream(x[0])])
     return ((found - mean).abs().max() / mean.abs().max()).item()
 
 
@@ -102,7 +104,6 @@ if __name__ == "__main__":
     from kvae_nb import data
     from kvae_nb.core import tune_cpu
     from kvae_nb.pretrained import load_pretrained
-    import kvae_nb.stream  # gives KVAE its method
 
     tune_cpu()
     main(args)

@@ -38,7 +38,13 @@ class Streamed(NamedTuple):
     weights: Float[Tensor, "K"]  # α of this step
     next_z: Gaussian  # law of the next state; with given controls: as if nobody pushed
     next_a: Gaussian  # law of the next pseudo-observation, with its noise
-    next_frame: Float[Tensor, "channel height width"] | None  # expected pixels of the next frame; None if they were not asked for
+    model: KVAE  # can draw what is expected
+
+    @property
+    def next_frame(self) -> Float[Tensor, "channel height width"]:
+        "Expected pixels of the next frame, decoded when they are asked for; on the model's device."
+        with torch.no_grad():
+            return self.model.decode(self.next_a.mean[None].to(self.model.dynamics.a0.device))[0]
 
 # %% ../nbs/24_stream.ipynb #22dc0641
 class Cell(NamedTuple):
@@ -223,7 +229,6 @@ def stream_step(
     state: StreamState,  # what is remembered
     frame: object = None,  # [channel, height, width], floats in [0, 1] or uint8; None: it is missing
     u: Float[np.ndarray, "dim_u"] | None = None,  # the control that led to this frame
-    decode: bool = True,  # whether the next frame's pixels are wanted
 ) -> tuple[StreamState, Streamed]:
     "What is remembered now, and what is known. Pure: the old state can be used again. Raises `InputError` for a frame or control that does not fit."
     mean, cov, push, C, weights, memory = state
@@ -238,11 +243,7 @@ def stream_step(
         mean, cov = corrected(parts, mean, cov, C, seen)
     new = carried(parts, mean, cov, seen, memory)
     next_a = law(new.C @ new.mean, new.C @ new.cov @ new.C.T + parts.R)
-    picture = None
-    if decode:
-        with torch.no_grad():
-            picture = parts.model.decode(next_a.mean[None].to(parts.model.dynamics.a0.device))[0]
-    known = Streamed(law(mean, cov), law(C @ mean, C @ cov @ C.T), torch.from_numpy(weights), law(new.mean, new.cov), next_a, picture)
+    known = Streamed(law(mean, cov), law(C @ mean, C @ cov @ C.T), torch.from_numpy(weights), law(new.mean, new.cov), next_a, parts.model)
     return new, known
 
 # %% ../nbs/24_stream.ipynb #7d46c7a9
@@ -250,7 +251,6 @@ def filter_stream(
     self: KVAE,  # trained
     frames: Iterable,  # one after the other, [channel, height, width], floats in [0, 1] or uint8; None where one is missing
     controls: Iterable | None = None,  # one [dim_u] for each frame, if the model was trained with them
-    decode: bool = True,  # False: no pixels of the next frame, which is much faster
 ) -> Iterator[Streamed]:
     "Yields for each frame what is known and what comes next, in constant memory; all tensors but the pixels on the CPU. Raises `InputError` for a frame that does not fit, and where controls are missing, not expected, or fewer than frames."
     parts = stream_parts(self)
@@ -259,7 +259,7 @@ def filter_stream(
         u = None if given is None else next(given, None)
         if u is None and given is not None:
             raise InputError(f"there is no control for frame {t}; give one for each frame.")
-        state, out = stream_step(parts, state, frame, None if u is None else np.asarray(u, parts.Q.dtype), decode)
+        state, out = stream_step(parts, state, frame, None if u is None else np.asarray(u, parts.Q.dtype))
         yield out
 
 
