@@ -87,7 +87,9 @@ def sample_gaussian(
 def derived_seed(
     *keys: int,  # non-negative integers: the run's seed, then what the numbers are for
 ) -> int:
-    "A 63-bit seed that is a function of all keys; neighbouring keys give unrelated seeds."
+    "A 63-bit seed that is a function of all keys; neighbouring keys give unrelated seeds. Raises `InputError` for a negative one."
+    if min(keys) < 0:
+        raise InputError(f"a seed is {min(keys)}, but must be a whole number that is not negative.")
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 

@@ -421,7 +421,7 @@ def open_shards(
                 raise InputError(f"{folder / f'{name}_{shard:04d}.npy'} is not the file that its index.json describes; restore it or write the set again.")
     (time, *frame), n = index.shapes["frames"], sum(index.clips)
     if (steps or 0) > time:
-        raise InputError(f"{folder}: its sequences have {time} frames, which is shorter than the {steps} asked for; ask for fewer (data.steps).")
+        raise InputError(f"{folder}: its sequences have {time} frames, which is shorter than the {steps} asked for; train on shorter clips (data.steps).")
     try:
         frame = _fit(np.zeros((1, *frame), dtype=np.uint8), size, channels).shape[1:]
     except InputError as error:
@@ -509,7 +509,7 @@ def _read(path: Path, steps: int | None, size: int | None, channels: int | None)
     else:
         raise InputError(f"{path} is not a kind of file that can be read; the kinds are .npz, .npy, {', '.join(FILMS)} and folders of .png images or of shards.")
     if (steps or 0) > data.steps:
-        raise InputError(f"its sequences have {data.steps} frames, which is shorter than the {steps} asked for; ask for fewer (data.steps).")
+        raise InputError(f"its sequences have {data.steps} frames, which is shorter than the {steps} asked for; train on shorter clips (data.steps).")
     return data.map(lambda v: v[:, :steps].contiguous())
 
 

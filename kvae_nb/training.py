@@ -743,6 +743,8 @@ def train_all(trainer: Trainer, data: Split, run: Path, progress: Progress, repo
         tick, now = time.perf_counter(), pace(config, progress.epoch, progress.step)
         progress, means = train_epoch(trainer, train, progress, reporter, replay)
         valued, said = summary(validate(trainer.bare, valid, config)), what_is_said(trainer.bare, valid, config)
+        if not math.isfinite(valued["elbo"]):
+            raise InputError(f"{run}: the training has diverged, for in epoch {progress.epoch} the bound is no longer a finite number; start again with a smaller train.lr.")
         say_collapse(said, progress, reporter)
         entry = {"epoch": progress.epoch, "step": progress.step, **now._asdict(), "train": means, "valid": valued, "collapse": said.scalars() if said else {}}
         entry["seconds"] = round(time.perf_counter() - tick, 2)
@@ -753,6 +755,8 @@ def train_all(trainer: Trainer, data: Split, run: Path, progress: Progress, repo
             draw_progress(reporter.writer, trainer.bare, next(batches(valid, 1, torch.arange(1))).x, progress.step)
     if reporter.main:
         write_metrics(run, progress, "finished", seconds=round(sum(e["seconds"] for e in progress.history), 1), device=str(device), torch=torch.__version__, machine=platform.machine())
+        if progress.history[-1]["collapse"].get("active_units") == 0:
+            reporter.say(f"no unit of a is active in the end: the model tells no frame from another, and what it fills in will be one picture; {progress.step} steps may be too few (more epochs, a smaller train.batch_size)")
         reporter.say(f"finished in {time.perf_counter() - started:.0f} s: {run}")
         reporter.writer.close()
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from kvae_nb.cli import main
 from kvae_nb.core import InputError
 from kvae_nb.data import VideoData, open_data
 from kvae_nb.kvae import KVAE, KVAEConfig
@@ -124,3 +125,25 @@ def test_the_sample_is_small_and_sound():
     films = open_data(RunConfig().data.__class__(path=str(SAMPLE)))
     assert isinstance(films, VideoData) and films.frames.shape == (16, 20, 1, 32, 32) and SAMPLE.stat().st_size < 200_000
     assert np.isin(films.frames.numpy(), (0, 255)).mean() > 0.9
+
+
+TINY = "train --preset demo --data.sequences 40 --data.steps 6 --data.size 16 --model.filters 4 --model.alpha_units 8 --train.batch_size 8 --train.device cpu --train.threads 1 --train.picture_every 0 --out runs"
+
+
+@pytest.mark.parametrize("words, said", [
+    (TINY + " --epochs 2 --train.lr 1e9", "diverged"),
+    ("generate box --seed -1 --out d", "a seed is -1"),
+    ("impute box --data sample --drop .5 --seed -1 --out d.npz", "a seed is -1"),
+    ("train --data.split_seed -1 --data.sequences 40", "a seed is -1"),
+    ("impute pendulum --data sample --gap 4:8 --out p.npz", "no controls"),
+], ids=["diverged", "generate", "impute", "split", "controls"])
+def test_what_cannot_end_well_ends_with_a_sentence(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    assert said in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_model_that_has_learnt_nothing_says_so_at_the_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main((TINY + " --epochs 1 --train.lr 1e-6").split()) == 0
+    assert any("no unit of a is active in the end" in line for line in capsys.readouterr().out.splitlines())
