@@ -6,7 +6,7 @@
 __all__ = ['FIXED', 'as_file', 'from_memory', 'trained', 'take_over', 'described', 'is_built', 'flat', 'changed', 'Task',
            'check_observed', 'given_model', 'fitted', 'plan', 'plan_resumed', 'begin']
 
-# %% ../nbs/33_starts.ipynb #5d9b3ea8
+# %% ../nbs/33_starts.ipynb #0613b86a
 import json
 import os
 import platform
@@ -33,7 +33,7 @@ from kvae_nb.runs import (
 )
 from .step import TrainConfig, check_training
 
-# %% ../nbs/33_starts.ipynb #3775238c
+# %% ../nbs/33_starts.ipynb #737a6dd0
 def as_file(
     data: VideoData | np.ndarray | Tensor,  # frames, as numbers on any usual scale, or a set with masks and controls
     folder: str | Path,  # where to write
@@ -73,7 +73,7 @@ def from_memory(
     except InputError as error:
         raise InputError(str(error).replace(f"{path}: ", "").replace(str(path), "the array")) from None
 
-# %% ../nbs/33_starts.ipynb #18858b0e
+# %% ../nbs/33_starts.ipynb #7182de12
 def trained(
     source: str | Path,  # a run folder, or the name or file of pretrained weights
 ) -> tuple[str, object, nn.Module]:
@@ -100,7 +100,7 @@ def take_over(
     new = sorted({k.split(".")[0] for k in own if k not in fitting})
     return f"{len(fitting)} of {len(own)} tensors are taken over from {source}" + (f"; new is what is left of: {', '.join(new)}" if new else "")
 
-# %% ../nbs/33_starts.ipynb #941be3c1
+# %% ../nbs/33_starts.ipynb #d2bf88dd
 def described(
     config: RunConfig | None,  # as given
     model: nn.Module,  # as given
@@ -113,7 +113,7 @@ def described(
         raise InputError(f"the weights of {type(model).__name__} are not float32; give model.float().")
     base = config or RunConfig(train=TrainConfig(join={}))
     for name, kind in KINDS.items():
-        if type(model) is kind.model and is_dataclass(getattr(model, "config", None)):
+        if isinstance(kind.model, type) and isinstance(model, kind.model) and isinstance(getattr(model, "config", None), type(kind.run().model)):
             return kind.run(data=base.data, model=model.config, train=base.train, kind=name)
     return base
 
@@ -130,7 +130,7 @@ def is_built(
     shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, twin)]
     return type(twin) is type(model) and getattr(model, "config", None) == getattr(twin, "config", None) and shapes[0] == shapes[1]
 
-# %% ../nbs/33_starts.ipynb #f379949a
+# %% ../nbs/33_starts.ipynb #c121768d
 FIXED = {"train.seed", "train.valid_sequences", "train.name"}  # of the training; of data and model everything but the place of the file
 
 
@@ -171,7 +171,7 @@ def changed(
             raise InputError(f"{name} is {old.get(name)} in {of}, and cannot become {now[name]} when the run goes on; start a new run, or take over its weights (start).")
     return new, [f"{k} from {old.get(k)} to {now[k]}" for k in differ]
 
-# %% ../nbs/33_starts.ipynb #1dd18cc3
+# %% ../nbs/33_starts.ipynb #3ff08c56
 class Task(NamedTuple):
     "What a training starts from."
     config: RunConfig
@@ -221,7 +221,7 @@ def fitted(
     "The configuration for these data. Raises `InputError` if a model that has its sizes cannot see them."
     found = fit_config_to_data(config, data)
     differ = [f"{f.name} {getattr(config.model, f.name)} and not {getattr(found.model, f.name)}" for f in fields(config.model) if getattr(config.model, f.name) != getattr(found.model, f.name)]
-    if model is not None and differ:
+    if model is not None and getattr(model, "config", None) == config.model and differ:
         raise InputError(f"{name} cannot see these data: it has {', '.join(differ)}; give such data, or take over only the weights that fit (start).")
     return found
 
