@@ -459,6 +459,14 @@ def test_errors_are_refused_away_from_the_maximum_and_where_nothing_is_determine
     with pytest.raises(InputError, match="noise|more"): series.standard_errors(flat, NILE)
 
 
+def test_a_variance_that_ends_at_zero_has_no_error_and_the_others_have_theirs():
+    y = torch.randn(200, dtype=F64, generator=torch.Generator().manual_seed(1)) + 5
+    fit = series.fit_gradient(series.local_level, y, {"level": series.positive(.1), "noise": series.positive(1.)})
+    errors = series.standard_errors(fit, y).errors
+    assert float(fit.values["level"]) < 1e-5 and errors["level"].isnan()
+    torch.testing.assert_close(errors["noise"], fit.values["noise"] * math.sqrt(2 / 199), rtol=1e-3, atol=0)  # the textbook's for a variance
+
+
 def test_float32_tensors_are_fitted_in_double_precision():
     y = torch.tensor(NILE, dtype=torch.float32)
     model = LGSSM(*(None if M is None else M.float() for M in series.local_level(1e4, 1e4)))
