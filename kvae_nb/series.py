@@ -9,7 +9,7 @@ __all__ = ['MATRICES', 'local_level', 'local_linear_trend', 'seasonal', 'autoreg
            'Errors', 'standard_errors', 'em_step', 'fit_em', 'SeriesForecast', 'forecast_series', 'plot_forecast',
            'innovations', 'Diagnostics', 'diagnose']
 
-# %% ../nbs/43_own_series.ipynb #da2deec7
+# %% ../nbs/43_own_series.ipynb #6e0a4eda
 import math
 import warnings
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from .core import LOG_2PI, Gaussian, InputError, symmetrize
 from .lgssm import LGSSM, Filtered, Smoothed, between, check_shapes, observe
 from .plots import PALETTE, quiet
 
-# %% ../nbs/43_own_series.ipynb #c9cb8583
+# %% ../nbs/43_own_series.ipynb #e6b839b6
 def _model(A, C, Q, R, mean1, cov1) -> LGSSM:
     "A model without controls from its matrices; each gets a time axis of 1."
     return LGSSM(A[None], None, C[None], Q[None], R[None], mean1, cov1)
@@ -55,7 +55,7 @@ def local_level(
     one = torch.ones(1, 1, dtype=torch.float64)
     return _model(one, one, _float64(level).reshape(1, 1), _float64(noise).reshape(1, 1), *_start(mean, var, 1))
 
-# %% ../nbs/43_own_series.ipynb #c753f00a
+# %% ../nbs/43_own_series.ipynb #20431665
 def local_linear_trend(
     level: float | Tensor,  # variance of the level's steps
     slope: float | Tensor,  # variance of the slope's steps
@@ -84,7 +84,7 @@ def seasonal(
     first = torch.eye(n, dtype=A.dtype)[:1]
     return _model(A, first, _float64(var) * first.mT @ first, _float64(noise).reshape(1, 1), *_start(0.0, var1, n))
 
-# %% ../nbs/43_own_series.ipynb #77f428fa
+# %% ../nbs/43_own_series.ipynb #2de7d68c
 def autoregression(
     weights: Any,  # φ_1 … φ_p, of the value one step back, two steps back …
     var: float | Tensor,  # variance of what is new at each step
@@ -101,7 +101,7 @@ def autoregression(
     cov1 = torch.linalg.solve(torch.eye(n * n, dtype=A.dtype) - torch.kron(A, A), Q.flatten()).reshape(n, n)
     return _model(A, first, Q, _float64(noise).reshape(1, 1), torch.zeros(n, dtype=A.dtype), symmetrize(cov1))
 
-# %% ../nbs/43_own_series.ipynb #484e7879
+# %% ../nbs/43_own_series.ipynb #4092dbe4
 def add(
     *models: LGSSM,  # without batch axes, controls or matrices that change in time
 ) -> LGSSM:
@@ -115,7 +115,7 @@ def add(
     mean1, cov1 = torch.cat([M.mean1 for M in models]), torch.block_diag(*(M.cov1 for M in models))
     return _model(diag("A"), C, diag("Q"), R, mean1, cov1)
 
-# %% ../nbs/43_own_series.ipynb #74b5ee32
+# %% ../nbs/43_own_series.ipynb #9a05007b
 class Series(NamedTuple):
     "Observations as the functions below take them, and what was read."
 
@@ -141,7 +141,7 @@ def _numbers(y: Any) -> np.ndarray:
         raise InputError(f"the series holds {x.dtype}, but numbers are needed (NaN where one is missing).")
     return np.ma.filled(x.astype(np.float64), np.nan)
 
-# %% ../nbs/43_own_series.ipynb #2181ee1f
+# %% ../nbs/43_own_series.ipynb #0370ee95
 def _index(y: Any, steps: int) -> Any:
     "The labels of the steps. Raises `InputError` if they are out of order, warns where steps seem to be left out."
     if not hasattr(y, "to_numpy"):
@@ -158,7 +158,7 @@ def _index(y: Any, steps: int) -> Any:
         warnings.warn("the index is not evenly spaced; rows are taken as successive steps, so put a NaN where one was left out (reindex, asfreq)", stacklevel=3)
     return index
 
-# %% ../nbs/43_own_series.ipynb #e047d764
+# %% ../nbs/43_own_series.ipynb #9061947d
 def as_series(
     y: Any,  # pandas Series or DataFrame, array, tensor or list: [time], [time, p] or [*batch, time, p]
     mask: Any = None,  # bool, the shape of `y`, True where observed; None: everywhere but at NaN
@@ -180,25 +180,44 @@ def as_series(
     note = f"{many}{steps} steps of {p} number{'s' * (p > 1)}, labels {index[0]} to {index[-1]}, {(~seen).sum()} of {seen.size} missing"
     return Series(torch.from_numpy(x), torch.from_numpy(seen), index, note)
 
-# %% ../nbs/43_own_series.ipynb #1e763cf3
-def _open(model: LGSSM, a: Any, mask: Any) -> tuple[Tensor, Tensor]:
-    "Observations (0 where missing) and mask, both [*batch, time, p], in the model's type. Raises `InputError` where they do not fit."
+# %% ../nbs/43_own_series.ipynb #bfe3f017
+def _mask(model: LGSSM, a: Tensor, mask: Any) -> Tensor:
+    "The mask as it is. Raises `InputError` for one that is not bool, or not for every single number."
+    shape, kind = list(getattr(mask, "shape", ())), getattr(mask, "dtype", type(mask).__name__)
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.dim() < a.dim() or mask.shape[-2:] != a.shape[-2:]:
+        p = model.C.shape[-2]
+        raise InputError(f"the mask is {kind} {shape}, but a bool tensor [*batch, time, {p}] is needed, True where that number was seen.")
+    return mask.to(a.device)
+
+
+def _controls(model: LGSSM, u: Any) -> Tensor | None:
+    "The controls in the model's type. Raises `InputError` where they are not finite, or tensors of another type."
+    if u is None:
+        return None
+    u = u if isinstance(u, Tensor) else torch.as_tensor(np.asarray(u)).to(model.C)
+    if u.dtype != model.C.dtype or u.device != model.C.device:
+        raise InputError(f"the model is {model.C.dtype} on {model.C.device} and u {u.dtype} on {u.device}; they should be the same.")
+    if u.dim() > 1 and not u[..., 1:, :].isfinite().all():
+        raise InputError("the controls hold NaN or infinity; unlike observations, they must all be known.")
+    return u
+
+
+def _open(model: LGSSM, a: Any, mask: Any, u: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+    "Observations (0 where missing), mask [*batch, time, p] and controls in the model's type. Raises `InputError` where they do not fit."
     if not (isinstance(a, Tensor) and a.is_floating_point()):
         s = as_series(a, mask)
         a, mask = s.a.to(model.C), s.mask.to(model.C.device)
     if a.dtype != model.C.dtype or a.device != model.C.device:
         raise InputError(f"the model is {model.C.dtype} on {model.C.device} and the series {a.dtype} on {a.device}; they should be the same.")
-    mask = ~a.isnan() if mask is None else mask
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.dim() < a.dim() or mask.shape[-min(2, a.dim()):] != a.shape[-2:]:
-        shape = list(getattr(mask, "shape", ()))
-        raise InputError(f"the mask has type {getattr(mask, 'dtype', type(mask))} and shape {shape}, but a bool tensor [*batch, time, p] is needed, p = {model.C.shape[-2]} numbers at every step.")
-    a, mask = (x.unsqueeze(-1) if a.dim() == 1 else x for x in (a, mask.to(a.device)))
-    a = torch.where(mask, a, 0.0)
+    mask = ~a.isnan() if mask is None else _mask(model, a, mask)
+    if a.dim() == 1:
+        a, mask = a.unsqueeze(-1), mask.unsqueeze(-1)
+    a, u = torch.where(mask, a, 0.0), _controls(model, u)
     if not a.isfinite().all():
         raise InputError("the series is infinite, or NaN where the mask says observed; missing numbers are NaN.")
-    return a, mask
+    return a, mask, u
 
-# %% ../nbs/43_own_series.ipynb #35eeeb96
+# %% ../nbs/43_own_series.ipynb #48a3f335
 class WholeSteps(NamedTuple):
     "The same problem with a mask for whole steps."
 
@@ -212,7 +231,7 @@ def whole_steps(
     model: LGSSM,  # the model
     a: Float[Tensor, "*batch time p"],  # the observations; anything, also NaN, where missing
     mask: Bool[Tensor, "*#batch time p"],  # True where a number was observed
-    u: Tensor | None = None,  # the controls
+    u: Any = None,  # the controls
 ) -> WholeSteps:
     "A model, observations and mask with the same states and the same evidence: equation (W). Raises `InputError` on shapes that do not fit."
     check_shapes(model, a.shape[-2], a, None, u)
@@ -226,16 +245,17 @@ def whole_steps(
     constant = 0.5 * LOG_2PI * (~mask & some[..., None]).to(C.dtype).sum(-1)
     return WholeSteps(model._replace(C=C, R=R), a, some, constant)
 
-# %% ../nbs/43_own_series.ipynb #e6031707
+# %% ../nbs/43_own_series.ipynb #7febe0c3
 def log_evidence(
     model: LGSSM,  # the model
     a: Any,  # the observations [*batch, time, p], or [time] where p = 1; NaN where missing
     mask: Any = None,  # True where a number was observed, [*batch, time, p]; None: everywhere but at NaN
-    u: Tensor | None = None,  # the controls [*batch, time, m]
+    u: Any = None,  # the controls [*batch, time, m]
     backend: str = "auto",  # which route of `kvae_nb.fast_inference`
 ) -> Float[Tensor, "*batch"]:  # nats, summed over what was observed
     "log p of the observed numbers, exact and differentiable. Raises `InputError` for a series or mask that does not fit the model."
-    w = whole_steps(model, *_open(model, a, mask), u)
+    a, mask, u = _open(model, a, mask, u)
+    w = whole_steps(model, a, mask, u)
     nats = fast_inference.log_evidence(w.model, w.a, w.mask, u, backend)
     return nats if w.constant is None else nats + w.constant.sum(-1)
 
@@ -244,11 +264,12 @@ def kalman_filter(
     model: LGSSM,  # the model
     a: Any,  # the observations, as in `log_evidence`
     mask: Any = None,  # True where a number was observed, [*batch, time, p]
-    u: Tensor | None = None,  # the controls
+    u: Any = None,  # the controls
     backend: str = "auto",  # which route
 ) -> Filtered:
     "The law of every state given the numbers observed up to it. Raises `InputError` as `log_evidence` does."
-    w = whole_steps(model, *_open(model, a, mask), u)
+    a, mask, u = _open(model, a, mask, u)
+    w = whole_steps(model, a, mask, u)
     found = fast_inference.kalman_filter(w.model, w.a, w.mask, u, backend)
     return found if w.constant is None else found._replace(log_prob=found.log_prob + w.constant)
 
@@ -257,14 +278,15 @@ def smoother(
     model: LGSSM,  # the model
     a: Any,  # the observations, as in `log_evidence`
     mask: Any = None,  # True where a number was observed, [*batch, time, p]
-    u: Tensor | None = None,  # the controls
+    u: Any = None,  # the controls
     backend: str = "auto",  # which route
 ) -> Smoothed:
     "The law of every state, and of every two neighbours, given all observed numbers. Raises `InputError` as `log_evidence` does."
-    w = whole_steps(model, *_open(model, a, mask), u)
+    a, mask, u = _open(model, a, mask, u)
+    w = whole_steps(model, a, mask, u)
     return fast_inference.smoother(w.model, w.a, w.mask, u, backend)
 
-# %% ../nbs/43_own_series.ipynb #35f40bf2
+# %% ../nbs/43_own_series.ipynb #25dd3f48
 class Link(NamedTuple):
     "a_t given the state and what was seen of a_t: mean F z_t + g, covariance V, all 0 noise where seen."
 
@@ -287,23 +309,23 @@ def link(
     K = scale[..., :, None] * K * (D / scale)[..., None, :]
     return Link(model.C - K @ model.C, (K @ a[..., None])[..., 0], symmetrize(model.R - K @ model.R))
 
-# %% ../nbs/43_own_series.ipynb #2031fe49
+# %% ../nbs/43_own_series.ipynb #abae0baa
 def fill_in(
     model: LGSSM,  # the model
     y: Any,  # the series, NaN where missing
     mask: Any = None,  # True where a number was observed
-    u: Tensor | None = None,  # the controls
+    u: Any = None,  # the controls
     backend: str = "auto",  # which route
 ) -> Gaussian:  # mean [*batch, time, p], cov [*batch, time, p, p]
     "Every observation's law given all that was observed: itself with variance 0 where it was seen. Raises `InputError` as `log_evidence` does."
-    a, mask = _open(model, y, mask)
+    a, mask, u = _open(model, y, mask, u)
     s = smoother(model, a, mask, u, backend)
     F, g, V = link(model, a, mask)
     mean = torch.where(mask, a, (F @ s.mean[..., None])[..., 0] + g)
     hidden = ~mask[..., :, None] & ~mask[..., None, :]
     return Gaussian(mean, torch.where(hidden, symmetrize(F @ s.cov @ F.mT + V), 0.0))
 
-# %% ../nbs/43_own_series.ipynb #2bee5862
+# %% ../nbs/43_own_series.ipynb #c6f5f2c0
 class Interval(NamedTuple):
     "The bounds of intervals."
 
@@ -321,7 +343,7 @@ def interval(
     half = norm.ppf((1 + level) / 2) * law.cov.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     return Interval(law.mean - half, law.mean + half)
 
-# %% ../nbs/43_own_series.ipynb #014932c2
+# %% ../nbs/43_own_series.ipynb #1ee52794
 class Free(NamedTuple):
     "An unknown of a model: the value to start from, and what kind of value it is."
 
@@ -364,7 +386,7 @@ def stationary(
         raise InputError(f"the weights {start.tolist()} to start from have no stationary law.")
     return Free(start, "stationary")
 
-# %% ../nbs/43_own_series.ipynb #c1c78859
+# %% ../nbs/43_own_series.ipynb #213be984
 def _partial_correlations(w: Tensor) -> Tensor:
     "The partial autocorrelations of an autoregression (Durbin and Levinson, backwards)."
     found = []
@@ -411,7 +433,7 @@ def _values(x: Tensor, learn: dict[str, Free]) -> dict[str, Tensor]:
     parts = x.split([_size(f) for f in learn.values()])
     return {k: _natural(part, f) for part, (k, f) in zip(parts, learn.items())}
 
-# %% ../nbs/43_own_series.ipynb #2e9e8cb6
+# %% ../nbs/43_own_series.ipynb #0a79cac7
 class Fit(NamedTuple):
     "What a fit found, and how it ended."
 
@@ -444,7 +466,7 @@ class Fit(NamedTuple):
         "Schwarz's criterion: log(observed numbers) for each free number, minus twice the evidence."
         return math.log(self.seen) * self.free - 2 * float(self.log_evidence[-1])
 
-# %% ../nbs/43_own_series.ipynb #8f482be7
+# %% ../nbs/43_own_series.ipynb #0948caab
 MATRICES = ("A", "B", "C", "Q", "R", "mean1", "cov1")
 
 
@@ -470,11 +492,11 @@ def _unknowns(model: LGSSM, names: tuple, diagonal: tuple) -> tuple[Callable, di
 
     return build, learn
 
-# %% ../nbs/43_own_series.ipynb #467f0bd9
+# %% ../nbs/43_own_series.ipynb #c0bdc57c
 def _data(model: LGSSM, y: Any, mask: Any, u: Any, free: int, burn: int) -> tuple[Tensor, Tensor, Tensor | None]:
     "Observations, mask and controls for a fit. Raises `InputError` for a series from which these numbers cannot be learned."
-    a, mask = _open(model, as_series(y, mask), None)
-    u = None if u is None else _float64(u).detach().cpu()
+    u = u.detach().cpu().double() if isinstance(u, Tensor) else u
+    a, mask, u = _open(model, as_series(y, mask), None, u)
     batch = check_shapes(model, a.shape[-2], a, None, u)
     a, mask = (x.expand(*batch, *x.shape[-2:]) for x in (a, mask))
     if a.shape[-2] < 2 + burn:
@@ -500,7 +522,7 @@ def _evidence(model: LGSSM, a, mask, u, burn: int, backend: str) -> Tensor:
         return log_evidence(model, a, mask, u, backend).sum()
     return kalman_filter(model, a, mask, u, backend).log_prob[..., burn:].sum()
 
-# %% ../nbs/43_own_series.ipynb #5e71dd1e
+# %% ../nbs/43_own_series.ipynb #ecd75e24
 def _objective(build, learn, a, mask, u, burn, backend) -> Callable:
     "x → minus the evidence for each observed number, and its gradient; what has no evidence counts as very bad."
     seen = int(mask[..., burn:, :].sum())
@@ -515,13 +537,13 @@ def _objective(build, learn, a, mask, u, burn, backend) -> Callable:
 
     return function
 
-# %% ../nbs/43_own_series.ipynb #01b0af16
+# %% ../nbs/43_own_series.ipynb #53d59bfe
 def fit_gradient(
     model: LGSSM | Callable,  # a model to start from, or a function name=value → model
     y: Any,  # the series; one model for all sequences of a batch
     learn: tuple | dict,  # names of matrices; for a function: name → `positive(start)`, `real(start)` …
     mask: Any = None,  # True where a number was observed
-    u: Tensor | None = None,  # the controls
+    u: Any = None,  # the controls
     diagonal: tuple = (),  # names of covariances that are kept diagonal, zeros on the diagonal included
     burn: int = 0,  # how many steps at the beginning are only conditioned on
     backend: str = "auto",  # which route
@@ -529,7 +551,9 @@ def fit_gradient(
 ) -> Fit:
     "The likeliest values of the unknowns by L-BFGS in double precision. Raises `InputError` for data or unknowns that do not fit."
     if callable(model):
-        build, learn = model, {k: v if isinstance(v, Free) else real(v) for k, v in dict(learn).items()}
+        build, learn = model, dict(learn)
+        if not learn or not all(isinstance(v, Free) for v in learn.values()):
+            raise InputError(f"learn is {learn}, but for each unknown a name and what it may be is needed, like {{'level': positive(1.)}}.")
     else:
         build, learn = _unknowns(_double(model), tuple(learn), tuple(diagonal))
     free = sum(_size(f) for f in learn.values())
@@ -548,7 +572,7 @@ def fit_gradient(
         return Fit(build(**values), -seen * torch.tensor(path, dtype=torch.float64), learn, build, seen, burn, bool(done.success),
                    f"{done.message} after {done.nit} steps")
 
-# %% ../nbs/43_own_series.ipynb #2ed988d2
+# %% ../nbs/43_own_series.ipynb #e4cfbde0
 class Errors(NamedTuple):
     "How exactly the learned numbers are known."
 
@@ -560,7 +584,7 @@ def _covariance(H: Tensor, slope: Tensor, names: list) -> Tensor:
     "The inverse of the information H. Raises `InputError` where it has none, or a step by Newton would still gain something."
     scale = H.diagonal().clamp(min=1e-300).rsqrt()  # to correlations, so that units do not matter
     size, turn = torch.linalg.eigh(scale[:, None] * H * scale)
-    flat = bool((H.diagonal() <= 1e-6).any()) or not bool((size > 1e-9).all())
+    flat = bool((H.diagonal() <= 1e-6).any()) or not bool((size > 1e-6).all())
     if flat and slope.abs().max() > 0.1:
         raise InputError(f"the fit is not at a maximum (slope {float(slope.abs().max()):.2g} nats); give it more steps, or another start.")
     if flat:
@@ -571,12 +595,12 @@ def _covariance(H: Tensor, slope: Tensor, names: list) -> Tensor:
         raise InputError(f"the fit is not at the maximum, which is some {gain:.2g} nats higher; give it more steps.")
     return inverse
 
-# %% ../nbs/43_own_series.ipynb #b60d06c0
+# %% ../nbs/43_own_series.ipynb #960ce076
 def standard_errors(
     fit: Fit,  # what was learned
     y: Any,  # from this series
     mask: Any = None,  # True where a number was observed
-    u: Tensor | None = None,  # the controls
+    u: Any = None,  # the controls
     backend: str = "loop",  # a route with second derivatives
 ) -> Errors:
     "Standard errors from the curvature of the evidence at its maximum: equation (H); a variance that ended at 0 is held there. Raises `InputError` away from a maximum, or where it is flat."
@@ -596,7 +620,7 @@ def standard_errors(
     parts = cov.diagonal().clamp(min=0).sqrt().split([f.start.numel() for f in fit.learn.values()])
     return Errors({k: part.reshape(f.start.shape) for part, (k, f) in zip(parts, fit.learn.items())}, cov)
 
-# %% ../nbs/43_own_series.ipynb #6b25e4c3
+# %% ../nbs/43_own_series.ipynb #46027435
 def _regress(zx, xx, G, free) -> Tensor:
     "G of z = G x + noise from the sums of z xᵀ and x xᵀ; only the columns marked `free` are found, the others stay as they are."
     if not free.any():
@@ -639,7 +663,7 @@ def _learn_dynamics(model: LGSSM, s: Smoothed, u: Tensor | None, learn) -> dict[
         found["Q"] = symmetrize(_total(left) / left.shape[:-2].numel())[None]
     return found
 
-# %% ../nbs/43_own_series.ipynb #d90a7423
+# %% ../nbs/43_own_series.ipynb #06e815cd
 def _learn_observation(model: LGSSM, s: Smoothed, a, mask, learn) -> dict[str, Tensor]:
     "C and R from the moments of states and whole observations, what is missing replaced by its law: equations (F) and (M)."
     F, g, V = link(model, a, mask)
@@ -655,7 +679,7 @@ def _learn_observation(model: LGSSM, s: Smoothed, a, mask, learn) -> dict[str, T
         found["R"] = symmetrize(_total(left) / some.sum())[None]
     return found
 
-# %% ../nbs/43_own_series.ipynb #172aa7af
+# %% ../nbs/43_own_series.ipynb #fef91c30
 def _learn_start(model: LGSSM, s: Smoothed, learn) -> dict[str, Tensor]:
     "mean1 and cov1 from the law of the first state."
     m, found = s.mean[..., 0, :].reshape(-1, s.mean.shape[-1]), {}
@@ -684,7 +708,7 @@ def em_step(
         found[k] = torch.diag_embed(torch.where(old > 0, new, 0.0))  # a variance of 0 stays one; rounding is not learned
     return model._replace(**found)
 
-# %% ../nbs/43_own_series.ipynb #7240329e
+# %% ../nbs/43_own_series.ipynb #3878f96c
 def _check_em(model: LGSSM, learn) -> None:
     "Raises `InputError` where the maximum has no closed form."
     for k, noise in (("A", "Q"), ("B", "Q"), ("C", "R")):
@@ -700,7 +724,7 @@ def fit_em(
     y: Any,  # the series; one model for all sequences of a batch
     learn: tuple = ("A", "C", "Q", "R"),  # any of A, B, C, Q, R, mean1, cov1
     mask: Any = None,  # True where a number was observed
-    u: Tensor | None = None,  # the controls
+    u: Any = None,  # the controls
     diagonal: tuple = (),  # covariances that are kept diagonal, zeros on the diagonal included
     backend: str = "auto",  # which route
     steps: int = 500,  # most steps
@@ -711,25 +735,26 @@ def fit_em(
     build, free = _unknowns(model, learn, diagonal)
     _check_em(model, learn)
     a, mask, u = _data(model, y, mask, u, sum(_size(f) for f in free.values()), 0)
-    path, converged, why = [], False, f"not converged after {steps} steps"
+    path, old, converged, why = [], model, False, f"not converged after {steps} steps"
     with torch.no_grad():
         for k in range(steps + 1):
-            path.append(float(_evidence(model, a, mask, u, 0, backend)))
-            if not math.isfinite(path[-1]):
-                raise InputError(f"the evidence is {path[-1]} after {k} steps; are the covariances to start from positive definite?")
-            gain = path[-1] - path[-2] if k else math.inf
-            if gain < -1e-7 * (1 + abs(path[-1])):
-                raise ArithmeticError(f"the evidence fell by {-gain:.2g} nats at step {k}: more rounding than the backend {backend!r} can carry; try root.")
-            if gain < tol:
-                converged, why = True, f"step {k} gained {gain:.1g} nats"
+            nats = float(_evidence(model, a, mask, u, 0, backend))
+            if k == 0 and not math.isfinite(nats):
+                raise InputError(f"the evidence of the model to start from is {nats}; are its covariances positive definite?")
+            if k and not nats > path[-1] - 1e-9 * (1 + abs(path[-1])):  # also NaN: the step is taken back
+                model, why = old, f"step {k} led to {nats} nats, lower than before: rounding; try the backend root"
+                break
+            path.append(nats)
+            if k and nats - path[-2] < tol:
+                converged, why = True, f"step {k} gained {nats - path[-2]:.1g} nats"
                 break
             if k < steps:
-                model = em_step(model, a, mask, u, learn, diagonal, backend)
+                old, model = model, em_step(model, a, mask, u, learn, diagonal, backend)
     values = {k: getattr(model, k)[0] if k in "ABCQR" else getattr(model, k) for k in learn}
     learned = {k: Free(v.diagonal() if k in diagonal else v, free[k].kind) for k, v in values.items()}
     return Fit(model, torch.tensor(path, dtype=torch.float64), learned, build, int(mask.sum()), 0, converged, why)
 
-# %% ../nbs/43_own_series.ipynb #5d326696
+# %% ../nbs/43_own_series.ipynb #23dafc86
 class SeriesForecast(NamedTuple):
     "What is known of a series, then and later."
 
@@ -743,13 +768,13 @@ def forecast_series(
     y: Any,  # the series so far
     steps: int,  # how many steps to look ahead
     mask: Any = None,  # True where a number was observed
-    u: Tensor | None = None,  # the controls, those of the future included: [*batch, time + steps, m]
+    u: Any = None,  # the controls, those of the future included: [*batch, time + steps, m]
     backend: str = "auto",  # which route
 ) -> SeriesForecast:
     "Levels filtered and smoothed, and the laws of the observations to come. Raises `InputError` on shapes that do not fit."
     if steps < 1:
         raise InputError(f"the forecast is to have {steps} steps; at least 1 is needed.")
-    a, mask = _open(model, y, mask)
+    a, mask, u = _open(model, y, mask, u)
     T = a.shape[-2]
     check_shapes(model, T + steps, u=u)
     past, future = between(model, 0, T), between(model, T, T + steps)
@@ -759,10 +784,13 @@ def forecast_series(
     level = lambda m: observe(past, m.mean, m.cov, noise=False)
     return SeriesForecast(level(found), level(s), lgssm.forecast(future, last, steps, w).a)
 
-# %% ../nbs/43_own_series.ipynb #4829926b
+# %% ../nbs/43_own_series.ipynb #e90ffb14
 def _labels(index: Any, steps: int) -> np.ndarray:
     "The labels of the steps and of those to come; counts where the labels cannot be continued."
-    x = np.asarray(index.to_timestamp() if hasattr(index, "to_timestamp") else index)
+    if getattr(index, "freq", None) is not None:  # dates whose distance pandas knows
+        index = index.append(type(index)([index[-1] + k * index.freq for k in range(1, steps + 1)]))
+        return np.asarray(index.to_timestamp() if hasattr(index, "to_timestamp") else index)
+    x = np.asarray(index)
     if len(x) < 2 or x.dtype.kind not in "iufM":
         return np.arange(len(x) + steps)
     return np.concatenate([x, x[-1] + np.median(np.diff(x)).astype(np.diff(x).dtype) * np.arange(1, steps + 1)])
@@ -790,23 +818,23 @@ def plot_forecast(
             ax.fill_between(x, low, high, color=PALETTE[colour], alpha=.2, lw=0)
     return ax
 
-# %% ../nbs/43_own_series.ipynb #8fe146c8
+# %% ../nbs/43_own_series.ipynb #729bfc11
 def innovations(
     model: LGSSM,  # the model
     y: Any,  # the series
     mask: Any = None,  # True where a number was observed
-    u: Tensor | None = None,  # the controls
+    u: Any = None,  # the controls
     backend: str = "auto",  # which route
 ) -> Float[Tensor, "*batch time p"]:  # NaN where missing
     "What each observation adds to its prediction, made independent with variance 1; N(0, 1) if the model is true."
-    a, mask = _open(model, y, mask)
+    a, mask, u = _open(model, y, mask, u)
     w = whole_steps(model, a, mask, u)
     found = kalman_filter(model, a, mask, u, backend)
     expected = observe(w.model, found.predicted_mean, found.predicted_cov)
     e = torch.linalg.solve_triangular(torch.linalg.cholesky(expected.cov), (w.a - expected.mean)[..., None], upper=False)
     return torch.where(mask, e[..., 0], math.nan)
 
-# %% ../nbs/43_own_series.ipynb #34719b0e
+# %% ../nbs/43_own_series.ipynb #ea93b8e6
 class Diagnostics(NamedTuple):
     "Tests of innovations; a p-value that is small speaks against the model. One entry for each number of the observation."
 
@@ -829,7 +857,7 @@ def diagnose(
     model: LGSSM,  # the model
     y: Any,  # one series
     mask: Any = None,  # True where a number was observed
-    u: Tensor | None = None,  # the controls
+    u: Any = None,  # the controls
     lags: int = 10,  # how far back correlations are looked for
     burn: int = 1,  # steps left out at the beginning, where a vague start rules
     learned: int = 0,  # free numbers, taken from the degrees of freedom of Ljung and Box's test
