@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'digest', 'save_tensors', 'read_tensors', 'Progress', 'pack', 'save_checkpoint', 'read_checkpoint',
-           'load_weights', 'load_optimiser', 'checkpoint_in', 'same_checkpoint', 'validate', 'summary', 'draw_progress',
-           'Reporter', 'what_is_said', 'say_collapse', 'write_metrics']
+           'load_weights', 'load_optimiser', 'load_scaler', 'checkpoint_in', 'same_checkpoint', 'validate', 'summary',
+           'draw_progress', 'Reporter', 'what_is_said', 'say_collapse', 'write_metrics', 'curves', 'write_status']
 
-# %% ../nbs/23_records.ipynb #8af7a962
+# %% ../nbs/23_records.ipynb #58bbd1fa
+import csv
 import hashlib
 import json
 import math
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .annealing import CollapseReport, collapse_report
-from .core import InputError, atomic_write
-from .data import VideoData, batches, mask_gap
+from .core import InputError, atomic_write, kept_random_state
+from .data import Batch, VideoData, batches, mask_gap
+from .files import inside
 from .protocol import ElboTerms, hide
 from .step import TrainConfig, reseed
 
@@ -88,12 +90,14 @@ class Progress(NamedTuple):
 def pack(
     model: nn.Module,  # its weights
     optimiser: torch.optim.Optimizer | None = None,  # its moments, if wanted
+    scaler: torch.amp.GradScaler | None = None,  # its state, if there is one
 ) -> dict[str, Tensor]:
     "All tensors of a checkpoint by name."
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     for name, p in model.named_parameters():
         for key, value in (optimiser.state.get(p, {}) if optimiser else {}).items():
             tensors[f"optimiser.{name}.{key}"] = value
+    tensors |= {f"scaler.{k}": torch.tensor(v, dtype=torch.int64 if isinstance(v, int) else torch.float64) for k, v in (scaler.state_dict() if scaler else {}).items()}
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
 
@@ -102,9 +106,10 @@ def save_checkpoint(
     model: nn.Module,  # its weights
     optimiser: torch.optim.Optimizer | None = None,  # its moments, if training is to go on from here
     progress: Progress = Progress(),  # how far the run is
+    scaler: torch.amp.GradScaler | None = None,  # of gradients in fp16
 ):
     "Writes a checkpoint as `save_tensors` does, whose errors it has."
-    save_tensors(path, pack(model, optimiser), {"format": FORMAT, "progress": json.dumps(progress._asdict())})
+    save_tensors(path, pack(model, optimiser, scaler), {"format": FORMAT, "progress": json.dumps(progress._asdict())})
 
 # %% ../nbs/23_records.ipynb #b36fd29a
 def read_checkpoint(
@@ -149,7 +154,17 @@ def load_optimiser(
         if state:
             optimiser.state[p] = {k: torch.empty_like(p, dtype=v.dtype).copy_(v) if v.shape == p.shape and v.dim() else v.to(p.device) for k, v in state.items()}
 
-# %% ../nbs/23_records.ipynb #c1f14bc6
+
+def load_scaler(
+    scaler: torch.amp.GradScaler | None,  # changed in place
+    tensors: dict[str, Tensor],  # of a checkpoint, which may be older and know of none
+):
+    "Puts a checkpoint's scaling of gradients into the scaler."
+    state = {k[7:]: v.item() for k, v in tensors.items() if k.startswith("scaler.")}
+    if scaler and state:
+        scaler.load_state_dict(state)
+
+# %% ../nbs/23_records.ipynb #09333036
 def checkpoint_in(
     folder: str | Path,  # a run folder
     name: str,  # best, last, epoch_0010 …
@@ -160,7 +175,7 @@ def checkpoint_in(
         raise InputError(f"{folder} has no checkpoint {name!r}; " + (f"choose one of: {', '.join(there)}." if there else "it has none yet."))
     return there[name]
 
-# %% ../nbs/23_records.ipynb #3f57839d
+# %% ../nbs/23_records.ipynb #a46dcb26
 def same_checkpoint(
     a: str | Path,  # a checkpoint
     b: str | Path,  # another one
@@ -176,11 +191,12 @@ def validate(
     data: VideoData,  # on the model's device
     config: TrainConfig,  # how many sequences, and the seed
 ) -> ElboTerms:
-    "The parts of the plain bound for the first validation sequences, all frames decoded."
-    reseed(config, "valid")
+    "The parts of the plain bound for the first validation sequences, all frames decoded; the caller's random numbers stay as they are."
     n = min(len(data), config.valid_sequences)
     model.eval()
-    parts = [model.elbo(b.x, b.mask, b.u) for b in batches(data[:n], 50, torch.arange(n))]
+    with kept_random_state():
+        reseed(config, "valid")
+        parts = [model.elbo(b.x, b.mask, b.u) for b in batches(data[:n], 50, torch.arange(n))]
     model.train()
     return ElboTerms(*(torch.cat(v) for v in zip(*parts)))
 
@@ -198,32 +214,28 @@ def summary(
 def draw_progress(
     writer,  # a TensorBoard writer
     model: nn.Module,  # answers the protocol
-    x: Tensor,  # one sequence [1, time, channel, height, width]
+    batch: Batch,  # its first sequence is shown: frames, perhaps a mask and controls
     step: int,
 ):
-    "Sends a picture and a video of an imputed gap, and the weights of the modes, to TensorBoard."
-    import imageio.v3 as iio
+    "Sends a picture of an imputed gap, and the weights of the modes, to TensorBoard."
     import matplotlib.pyplot as plt
-    from tensorboard.compat.proto.summary_pb2 import Summary
 
-    from kvae_nb.plots import plot_alpha, plot_imputation, video_rows
+    from kvae_nb.plots import plot_alpha, plot_imputation
 
+    x, known, u = (None if v is None else v[:1] for v in batch)
     steps = x.shape[1]
     mask = mask_gap(1, steps, min(4, steps // 2), max(1, steps // 3)).to(x.device)
+    mask = mask if known is None else mask & known
     model.eval()
-    out = model.impute(x, mask)
+    out = model.impute(x, mask, u)
     model.train()
-    rows = [v[0].float().cpu() for v in (x, out.smoothed.frames, out.filtered.frames)]
+    rows = [v[0].nan_to_num().float().cpu() for v in (x, out.smoothed.frames, out.filtered.frames)]
     fig, ax = plt.subplots(figsize=(0.52 * steps + 0.6, 3.8))
     plot_imputation(ax, *rows, mask[0].cpu())
     writer.add_figure("imputation", fig, step, close=True)
     fig, ax = plt.subplots(figsize=(6, 2), layout="constrained")
     plot_alpha(ax, out.weights[0].float().cpu())
     writer.add_figure("weights", fig, step, close=True)
-    video = video_rows(rows, mask[0].cpu(), ["true", "smoothed", "filtered"])
-    gif = iio.imwrite("<bytes>", video, extension=".gif", plugin="pillow", duration=200, loop=0)
-    image = Summary.Image(encoded_image_string=gif, height=video.shape[1], width=video.shape[2], colorspace=3)
-    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag="true, smoothed, filtered", image=image)]), step)
 
 # %% ../nbs/23_records.ipynb #074ab2fb
 class Reporter:
@@ -233,13 +245,13 @@ class Reporter:
         self,
         run: Path,  # its folder
         main: bool = True,  # whether this is the first process
-        step: int = 0,  # events after this step are replaced
+        step: int = 0,  # steps taken; events of later ones are replaced
         quiet: bool = False,  # True: nothing on the screen
     ):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path, self.main, self.quiet = run / "log.txt", main, quiet
-        self.writer = SummaryWriter(str(run), purge_step=step) if main else None
+        self.path, self.main, self.quiet = inside(run, run / "log.txt"), main, quiet
+        self.writer = SummaryWriter(str(run), purge_step=step + 1) if main else None
 
     def say(self, text: str):
         "A line for the log, with the time, and for the screen."
@@ -254,6 +266,11 @@ class Reporter:
         if self.main:
             for name, value in values.items():
                 self.writer.add_scalar(f"{group}/{name}", value, step)
+
+    def close(self):
+        "Ends the TensorBoard events."
+        if self.main:
+            self.writer.close()
 
 # %% ../nbs/23_records.ipynb #5c9bbe5b
 @torch.no_grad()
@@ -279,10 +296,39 @@ def say_collapse(said: CollapseReport | None, progress: Progress, reporter: Repo
         what = "no unit of a is active, the encoder says nearly the same of all frames" if said.active_units == 0 else f"{said.active_units} unit(s) of a are active now"
         reporter.say(f"epoch {progress.epoch}: {what} (at most {said.rate:.3g} nats per frame)")
 
-# %% ../nbs/23_records.ipynb #c0ad2958
-def write_metrics(run: Path, progress: Progress, status: str, **more):
-    "Writes metrics.json, atomically."
+# %% ../nbs/23_records.ipynb #d0b439ac
+def write_metrics(
+    run: Path,  # its folder
+    progress: Progress,
+    status: str,  # running, finished, stopped or failed
+    **more,  # further entries
+):
+    "Writes metrics.json and history.csv, atomically."
     content = {"status": status, **{k: v for k, v in progress._asdict().items() if k != "history"}, **more, "history": list(progress.history)}
     content["best"] = None if math.isinf(progress.best) else progress.best
-    with atomic_write(run / "metrics.json") as tmp:
+    with atomic_write(inside(run, run / "metrics.json")) as tmp:
         tmp.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    rows = [curves(entry) for entry in progress.history]
+    with atomic_write(inside(run, run / "history.csv")) as tmp, open(tmp, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(dict.fromkeys(k for row in rows for k in row)))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def curves(
+    entry: dict,  # of one epoch, some of its values dicts
+) -> dict:
+    "The same numbers in one level: train_elbo, valid_elbo, …"
+    return {f"{k}_{name}" if name else k: v for k, value in entry.items() for name, v in (value.items() if isinstance(value, dict) else [("", value)])}
+
+
+def write_status(
+    run: Path,  # its folder
+    status: str,  # stopped or failed
+    reason: str = "",  # why
+):
+    "Says in metrics.json that a run has ended early; what else is there stays."
+    path = inside(run, run / "metrics.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    with atomic_write(path) as tmp:
+        tmp.write_text(json.dumps({**content, "status": status, **({"reason": reason} if reason else {})}, indent=1) + "\n", encoding="utf-8")

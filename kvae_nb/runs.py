@@ -4,23 +4,33 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'SWITCHING_PRESETS', 'RECURRENT_PRESETS', 'KINDS', 'RunConfig', 'Kind', 'SwitchingRunConfig',
-           'RecurrentRunConfig', 'kind_of', 'preset', 'new_run_folder', 'write_config', 'written_out', 'read_config',
-           'build_model', 'fit_config_to_data', 'checkpoint_in', 'Run', 'load_run', 'run_data']
+           'RecurrentRunConfig', 'kind_of', 'preset', 'new_run_folder', 'locked', 'remove_leftovers', 'write_config',
+           'written_out', 'parsed', 'read_config', 'single_precision', 'build_model', 'has_levels',
+           'fit_config_to_data', 'started', 'found_data', 'check_data', 'divided', 'check_given', 'Run', 'load_run',
+           'run_data']
 
-# %% ../nbs/18_runs.ipynb #8cfc3459
-from collections.abc import Callable
+# %% ../nbs/18_runs.ipynb #d5895b62
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+import torch
 import yaml
 from torch import nn
 
 from .annealing import Schedule
-from .core import InputError, atomic_write
+from .core import InputError, atomic_write, kept_random_state
 from .data import DataConfig, Split, VideoData, open_data, split
+from .files import inside, read_yaml
 from .kvae import KVAE, KVAEConfig
+from .protocol import import_object
 from .records import Progress, checkpoint_in, load_weights, read_checkpoint
 from .rnn import RecurrentConfig, RecurrentVAE
 from .skvae import SwitchingKVAE, SwitchingKVAEConfig
@@ -105,12 +115,14 @@ KINDS = {
 
 
 def kind_of(
-    name: str,  # of a kind of model
+    name: str,  # of a kind of model, or the import path of one: package.module:KIND
 ) -> Kind:
     "The kind of this name. Raises `InputError` if there is none."
-    if name not in KINDS:
-        raise InputError(f"there is no kind of model {name!r}; choose one of: {', '.join(KINDS)}.")
-    return KINDS[name]
+    if isinstance(name, str) and name in KINDS:
+        return KINDS[name]
+    if isinstance(name, str) and ":" in name:
+        return import_object(name, Kind)
+    raise InputError(f"there is no kind of model {name!r}; choose one of: {', '.join(KINDS)}; or name one of your own by its import path, package.module:KIND.")
 
 
 def preset(
@@ -127,11 +139,12 @@ def preset(
 # %% ../nbs/18_runs.ipynb #3ae95a79
 def new_run_folder(
     out: str | Path,  # where runs are kept
+    name: str = "",  # follows the time in the folder's name
 ) -> Path:
     "A new folder named by the time; never one that exists."
     if Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"{out} is a file; give a folder in which runs can be kept.")
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S") + (f"_{name}" if name else "")
     for k in range(1, 1000):
         run = Path(out) / (stamp if k == 1 else f"{stamp}_{k}")
         try:
@@ -140,6 +153,42 @@ def new_run_folder(
         except FileExistsError:
             continue
     raise InputError(f"no free name for a run in {out}; give another folder.")
+
+# %% ../nbs/18_runs.ipynb #c858eb55
+@contextmanager
+def locked(
+    run: str | Path,  # its folder
+) -> Iterator[str]:
+    "Holds the run inside the block; yields the note of a process that has died while it held it, or ''. Raises `InputError`, which says by whom, if it is held."
+    try:
+        import fcntl
+    except ImportError:
+        yield ""
+        return
+    with open(inside(run, Path(run) / "lock"), "a+", encoding="utf-8") as file:
+        file.seek(0)
+        note = file.read(200).strip()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{run} is being trained by {note or 'another process'}; wait until it has finished, or end that process first.") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
+        file.flush()
+        try:
+            yield note
+        finally:
+            file.truncate(0)
+
+
+def remove_leftovers(
+    run: str | Path,  # its folder, held by the caller
+):
+    "Removes what a process that died while it wrote has left: hidden files beside those that it was writing."
+    for folder in (Path(run), Path(run) / "checkpoints"):
+        for path in folder.glob(".*-????????.*"):
+            if re.fullmatch(r"\.(config|started|metrics|data|history|best|last|epoch_\d+)-\w{8}\.(yaml|json|txt|csv|npz|safetensors)", path.name):
+                path.unlink(missing_ok=True)
 
 # %% ../nbs/18_runs.ipynb #228a78ef
 def write_config(
@@ -170,62 +219,141 @@ def written_out(
     return found
 
 
+def parsed(
+    content: object,  # names and values, nested, as YAML has them
+) -> RunConfig:
+    "The configuration these fields describe. Raises `InputError` if the kind or a field is unknown, or a value of the wrong type."
+    from jsonargparse import ArgumentParser  # here, for it takes a while to load
+
+    if not isinstance(content, dict):
+        raise InputError("there are no fields in it; compare it with the config.yaml of a new run.")
+    parser, make = ArgumentParser(exit_on_error=False), kind_of(content.get("kind", "kvae")).run
+    try:
+        parser.add_argument("--run", type=make)
+        found = parser.parse_object({"run": content})
+        written_out(found.run, make)
+        return parser.instantiate(found).run
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"it is not a valid configuration ({' '.join(str(error).split())[:300]}); compare it with the config.yaml of a new run.") from None
+
+
 def read_config(
     path: str | Path,  # a .yaml file
 ) -> RunConfig:
     "The configuration in a file. Raises `InputError` naming the file if its kind or a field is unknown, or a value of the wrong type."
-    from jsonargparse import ArgumentParser  # here, for it takes a while to load
-
-    parser = ArgumentParser(exit_on_error=False)
+    if not Path(path).exists():
+        raise InputError(f"{path} does not exist; give a run folder with a config.yaml.")
+    content = read_yaml(path)
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise InputError("there are no fields in it; compare it with the config.yaml of a new run.")
-        parser.add_argument("--run", type=kind_of(content.get("kind", "kvae")).run)
-        found = parser.parse_object({"run": content})
-        written_out(found.run, kind_of(content.get("kind", "kvae")).run)
-        return parser.instantiate(found).run
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give a run folder with a config.yaml.") from None
+        return parsed(content)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except Exception as error:
-        raise InputError(f"{path} is not a valid configuration ({' '.join(str(error).split())[:300]}); compare it with the config.yaml of a new run.") from None
 
 # %% ../nbs/18_runs.ipynb #846cd79d
+@contextmanager
+def single_precision():
+    "New tensors are float32 inside the block, whatever the caller's default is: weights and frames are."
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def build_model(
     config: RunConfig,  # kind and sizes of the model, seed of its weights
     attempt: int = 0,  # how often the training began again
 ) -> nn.Module:
     "A new model with weights that are a function of seed and attempt. Raises `InputError` if none can be built from its configuration."
-    reseed(config.train, "init", *([attempt] if attempt else []))
+    make = kind_of(config.kind).model
     try:
-        return kind_of(config.kind).model(config.model)
+        with kept_random_state(), single_precision():
+            reseed(config.train, "init", *([attempt] if attempt else []))
+            return make(config.model)
     except InputError:
         raise
     except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:  # numbers beyond all bounds have many ways to fail
         raise InputError(f"no model can be built from its configuration ({' '.join(str(error).split())[:200]}).") from None
 
 
+def has_levels(
+    data: VideoData,  # in memory or on the disk
+) -> bool:
+    "Whether there are pixels that are neither black nor white (256 clips or more are looked at)."
+    frames = data[:: max(1, len(data) // 256)].frames
+    return bool(((frames > 0) & (frames < 255)).any())
+
+
 def fit_config_to_data(
     config: RunConfig,  # what was asked for
     data: VideoData,  # what there is
 ) -> RunConfig:
-    "The configuration with frame size, channels and number of controls taken from the data."
+    "The configuration with frame size, channels, number of controls and, where that was left open, the law of the pixels taken from the data."
     found = {"size": data.size, "channels": data.channels, "dim_u": 0 if data.controls is None else data.controls.shape[-1]}
-    known = {f.name for f in fields(config.model)}
+    known = {f.name: f.default for f in fields(config.model)}
+    if config.data.binarize is None:
+        grey = has_levels(data)
+        config = replace(config, data=replace(config.data, binarize=not grey))
+        if grey and getattr(config.model, "pixels", None) == known.get("pixels"):
+            found["pixels"] = "gaussian"
     return replace(config, model=replace(config.model, **{k: v for k, v in found.items() if k in known}))
 
-# %% ../nbs/18_runs.ipynb #3295668a
-def checkpoint_in(
-    folder: str | Path,  # a run folder
-    name: str,  # best, last, epoch_0010 …
-) -> Path:
-    "The file of that checkpoint. Raises `InputError`, which tells what there is, if it is not there."
-    there = {p.stem: p for p in sorted((Path(folder) / "checkpoints").glob("*.safetensors"))}
-    if name not in there:
-        raise InputError(f"{folder} has no checkpoint {name!r}; " + (f"choose one of: {', '.join(there)}." if there else "it has none yet."))
-    return there[name]
+# %% ../nbs/18_runs.ipynb #ff159037
+def started(
+    run: str | Path,  # its folder
+) -> dict:
+    "What was noted at the start: folder, time, versions; empty if nothing was."
+    try:
+        found = json.loads((Path(run) / "started.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def found_data(
+    config: DataConfig,  # names a file, or a simulated world
+    run: str | Path,  # the run's folder
+) -> DataConfig:
+    "The same with the path at which the data are now. Raises `InputError`, which says where they were looked for, if they are nowhere."
+    if not config.path:
+        return config
+    places = dict.fromkeys(os.path.abspath(Path(folder) / config.path) for folder in (run, str(started(run).get("folder", ".")), "."))
+    for place in places:
+        if os.path.exists(place):
+            return replace(config, path=place)
+    if started(run).get("data") == "memory":
+        raise InputError(f"the data of {run} were given in memory and are too large to be kept with it; give them again, as in fit(resume=..., data=...).")
+    raise InputError(f"the data of {run} are not there: {config.path} was looked for as {' and as '.join(places)}; put the file there, or set data.path.")
+
+
+def check_data(
+    run: str | Path,  # its folder
+    data: VideoData,  # what was found now
+):
+    "Raises `InputError` if these are not the data that the run was started with, as far as that was noted."
+    note = Path(run) / "data.txt"
+    if note.exists() and note.read_text(encoding="utf-8", errors="replace").strip() != data.fingerprint():
+        raise InputError(f"the data of {run} have changed since it was started, so which of them were held out can no longer be told; restore them, or measure on other videos (--data).")
+
+
+def divided(
+    config: DataConfig,  # how
+    data: VideoData,  # all sequences
+) -> Split:
+    "Training, validation and test part."
+    return split(data, config.test, config.valid, config.split_seed)
+
+
+def check_given(
+    run: str | Path,  # its folder
+    model: nn.Module | None,  # given for it
+):
+    "Raises `InputError` if the run's model was an object that its configuration does not build, and none is given."
+    if model is None and (name := started(run).get("model")):
+        raise InputError(f"the model of {run} was given as an object ({name}), which config.yaml does not build; give one, as in load_run(..., model=...) or fit(resume=..., model=...), or train it as a Kind of its own.")
 
 
 class Run(NamedTuple):
@@ -239,14 +367,16 @@ class Run(NamedTuple):
 def load_run(
     folder: str | Path,  # a run folder
     checkpoint: str = "best",  # highest validation bound; or last, the newest; or epoch_0010, one that was kept
+    model: nn.Module | None = None,  # takes the weights, for a run whose model was given as an object; None: built from config.yaml
 ) -> Run:
     "The model of a run. Raises `InputError` if the folder, its configuration or its checkpoint cannot be used."
     folder = Path(folder)
     if not (folder / "config.yaml").exists():
         raise InputError(f"{folder} is not a run folder (it has no config.yaml); give one that `kvae train` has written.")
     config, path = read_config(folder / "config.yaml"), checkpoint_in(folder, checkpoint)
+    check_given(folder, model)
     tensors, progress = read_checkpoint(path)
-    model = build_model(config)
+    model = build_model(config) if model is None else model
     load_weights(model, tensors, path)
     return Run(folder, config, model.eval(), progress)
 
@@ -254,6 +384,7 @@ def load_run(
 def run_data(
     run: Run,  # a trained model
 ) -> Split:
-    "The run's own training, validation and test sequences."
-    c = run.config.data
-    return split(open_data(c), c.test, c.valid, c.split_seed)
+    "The run's own training, validation and test sequences. Raises `InputError` if they cannot be found or have changed since the training."
+    data = open_data(found_data(run.config.data, run.folder))
+    check_data(run.folder, data)
+    return divided(run.config.data, data)

@@ -4,45 +4,50 @@
 
 # %% auto #0
 __all__ = ['GRACE', 'START', 'LOOK', 'spread', 'liveness', 'response', 'DeadStart', 'watched', 'epoch_rows', 'steps_of', 'tally',
-           'train_epoch', 'say_skipped', 'report_if_dead', 'prepare', 'agree', 'check_shares', 'threads',
-           'finish_epoch', 'fit', 'start_run', 'check_data', 'train_all', 'FORMAT', 'KINDS', 'PRESETS',
-           'RECURRENT_PRESETS', 'SWITCHING_PRESETS', 'Kind', 'Progress', 'RecurrentRunConfig', 'Reporter', 'Run',
-           'RunConfig', 'SwitchingRunConfig', 'build_model', 'checkpoint_in', 'digest', 'draw_progress',
-           'fit_config_to_data', 'kind_of', 'load_optimiser', 'load_run', 'load_weights', 'new_run_folder', 'pack',
-           'preset', 'read_checkpoint', 'read_config', 'read_tensors', 'reseed', 'run_data', 'same_checkpoint',
-           'save_checkpoint', 'save_tensors', 'say_collapse', 'summary', 'validate', 'what_is_said', 'write_config',
-           'write_metrics', 'written_out']
+           'train_epoch', 'say_skipped', 'report_if_dead', 'prepare', 'restore', 'agree', 'check_shares', 'threads',
+           'orderly_end', 'say_end', 'fit', 'train_all', 'say_start', 'write_first', 'finish_epoch', 'FORMAT', 'KINDS',
+           'PRESETS', 'RECURRENT_PRESETS', 'SWITCHING_PRESETS', 'Kind', 'Progress', 'RecurrentRunConfig', 'Reporter',
+           'Run', 'RunConfig', 'SwitchingRunConfig', 'build_model', 'check_data', 'checkpoint_in', 'digest',
+           'draw_progress', 'fit_config_to_data', 'kind_of', 'load_optimiser', 'load_run', 'load_weights',
+           'new_run_folder', 'pack', 'preset', 'read_checkpoint', 'read_config', 'read_tensors', 'reseed', 'run_data',
+           'same_checkpoint', 'save_checkpoint', 'save_tensors', 'say_collapse', 'summary', 'validate', 'what_is_said',
+           'write_config', 'write_metrics', 'written_out']
 
 # %% ../nbs/20_training.ipynb #f33a24c9
 import math
 import platform
+import signal
 import sys
+import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .annealing import DEAF, UNSEEN
-from .core import InputError, atomic_write, tune_cpu
-from .data import Split, VideoData, batches, epoch_order, open_data, split
+from .core import InputError, kept_random_state, tune_cpu
+from .data import Split, VideoData, batches, epoch_order
+from .files import inside
 from .protocol import ElboTerms
 from kvae_nb.records import (
-    FORMAT, Progress, Reporter, checkpoint_in, digest, draw_progress, load_optimiser, load_weights, pack, read_checkpoint, read_tensors, same_checkpoint, save_checkpoint,
-    save_tensors, say_collapse, summary, validate, what_is_said, write_metrics,
+    FORMAT, Progress, Reporter, checkpoint_in, digest, draw_progress, load_optimiser, load_scaler, load_weights, pack, read_checkpoint, read_tensors, same_checkpoint,
+    save_checkpoint, save_tensors, say_collapse, summary, validate, what_is_said, write_metrics, write_status,
 )
 from kvae_nb.runs import (
-    KINDS, PRESETS, RECURRENT_PRESETS, SWITCHING_PRESETS, Kind, RecurrentRunConfig, Run, RunConfig, SwitchingRunConfig, build_model, fit_config_to_data, kind_of, load_run,
-    new_run_folder, preset, read_config, run_data, write_config, written_out,
+    KINDS, PRESETS, RECURRENT_PRESETS, SWITCHING_PRESETS, Kind, RecurrentRunConfig, Run, RunConfig, SwitchingRunConfig, build_model, check_data, fit_config_to_data, kind_of,
+    load_run, new_run_folder, preset, read_config, run_data, single_precision, write_config, written_out,
 )
-from .step import Replayed, Taken, TrainConfig, Trainer, check_training, make_trainer, pace, replayable, reseed, train_step
+from .starts import Task, begin, plan
+from .step import Replayed, Taken, TrainConfig, Trainer, make_trainer, pace, replayable, reseed, train_step
 
 _all_ = ["FORMAT", "KINDS", "PRESETS", "RECURRENT_PRESETS", "SWITCHING_PRESETS", "Kind", "Progress", "RecurrentRunConfig", "Reporter", "Run", "RunConfig", "SwitchingRunConfig",
-         "build_model", "checkpoint_in", "digest", "draw_progress", "fit_config_to_data", "kind_of", "load_optimiser", "load_run", "load_weights", "new_run_folder", "pack",
-         "preset", "read_checkpoint", "read_config", "read_tensors", "reseed", "run_data", "same_checkpoint", "save_checkpoint", "save_tensors", "say_collapse", "summary",
+         "build_model", "check_data", "checkpoint_in", "digest", "draw_progress", "fit_config_to_data", "kind_of", "load_optimiser", "load_run", "load_weights", "new_run_folder",
+         "pack", "preset", "read_checkpoint", "read_config", "read_tensors", "reseed", "run_data", "same_checkpoint", "save_checkpoint", "save_tensors", "say_collapse", "summary",
          "validate", "what_is_said", "write_config", "write_metrics", "written_out"]
 
 # %% ../nbs/20_training.ipynb #86458eaa
@@ -147,14 +152,14 @@ def train_epoch(
             if step % LOOK == 0 or k == len(rows):
                 found = (sums if acc.num_processes == 1 else acc.reduce(sums.clone(), "sum")).cpu()
                 missed = say_skipped(k - round(found[4].item() / acc.num_processes), missed, k, progress, reporter)
-                if (found - before)[4] > 0:
+                if (found - before)[3] > 0:
                     recent = summary(ElboTerms(*(found - before)[:4, None]))
                     reporter.scalars("step", recent, step)
                     bar.set_postfix(elbo=f"{recent['elbo']:.1f}")
                 before = found
                 if step % LOOK == 0 and step >= GRACE and not dead:
                     dead = report_if_dead(trainer, next(batches(data, len(rows[k - 1]), rows[k - 1])), progress.attempt, step, reporter)
-    means = summary(ElboTerms(*before[:4, None])) if before[4] > 0 else {}
+    means = summary(ElboTerms(*before[:4, None])) if before[3] > 0 else {}
     return progress._replace(epoch=progress.epoch + 1, step=progress.step + len(rows), skipped=progress.skipped + missed, dead=dead), means
 
 
@@ -191,14 +196,23 @@ def prepare(
     config: RunConfig,  # the run
     checkpoint: Path | None = None,  # of a run to go on with
     attempt: int = 0,  # how often the training began again
+    model: nn.Module | None = None,  # with the weights to start from; None: new ones
 ) -> tuple[Trainer, Progress]:
     "Model and optimiser, new or as the checkpoint left them, on their device."
-    trainer, progress = make_trainer(build_model(config, attempt), config.train), Progress(attempt=attempt)
-    if checkpoint and checkpoint.exists():
-        tensors, progress = read_checkpoint(checkpoint)
-        load_weights(trainer.bare, tensors, checkpoint)
-        load_optimiser(trainer.optimiser, trainer.bare, tensors)
-    return trainer, progress
+    trainer = make_trainer(build_model(config, attempt) if model is None else model.train(), config.train)
+    return trainer, restore(trainer, checkpoint) if checkpoint and checkpoint.exists() else Progress(attempt=attempt)
+
+
+def restore(
+    trainer: Trainer,  # changed in place
+    checkpoint: Path,  # of the same model
+) -> Progress:
+    "Weights, moments and scaling of gradients as the checkpoint has them; returns how far it was."
+    tensors, progress = read_checkpoint(checkpoint)
+    load_weights(trainer.bare, tensors, checkpoint)
+    load_optimiser(trainer.optimiser, trainer.bare, tensors)
+    load_scaler(trainer.accelerator.scaler, tensors)
+    return progress
 
 
 def agree(
@@ -241,69 +255,73 @@ def threads(
         torch.set_num_threads(before)
 
 
-def finish_epoch(trainer: Trainer, run: Path, progress: Progress, entry: dict, reporter: Reporter) -> Progress:
-    "Writes log line, metrics and checkpoints of an epoch; returns the progress with its history."
-    score = entry["valid"]["elbo"]
-    better = score > progress.best
-    progress = progress._replace(best=max(score, progress.best), history=(*progress.history, entry))
+@contextmanager
+def orderly_end():
+    "SIGTERM and SIGHUP raise `SystemExit` inside the block, where nobody else has said what they do."
+    def end(number, frame):
+        raise SystemExit(128 + number)
 
-    def write():
-        reporter.say(f"epoch {progress.epoch}/{trainer.config.epochs}: train {entry['train'].get('elbo', math.nan):.2f}, valid {score:.2f} nats per frame, lr {entry['lr']:.2g}, {entry['seconds']:.0f} s" + (" *" if better else ""))
-        write_metrics(run, progress, "running")
-        if better:
-            save_checkpoint(run / "checkpoints" / "best.safetensors", trainer.bare, None, progress)
-        if trainer.config.checkpoint_every and progress.epoch % trainer.config.checkpoint_every == 0:
-            save_checkpoint(run / "checkpoints" / f"epoch_{progress.epoch:04d}.safetensors", trainer.bare, None, progress)
-        save_checkpoint(run / "checkpoints" / "last.safetensors", trainer.bare, trainer.optimiser, progress)
-
-    agree(trainer, write)  # a full disk ends all processes
-    return progress
+    here = threading.current_thread() is threading.main_thread()
+    mine = [s for s in (signal.SIGTERM, getattr(signal, "SIGHUP", None)) if s and here and signal.getsignal(s) is signal.SIG_DFL]
+    for s in mine:
+        signal.signal(s, end)
+    try:
+        yield
+    finally:
+        for s in mine:
+            signal.signal(s, signal.SIG_DFL)
 
 
+def say_end(run: Path, error: BaseException, reporter: Reporter):
+    "A line and an entry in metrics.json about a training that ends before its time. Raises `KeyboardInterrupt` that says how to go on, if it was one."
+    stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+    text = f"stopped; it goes on with kvae train --resume {run}" if stopped else f"failed: {' '.join(str(error).split())[:300] or type(error).__name__}"
+    if reporter.main:
+        write_status(run, "stopped" if stopped else "failed", "" if stopped else text)
+        if stopped:
+            reporter.say(text)
+    if isinstance(error, KeyboardInterrupt):
+        raise KeyboardInterrupt(f"{run} was {text}") from None
+
+# %% ../nbs/20_training.ipynb #049ffa21
 def fit(
-    config: RunConfig | None = None,  # what to train, on what; not needed to resume
+    config: RunConfig | None = None,  # what to train, on what; not needed to resume, or with a model or init
     out: str | Path = "runs",  # where run folders are kept
     resume: str | Path | None = None,  # a run folder to go on with
     quiet: bool = False,  # True: nothing on the screen
+    *,
+    data: VideoData | np.ndarray | Tensor | None = None,  # frames in memory, instead of config.data.path
+    model: nn.Module | None = None,  # answers the protocol, and is trained in place; None: a new one of config.kind
+    init: str | Path | None = None,  # pretrained weights or a run whose model goes on learning
+    start: str | Path | None = None,  # pretrained weights or a run whose weights are taken over where they fit
+    changes: dict[str, object] | None = None,  # settings that override those of config or of the resumed run, by dotted names
 ) -> Path:
     "Trains a model, or goes on with a run, and returns the run's folder. Raises `InputError` if data, configuration or checkpoint cannot be used."
-    if resume:
-        run, config = Path(resume), read_config(Path(resume) / "config.yaml")
     tune_cpu()
-    check_training(config.train)
-    whole = open_data(config.data)
-    data = split(whole, config.data.test, config.data.valid, config.data.split_seed)
-    config = fit_config_to_data(config, whole)
-    with threads(config.train.threads):
-        trainer, progress = prepare(config, run / "checkpoints" / "last.safetensors" if resume else None)  # refuses before a folder is made
-        check_shares(trainer, len(data.train))
-        run = agree(trainer, lambda: start_run(run if resume else None, out, config, whole))
-        reporter = Reporter(run, trainer.accelerator.is_main_process, progress.step, quiet)
-        reporter.say(f"{'resuming' if resume else 'starting'} {run}: {len(data.train)} training sequences of {whole.steps} frames, {sum(p.numel() for p in trainer.bare.parameters())} parameters, on {trainer.accelerator.device}" + (f", in {trainer.accelerator.num_processes} processes" if trainer.accelerator.num_processes > 1 else ""))
+    with ExitStack() as held, kept_random_state(), single_precision():
+        task = plan(held, config, resume, data, model, init, start, changes)
+        held.enter_context(threads(task.config.train.threads))
+        trainer, progress = prepare(task.config, model=task.model)  # refuses before a folder is made
+        check_shares(trainer, len(task.parts.train))
+        run, said = agree(trainer, lambda: begin(task, out, held))
+        last = run / "checkpoints" / "last.safetensors"
+        if last.exists():
+            progress = restore(trainer, last)
+        agree(trainer, lambda: write_first(trainer, run, progress, task.model is not None and not last.exists()))
+        held.enter_context(orderly_end())
         while True:
+            reporter = Reporter(run, trainer.accelerator.is_main_process, progress.step, quiet)
             try:
-                train_all(trainer, data, run, progress, reporter)
+                say_start(task, run, trainer, said, reporter)
+                train_all(trainer, task.parts, run, progress, reporter)
                 return run
             except DeadStart:
-                trainer, progress = prepare(config, attempt=progress.attempt + 1)
-
-
-def start_run(run: Path | None, out: str | Path, config: RunConfig, data: VideoData) -> Path:
-    "The folder of the run: the one given, or a new one with its configuration; the data noted or compared."
-    if run is None:
-        run = new_run_folder(out)
-        write_config(config, run / "config.yaml")
-    check_data(run, data)
-    return run
-
-
-def check_data(run: Path, data: VideoData):
-    "Notes which data a run is trained on, and raises `InputError` if it is resumed with others."
-    note, found = run / "data.txt", data.fingerprint()
-    if note.exists() and note.read_text().strip() != found:
-        raise InputError(f"the data of {run} have changed since it was started; resume it with the same file.")
-    with atomic_write(note) as tmp:
-        tmp.write_text(found + "\n")
+                trainer, progress = prepare(task.config, attempt=progress.attempt + 1)
+            except BaseException as error:
+                say_end(run, error, reporter)
+                raise
+            finally:
+                reporter.close()
 
 
 def train_all(trainer: Trainer, data: Split, run: Path, progress: Progress, reporter: Reporter):
@@ -324,10 +342,45 @@ def train_all(trainer: Trainer, data: Split, run: Path, progress: Progress, repo
         reporter.scalars("epoch", {**now._asdict(), **{f"{s}_{k}": v for s in ("train", "valid") for k, v in entry[s].items()}}, progress.step)
         reporter.scalars("collapse", entry["collapse"], progress.step)
         if config.picture_every and reporter.main and progress.epoch % config.picture_every == 0:
-            draw_progress(reporter.writer, trainer.bare, next(batches(valid, 1, torch.arange(1))).x, progress.step)
+            with kept_random_state():
+                draw_progress(reporter.writer, trainer.bare, next(batches(valid, 1, torch.arange(1))), progress.step)
     if reporter.main:
         write_metrics(run, progress, "finished", seconds=round(sum(e["seconds"] for e in progress.history), 1), device=str(device), torch=torch.__version__, machine=platform.machine())
         if progress.history[-1]["collapse"].get("active_units") == 0:
             reporter.say(f"no unit of a is active in the end: the model tells no frame from another, and what it fills in will be one picture; {progress.step} steps may be too few (more epochs, a smaller train.batch_size)")
         reporter.say(f"finished in {time.perf_counter() - started:.0f} s: {run}")
-        reporter.writer.close()
+
+# %% ../nbs/20_training.ipynb #75a8a0a1
+def say_start(task: Task, run: Path, trainer: Trainer, said: list[str], reporter: Reporter):
+    "The first lines of the log: what is trained on what, and what was decided about it."
+    acc = trainer.accelerator
+    reporter.say(f"{'resuming' if task.run else 'starting'} {run}: {len(task.parts.train)} training sequences of {task.data.steps} frames, {sum(p.numel() for p in trainer.bare.parameters())} parameters, on {acc.device}" + (f", in {acc.num_processes} processes" if acc.num_processes > 1 else ""))
+    for line in (*task.said, *said):
+        reporter.say(line)
+
+
+def write_first(trainer: Trainer, run: Path, progress: Progress, keep: bool):
+    "Says that the run is running, and keeps the weights that it starts from, if nobody could make them again."
+    write_metrics(run, progress, "running")
+    if keep:
+        save_checkpoint(inside(run, run / "checkpoints" / "last.safetensors"), trainer.bare, None, progress)
+
+
+def finish_epoch(trainer: Trainer, run: Path, progress: Progress, entry: dict, reporter: Reporter) -> Progress:
+    "Writes log line, metrics and checkpoints of an epoch; returns the progress with its history."
+    score = entry["valid"]["elbo"]
+    better = score > progress.best
+    progress = progress._replace(best=max(score, progress.best), history=(*progress.history, entry))
+    place = lambda name: inside(run, run / "checkpoints" / f"{name}.safetensors")
+
+    def write():
+        reporter.say(f"epoch {progress.epoch}/{trainer.config.epochs}: train {entry['train'].get('elbo', math.nan):.2f}, valid {score:.2f} nats per frame, lr {entry['lr']:.2g}, {entry['seconds']:.0f} s" + (" *" if better else ""))
+        write_metrics(run, progress, "running")
+        if better:
+            save_checkpoint(place("best"), trainer.bare, None, progress)
+        if trainer.config.checkpoint_every and progress.epoch % trainer.config.checkpoint_every == 0:
+            save_checkpoint(place(f"epoch_{progress.epoch:04d}"), trainer.bare, None, progress)
+        save_checkpoint(place("last"), trainer.bare, trainer.optimiser, progress, trainer.accelerator.scaler)
+
+    agree(trainer, write)  # a full disk ends all processes
+    return progress
