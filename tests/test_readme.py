@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = re.findall(r"^~~~python\n(.*?)^~~~", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
-CHECKS = ("assert 0 < wrong < .2", "assert (run / 'history.csv').exists() and model.generate(1, 3).frames.shape[:3] == (1, 3, 1)", "assert (low < high).all()")
+CHECKS = ("assert 0 < wrong < .2", "assert (run / 'history.csv').exists() and model.generate(steps=2, count=3).frames.shape == (3, 2, 1, 32, 32)", "assert (low < high).all()")
 
 
 @pytest.mark.parametrize("example, check", list(zip(EXAMPLES, CHECKS, strict=True)), ids=("pretrained", "arrays", "series"))
