@@ -270,6 +270,7 @@ CLAIMS = [
     Claim("{} seeds until they come alive, and how many epochs that takes | {} minutes |",
           lambda: (len(stored("start_paper")["seeds"]), stored("start_paper")["duration_s"] / 60)),
     Claim("the same for the demo preset | {} minutes |", lambda: (stored("start_demo")["duration_s"] / 60,)),
+    Claim("about equal training time ({}, {} and {} seconds)", lambda: tuple(a["train_seconds"] for a in stored("decode_frames")["arms"])),
     Claim("(16×16 pixels) | {} minutes of training |", lambda: (seconds("decode_frames", "train_seconds") / 60,)),
     Claim("with their standard errors | {} minutes |", lambda: (stored("limits")["seconds"] / 60,)),
     Claim("({} seeds stored) | about {} an hour a seed |",
