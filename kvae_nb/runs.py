@@ -6,10 +6,10 @@
 __all__ = ['PRESETS', 'SWITCHING_PRESETS', 'RECURRENT_PRESETS', 'KINDS', 'RunConfig', 'Kind', 'SwitchingRunConfig',
            'RecurrentRunConfig', 'kind_of', 'preset', 'new_run_folder', 'locked', 'remove_leftovers', 'write_config',
            'written_out', 'parsed', 'read_config', 'single_precision', 'build_model', 'has_levels',
-           'fit_config_to_data', 'started', 'found_data', 'check_data', 'divided', 'check_given', 'Run', 'load_run',
-           'run_data']
+           'fit_config_to_data', 'started', 'found_data', 'check_data', 'divided', 'check_given', 'overlapping', 'Run',
+           'load_run', 'run_data']
 
-# %% ../nbs/18_runs.ipynb #5a4aa718
+# %% ../nbs/18_runs.ipynb #aa20bc10
 import json
 import os
 import platform
@@ -47,7 +47,7 @@ class RunConfig:
     "the model"
     train: TrainConfig = TrainConfig()
     "the training"
-    kind: Literal["kvae"] = "kvae"
+    kind: str = "kvae"
     "which kind of model"
 
 # %% ../nbs/18_runs.ipynb #fc99fa41
@@ -154,7 +154,7 @@ def new_run_folder(
             continue
     raise InputError(f"no free name for a run in {out}; give another folder.")
 
-# %% ../nbs/18_runs.ipynb #e5c0e050
+# %% ../nbs/18_runs.ipynb #6c355adc
 @contextmanager
 def locked(
     run: str | Path,  # its folder
@@ -301,7 +301,7 @@ def fit_config_to_data(
             found["pixels"] = "gaussian"
     return replace(config, model=replace(config.model, **{k: v for k, v in found.items() if k in known}))
 
-# %% ../nbs/18_runs.ipynb #56893d4c
+# %% ../nbs/18_runs.ipynb #09a7c6a2
 def started(
     run: str | Path,  # its folder
 ) -> dict:
@@ -356,6 +356,15 @@ def check_given(
         raise InputError(f"the model of {run} was given as an object ({name}), which config.yaml does not build; give one, as in load_run(..., model=...) or fit(resume=..., model=...), or train it as a Kind of its own.")
 
 
+def overlapping(
+    data: VideoData,  # as read
+    run: str | Path,  # its folder
+) -> VideoData:
+    "The same, divided by place if its clips overlapped when they were given in memory."
+    overlap = started(run).get("overlap")
+    return replace(data, overlap=overlap) if type(overlap) is int and overlap > 0 else data
+
+
 class Run(NamedTuple):
     "A trained model and how it came about."
     folder: Path
@@ -385,6 +394,6 @@ def run_data(
     run: Run,  # a trained model
 ) -> Split:
     "The run's own training, validation and test sequences. Raises `InputError` if they cannot be found or have changed since the training."
-    data = open_data(found_data(run.config.data, run.folder))
+    data = overlapping(open_data(found_data(run.config.data, run.folder)), run.folder)
     check_data(run.folder, data)
     return divided(run.config.data, data)
