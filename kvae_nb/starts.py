@@ -6,7 +6,7 @@
 __all__ = ['FIXED', 'as_file', 'from_memory', 'trained', 'take_over', 'described', 'is_built', 'flat', 'changed', 'Task',
            'check_observed', 'given_model', 'fitted', 'plan', 'plan_resumed', 'begin']
 
-# %% ../nbs/33_starts.ipynb #a4d6e003
+# %% ../nbs/33_starts.ipynb #618a3964
 import json
 import os
 import platform
@@ -29,12 +29,12 @@ from .data import DataConfig, Shards, Split, VideoData, decide_levels, open_data
 from .files import inside
 from .records import Progress, load_weights, read_checkpoint, save_checkpoint
 from kvae_nb.runs import (
-    KINDS, RunConfig, build_model, check_data, check_given, divided, fit_config_to_data, found_data, kind_of, load_run, locked, new_run_folder, overlapping, parsed, preset, read_config,
+    KINDS, RunConfig, beside, build_model, check_data, check_given, divided, fit_config_to_data, found_data, kind_of, load_run, locked, new_run_folder, overlapping, parsed, preset, read_config,
     remove_leftovers, write_config,
 )
 from .step import TrainConfig, check_training
 
-# %% ../nbs/33_starts.ipynb #7e2c3a9f
+# %% ../nbs/33_starts.ipynb #162a06e9
 def as_file(
     data: object,  # an array or tensor of frames, as numbers on any usual scale; or a VideoData, with masks and controls
     folder: str | Path,  # where to write
@@ -78,7 +78,7 @@ def from_memory(
     except InputError as error:
         raise InputError(str(error).replace(f"{path}: ", "").replace(str(path), "the array")) from None
 
-# %% ../nbs/33_starts.ipynb #41cfe834
+# %% ../nbs/33_starts.ipynb #c58ecbdf
 def trained(
     source: str | Path,  # a run folder, or the name or file of pretrained weights
 ) -> tuple[str, object, nn.Module]:
@@ -105,7 +105,7 @@ def take_over(
     new = sorted({k.split(".")[0] for k in own if k not in fitting})
     return f"{len(fitting)} of {len(own)} tensors are taken over from {source}" + (f"; new is what is left of: {', '.join(new)}" if new else "")
 
-# %% ../nbs/33_starts.ipynb #ce4cd1c1
+# %% ../nbs/33_starts.ipynb #f16e746a
 def described(
     config: RunConfig | None,  # as given
     model: nn.Module,  # as given
@@ -135,7 +135,7 @@ def is_built(
     shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, twin)]
     return type(twin) is type(model) and getattr(model, "config", None) == getattr(twin, "config", None) and shapes[0] == shapes[1]
 
-# %% ../nbs/33_starts.ipynb #e655f348
+# %% ../nbs/33_starts.ipynb #3cf85f55
 FIXED = {"train.seed", "train.valid_sequences", "train.name"}  # of the training; of data and model everything but the place of the file
 
 
@@ -178,7 +178,7 @@ def changed(
             raise InputError(f"{name} is {old.get(name)} in {of}, and cannot become {now[name]} when the run goes on; start a new run, or take over its weights (start).")
     return new, [f"{k} from {old.get(k)} to {now[k]}" for k in differ]
 
-# %% ../nbs/33_starts.ipynb #9d8e3871
+# %% ../nbs/33_starts.ipynb #1a4f1ab4
 class Task(NamedTuple):
     "What a training starts from."
     config: RunConfig
@@ -305,7 +305,7 @@ def begin(
         run = new_run_folder(out, task.config.train.name)
         held.enter_context(locked(run))
         write_config(task.config, run / "config.yaml")
-        notes = {"folder": os.getcwd(), "time": f"{datetime.now():%Y-%m-%d %H:%M:%S}", "kvae_nb": __version__, "torch": torch.__version__, "python": platform.python_version(), "machine": platform.node()}
+        notes = {"beside": beside(task.config.data, task.data), "folder": os.getcwd(), "time": f"{datetime.now():%Y-%m-%d %H:%M:%S}", "kvae_nb": __version__, "torch": torch.__version__, "python": platform.python_version(), "machine": platform.node()}
         (run / "started.json").write_text(json.dumps(notes | task.notes, indent=1) + "\n", encoding="utf-8")
         (run / "data.txt").write_text(task.data.fingerprint() + "\n", encoding="utf-8")
         if task.file:
@@ -314,7 +314,7 @@ def begin(
     run = task.run
     note = held.enter_context(locked(run))
     remove_leftovers(run)
-    check_data(run, task.data)
+    check_data(run, task.config.data, task.data)
     last = run / "checkpoints" / "last.safetensors"
     if last.exists() and (done := read_checkpoint(last)[1].epoch) > task.config.train.epochs:
         raise InputError(f"train.epochs is {task.config.train.epochs}, but {run} has finished {done} epochs already; ask for more.")

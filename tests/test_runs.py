@@ -342,8 +342,10 @@ def test_a_run_is_held_by_one_process_only(run):
 
 
 def test_a_process_that_was_killed_holds_nothing_and_is_named(run):
-    code = f"import os, signal; from kvae_nb.runs import locked\nwith locked({str(run)!r}): print(os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+    if not (dead := os.fork()):
+        with locked(run):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(dead, 0)
     fit(resume=run, quiet=True)
     assert f"process {dead} on" in (run / "log.txt").read_text() and "without a word" in (run / "log.txt").read_text()
 
@@ -427,6 +429,21 @@ def test_other_data_under_the_same_name_are_not_measured(tmp_path):
             run_data(run)
         with pytest.raises(InputError, match="have changed since"):
             fit(resume=run.folder, quiet=True)
+
+
+@pytest.mark.parametrize("change", ["mask", "controls", "test", "valid", "split_seed"])
+def test_other_masks_controls_or_held_out_parts_are_noticed(tmp_path, change):
+    parts = {"mask": torch.rand(30, 6) > 0.3, "controls": torch.randn(30, 6, 2)}
+    run = fit(small(on_disk(tmp_path, **parts)), tmp_path / "runs", quiet=True)
+    assert len(run_data(load_run(run)).test) == 3
+    if change in parts:
+        on_disk(tmp_path, **parts | {change: parts[change].flip(0)})
+    else:
+        old = {"test": "test: 0.1", "valid": "valid: 0.05", "split_seed": "split_seed: 0"}[change]
+        (run / "config.yaml").write_text((run / "config.yaml").read_text().replace(f"  {old}\n", f"  {change}: {3 if change == 'split_seed' else 0.3}\n"))
+    for door in (lambda: run_data(load_run(run)), lambda: fit(resume=run, quiet=True)):
+        with pytest.raises(InputError, match="have changed since"):
+            door()
 
 
 def test_another_seed_of_the_simulator_is_other_data(run):
@@ -555,6 +572,22 @@ def test_a_caller_in_double_precision_gets_the_same_model(run, tmp_path):
     assert same(weights(double), weights(run))
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_gets_the_same_model(run, tmp_path, mode):
+    with mode():
+        assert same(weights(fit(small(epochs=2), tmp_path / "off", quiet=True)), weights(run))
+
+
+@pytest.mark.parametrize("progress", ['{"history": [1]}', '{"epoch": "three", "history": []}', '{"epoch": -1, "history": []}', '{"step": 1.5, "history": []}', '{"best": "high", "history": []}', '{"history": ' + "[" * 100_000])
+def test_a_checkpoint_that_says_nonsense_about_its_progress_is_refused(run, progress):
+    from kvae_nb.records import FORMAT, save_tensors
+
+    path = run / "checkpoints" / "last.safetensors"
+    save_tensors(path, read_checkpoint(path)[0], {"format": FORMAT, "progress": progress})
+    with pytest.raises(InputError, match="does not say how far"):
+        fit(resume=run, quiet=True)
+
+
 def test_each_run_chooses_its_device(monkeypatch):
     make_accelerator(QUICK)
     PartialState._shared_state["device"] = torch.device("meta")  # as an earlier run on another device would leave it
@@ -583,10 +616,12 @@ def test_the_scale_of_gradients_comes_back(tmp_path):
     assert fresh.state_dict() == scaler.state_dict()
 
 
-def test_scaling_asks_for_gpus_without_waking_them():
-    code = "import os, torch\nimport kvae_nb.step\nasked = []\ntorch._C._cuda_getDeviceCount = lambda: asked.append(1) or 0\ntorch.cuda._device_count_nvml = lambda: 0\nprint(torch.cuda.is_available(), torch.cuda.device_count(), asked)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip().endswith("0 []") or not torch.cuda._is_compiled(), done.stdout + done.stderr
+def test_asking_for_gpus_leaves_them_asleep(monkeypatch):
+    "The driver's own library is asked (NVML), not CUDA, which would start in a process that is going to be forked."
+    monkeypatch.setattr(torch.cuda, "_is_compiled", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: 2)
+    monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: pytest.fail("CUDA was started"), raising=False)
+    assert torch.cuda.is_available() and torch.cuda.device_count() == 2
 
 
 def test_a_reporter_keeps_what_was_written_at_its_step(tmp_path):
