@@ -1,6 +1,6 @@
 """The paper's recipe on videos of the paper's own generator: trains, evaluates on the held-out tenth, records the numbers.
 
-    python experiments/paper_box.py --data ../shared/data/box.npz              # about an hour on two CPU cores
+    python experiments/paper_box.py --data ../shared/data/box.npz              # about an hour on one CPU core
     python experiments/paper_box.py --data ../shared/data/box.npz --run RUN    # records a run that kvae train has made
 
 Writes experiments/results/paper_box.json with two checkpoints: the best by validation, and the last.
