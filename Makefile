@@ -24,7 +24,7 @@ test: export OMP_NUM_THREADS := 1
 test: $(READY) ## check the tree, run every notebook and the test suite
 	$(BIN)/pytest -q tests/test_house.py
 	$(BIN)/nbdev_test --n_workers 2 --timing
-	$(BIN)/pytest tests
+	$(BIN)/pytest -n 2 --dist loadfile tests
 
 test-browser: export OMP_NUM_THREADS := 1
 test-browser: $(READY) ## move the sliders of notebook 40 in a real JupyterLab with headless Chromium

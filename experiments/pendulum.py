@@ -42,8 +42,6 @@ NORMALISATION = (
 PUBLISHED = {
     "DVBF-LL": {"elbo": 798.56, "sin": 0.961, "cos": 0.982, "speed": 0.916, "standing": "read in the DVBF paper"},
     "DKF": {"elbo": 784.70, "sin": 0.929, "cos": 0.979, "speed": 0.035, "standing": "read in the DVBF paper"},
-    "KVAE (CNN)": {"elbo": 810.08, "standing": "from memory, unverified"},
-    "KVAE (MLP)": {"elbo": 807.02, "standing": "from memory, unverified"},
     "note": "the normalisation of the published pixels is not in our sources. In the code published by the DVBF authors (breze, commit 86844de, breze/learn/sgvb/dvbf.py) reconstruction and KL are "
     "summed over pixels and averaged over steps and sequences, so the published numbers may be per frame; its pixel variance has a constant 1e-4 added (breze/arch/construct/layer/distributions.py)",
 }

@@ -1,6 +1,6 @@
 """Regimes learned from observations alone, on two worlds whose regimes are known: five seeds, three ways to learn, and the true model beside them.
 
-    python experiments/regimes.py                     # about half an hour on one CPU core; finished runs are kept, so it can be stopped
+    python experiments/regimes.py                     # about an hour on one shared CPU core; finished runs are kept, so it can be stopped
 
 Data, first weights, batches and noise are functions of the seed. Every method begins with the same autoregressive hidden Markov model
 (the best of eight by its own evidence, which is a row of its own); regimes are never looked at before the scores. The row

@@ -1,6 +1,6 @@
 """The switching KVAE beside the KVAE, same budget: three seeds each on videos of the paper's own generator; and its regimes beside contacts.
 
-    python experiments/switching_box.py --data ../shared/data/box.npz                       # an hour and a half on one CPU core; stores after every run
+    python experiments/switching_box.py --data ../shared/data/box.npz                       # three hours on one shared CPU core; stores after every run
     python experiments/switching_box.py --data ../shared/data/box.npz --runs A B …          # records runs that kvae train has made instead
 
 Both train `kvae train --model KIND --preset demo --epochs 20 --seed S`: the same auto-encoder (16 filters), 20 epochs, cosine schedule,
@@ -100,7 +100,7 @@ def main():
             kind, seed = config.kind, config.train.seed
             ours, theirs = asdict(wanted(kind, config.data.path, seed)), asdict(config)
             for c in (ours, theirs):
-                c["train"]["threads"] = 0
+                c["train"]["threads"], c["data"]["binarize"] = 0, None
             if ours != theirs:
                 raise SystemExit(f"{item} was not made by this recipe: its config.yaml differs.")
         else:

@@ -10,6 +10,7 @@ import socket
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 
 import torch
 from accelerate import PartialState, notebook_launcher
@@ -43,17 +44,19 @@ def launch(
     function: Callable,  # called in every process, such as `fit`
     *args,  # what it is called with
     processes: int = 2,  # on a machine with GPUs: at most their number
+    **named,  # what else it is called with, by name
 ):
-    "What `function(*args)` returned in the first of several processes. Raises the `InputError` with which it refused, or if the processes cannot be had."
+    "What `function(*args, **named)` returned in the first of several processes. Raises the `InputError` with which it refused, or if the processes cannot be had."
     if processes < 2:
         raise InputError(f"processes is {processes}, but must be at least 2; one needs no launcher.")
-    if torch.cuda.is_available() and processes > torch.cuda.device_count():
-        raise InputError(f"processes is {processes}, but this machine has {torch.cuda.device_count()} GPU(s).")
+    gpus = torch.cuda.device_count()  # which asks the driver's library and leaves CUDA asleep; is_available may wake it, and then no child can use it
+    if 0 < gpus < processes:
+        raise InputError(f"processes is {processes}, but this machine has {gpus} GPU(s).")
     if torch.cuda.is_initialized():
         raise InputError("this kernel has used the GPU already, and cannot be forked any more; restart it and launch first.")
     AcceleratorState._reset_state(reset_partial_state=True)
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
-        notebook_launcher(_work, (function, args, processes, f"{folder}/answer"), num_processes=processes, use_port=str(free_port()))
+        notebook_launcher(_work, (partial(function, **named), args, processes, f"{folder}/answer"), num_processes=processes, use_port=str(free_port()))
         result = torch.load(f"{folder}/answer", weights_only=False)  # written by ourselves a moment ago
     if isinstance(result, InputError):
         raise result
