@@ -523,6 +523,19 @@ def test_any_yaml_is_read_or_refused_in_a_sentence(content):
         assert "any.yaml" in str(error) and str(error).endswith(".") and "\n" not in str(error)
 
 
+@pytest.mark.parametrize("nested", [lambda k: "[" * k + "]" * k, lambda k: "{a: " * k + "}" * k, lambda k: "\n".join(" " * j + "a:" for j in range(k)), lambda k: "- " * k + "1"])
+def test_yaml_is_read_fifty_levels_deep_and_no_deeper(nested):
+    assert parse_yaml(nested(50)) is not None
+    for k in (51, 5000 if nested(2)[:2] != "- " else 1000):
+        with pytest.raises(InputError, match="mine") as refused:
+            parse_yaml(nested(k), "mine")
+        sentence(refused)
+
+
+def test_a_name_that_looks_like_a_date_stays_a_name():
+    assert parse_yaml("name: 2026-11-28\nlr: 1e-3\n") == {"name": "2026-11-28", "lr": "1e-3"}  # the parser of the options makes a number of it
+
+
 @pytest.mark.parametrize("text", ["a: !!python/name:os.system", "a: !!binary aGk=", "a: 1\na: 2", "- {x: 1, x: 2}", "a: !<tag:yaml.org,2002:int> 3"])
 def test_yaml_that_a_configuration_does_not_need(text):
     with pytest.raises(InputError, match="mine"):
