@@ -147,6 +147,8 @@ def test_what_stands_at_missing_places_and_how_large_the_noise_is_changes_nothin
     (torch.zeros(4, 3), torch.ones(4, dtype=torch.bool)),           # for whole steps: which is meant?
     (torch.zeros(2, 3, 3), torch.ones(2, 3, dtype=torch.bool)),     # [batch, time], could be read as [time, p]
     (torch.zeros(4, 3), torch.ones(4, 1, dtype=torch.bool)),
+    (torch.zeros(2, 4, 3), torch.ones(3, 4, 3, dtype=torch.bool)),
+    (torch.zeros(0, 3), None), (torch.zeros(()), None), (torch.zeros(4, 0), None), (torch.zeros(0), None),
     (torch.zeros(4, 3), torch.ones(4, 3)),
     (torch.zeros(4, 3), np.ones((4, 3))),
     (torch.full((4, 3), math.nan), torch.ones(4, 3, dtype=torch.bool)),
