@@ -1,9 +1,9 @@
 """README, index, the results page and experiments/README say what the stored results say, number by number (tests/claims.py)."""
+import contextlib
 import json
 import re
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 from execnb.nbio import read_nb
@@ -44,12 +44,12 @@ def texts(cells):
 @pytest.fixture(scope="module")
 def computed():
     "What the cells of the two pages give today, run on the stored results."
-    found, backend = {}, matplotlib.get_backend()
-    for name in PAGES:
-        nb, shell = read_nb(ROOT / "nbs" / f"{name}.ipynb"), CaptureShell(path=ROOT / "nbs")
-        shell.run_all(nb, exc_stop=True)
-        found[name] = texts(nb.cells)
-    matplotlib.use(backend)
+    found = {}
+    with contextlib.chdir(ROOT / "nbs"):
+        for name in PAGES:
+            nb = read_nb(f"{name}.ipynb")
+            CaptureShell().run_all(nb, exc_stop=True)
+            found[name] = texts(nb.cells)
     return found
 
 
@@ -97,7 +97,7 @@ def disagreements(text):
 
 def undeclared(text):
     "Numbers of `text` that neither a claim nor `NO_MEASUREMENT` covers, with their surroundings."
-    covered = [m.span() for p in [pattern(c.sentence) for c in CLAIMS] + [re.compile(r, re.I) for r in NO_MEASUREMENT] for m in p.finditer(text)]
+    covered = [m.span() for p in [pattern(c.sentence) for c in CLAIMS + FACTS] + [re.compile(r, re.M) for r in NO_MEASUREMENT] for m in p.finditer(text)]
     read = UNREAD.sub(lambda m: " " * len(m[0]), REFERENCE.sub(lambda m: " " * len(m[0]), text))
     loose = [m for m in TOKEN.finditer(read) if not any(a <= m.start() and m.end() <= b for a, b in covered)]
     return [f"{m[0]!r} in …{text[max(0, m.start() - 50):m.end() + 30]!r}…" for m in loose]
@@ -119,7 +119,7 @@ def test_every_number_is_declared(documents, name):
 
 def test_every_declaration_is_used(documents):
     whole = "\n\n".join(documents.values())
-    unused = [c.sentence for c in CLAIMS + FACTS if not pattern(c.sentence).search(whole)] + [r for r in NO_MEASUREMENT if not re.search(r, whole, re.I)]
+    unused = [c.sentence for c in CLAIMS + FACTS if not pattern(c.sentence).search(whole)] + [r for r in NO_MEASUREMENT if not re.search(r, whole, re.M)]
     assert not unused, "in tests/claims.py, but in no text:\n" + "\n".join(unused)
 
 
@@ -131,3 +131,47 @@ def test_stored_tables_are_what_the_results_give(computed, name):
 def test_the_readme_has_the_tables_of_the_index(computed):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(text.strip() in readme for text in computed["index"])
+
+
+def matches(texts):
+    "Every place where a claim stands: the claim, its words, and where its numbers are."
+    return [(c, m) for c in CLAIMS for text in texts for m in pattern(c.sentence).finditer(text)]
+
+
+def test_a_changed_number_is_noticed(documents):
+    "Any one number of any sentence, made two larger in its last digit; or, where it is rough, 40."
+    for claim, m in matches(documents.values()):
+        for k, (word, value) in enumerate(zip(m.groups(), claim.values()), 1):
+            rough = isinstance(value, About) or not word[-1].isdigit()
+            other = "40" if rough else f"{word[:-1]}{(int(word[-1]) + 2) % 10}"
+            start, end = m.start(k) - m.start(), m.end(k) - m.start()
+            changed = m[0][:start] + other + m[0][end:]
+            assert disagreements(changed) or undeclared(changed), f"{m[0]!r} was changed to {changed!r}"
+
+
+def altered(value):
+    "The same results with other numbers."
+    if isinstance(value, dict):
+        return {k: altered(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [altered(v) for v in value]
+    return value if isinstance(value, (str, bool)) or value is None else 2 * value + 3 if isinstance(value, int) else 1.7 * value + 0.01
+
+
+def values(claim):
+    return [v.value if isinstance(v, About) else v for v in claim.values()]
+
+
+def test_changed_results_are_noticed(documents, monkeypatch):
+    "Claims that do not notice other numbers in every result file are counts of entries."
+    before, stored = [values(c) for c in CLAIMS], claims.stored
+    monkeypatch.setattr(claims, "stored", lambda name: altered(stored(name)))
+    for claim, old in zip(CLAIMS, before):
+        try:
+            same = all(np.array_equal(a, b) for a, b in zip(old, values(claim)))
+        except (ArithmeticError, LookupError, ValueError):
+            continue
+        if same:
+            assert all(isinstance(v, int) for v in old), f"{claim.sentence!r} does not come from the results"
+        else:
+            assert all(disagreements(m[0]) for c, m in matches(documents.values()) if c is claim), f"{claim.sentence!r} agrees with other results"
