@@ -282,7 +282,7 @@ def say_end(run: Path, error: BaseException, reporter: Reporter):
     if isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(f"{run} was {text}") from None
 
-# %% ../nbs/20_training.ipynb #20767dcd
+# %% ../nbs/20_training.ipynb #50a858cc
 def fit(
     config: RunConfig | None = None,  # what to train, on what; not needed to resume, or with a model or init
     out: str | Path = "runs",  # where run folders are kept
@@ -349,7 +349,7 @@ def train_all(trainer: Trainer, data: Split, run: Path, progress: Progress, repo
             reporter.say(f"no unit of a is active in the end: the model tells no frame from another, and what it fills in will be one picture; {progress.step} steps may be too few (more epochs, a smaller train.batch_size)")
         reporter.say(f"finished in {time.perf_counter() - started:.0f} s: {run}")
 
-# %% ../nbs/20_training.ipynb #13fb05e5
+# %% ../nbs/20_training.ipynb #2ec386d3
 def say_start(task: Task, run: Path, trainer: Trainer, said: list[str], reporter: Reporter):
     "The first lines of the log: what is trained on what, and what was decided about it."
     acc = trainer.accelerator
