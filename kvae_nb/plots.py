@@ -24,9 +24,9 @@ from .core import InputError, atomic_write
 
 # %% ../nbs/03_plots.ipynb #f5ff94ed
 PALETTE = {"smoothing": "#0072B2", "filtering": "#E69F00", "hidden": "#CC79A7", "wrong": "#D62728", "truth": "#333333",
-           "interpolation": "#009E73", "copy_last": "#8C8C8C", "ae_rnn": "#56B4E9", "vae_rnn": "#882255", "quiet": "#BBBBBB"}
-MARKERS = {"smoothing": "o", "filtering": "s", "interpolation": "^", "copy_last": "v", "ae_rnn": "D", "vae_rnn": "P"}
-LABELS = {"copy_last": "copy of the last frame", "interpolation": "straight line in a", "ae_rnn": "AE-RNN", "vae_rnn": "VAE-RNN"}
+           "interpolation": "#009E73", "pixel_interpolation": "#009E73", "reconstruction": "#333333", "copy_last": "#8C8C8C", "ae_rnn": "#56B4E9", "vae_rnn": "#882255", "quiet": "#BBBBBB"}
+MARKERS = {"smoothing": "o", "filtering": "s", "interpolation": "^", "pixel_interpolation": "^", "reconstruction": "x", "copy_last": "v", "ae_rnn": "D", "vae_rnn": "P"}
+LABELS = {"copy_last": "copy of the last frame", "interpolation": "straight line in a", "pixel_interpolation": "straight line between pixels", "reconstruction": "nothing hidden", "ae_rnn": "AE-RNN", "vae_rnn": "VAE-RNN"}
 CYCLE = [PALETTE[k] for k in ("smoothing", "filtering", "interpolation", "hidden", "ae_rnn", "truth", "copy_last")]
 
 # %% ../nbs/03_plots.ipynb #72ac8339
