@@ -79,18 +79,17 @@ def diagonal_log_prob(
     "log N(x; mean, diag(var)) in nats, summed over the last axis."
     return -0.5 * ((x - mean).square() / var + var.log() + LOG_2PI).sum(-1)
 
-# %% ../nbs/00_core.ipynb #1a6f4492
+# %% ../nbs/00_core.ipynb #9c7997b6
 class _SemidefiniteRoot(torch.autograd.Function):
-    "The symmetric root D V Λ^½ Vᵀ of singular covariances; NaN where P is indefinite."
+    "The symmetric root D V Λ^½ Vᵀ of singular covariances; NaN where P is indefinite by more than `rounding`."
 
     @staticmethod
-    def forward(ctx, P):
+    def forward(ctx, P, rounding):
         X = P.detach().cpu() if P.device.type == "mps" else P.detach()  # neither eigh nor float64 there
         X = symmetrize(X.double())
         finite = X.isfinite().all(-1).all(-1)[..., None, None]
         X = X.where(finite, torch.zeros_like(X))
-        size, rounding = X.abs().amax((-2, -1), keepdim=True), torch.finfo(P.dtype).eps ** 0.5
-        valid = finite & (torch.linalg.eigvalsh(X)[..., :1, None] >= -rounding * size)
+        valid = finite & (torch.linalg.eigvalsh(X)[..., :1, None] >= -rounding.to(X))
         d = X.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
         inverse = torch.where(d > 0, 1 / d, 0.0)
         values, V = torch.linalg.eigh((inverse[..., :, None] * X * inverse[..., None, :]).clamp(-1, 1))
@@ -112,11 +111,12 @@ class _SemidefiniteRoot(torch.autograd.Function):
         S, X = (V * s[..., None, :]) @ V.mT, (V * s.square()[..., None, :]) @ V.mT  # root and correlations
         by_d = (grad * S).sum(-1) - 2 * inverse * (inner * X).sum(-1)
         by_P = inverse[..., :, None] * inner * inverse[..., None, :]
-        return (by_P + torch.diag_embed(by_d * inverse / 2)).to(given)
+        return (by_P + torch.diag_embed(by_d * inverse / 2)).to(given), None
 
-# %% ../nbs/00_core.ipynb #bd50a2ed
+# %% ../nbs/00_core.ipynb #abb233c7
 def psd_root(
     P: Float[Tensor, "*batch n n"],  # covariances; zeros on the diagonal and eigenvalues that rounding made negative are allowed
+    size: Float[Tensor, "*#batch n"] | None = None,  # the variances that P was computed from by subtraction, if it was: less than their rounding is zero
 ) -> Float[Tensor, "*batch n n"]:
     "A root L with L Lᵀ = P: Cholesky's where P is positive definite, a symmetric one where it is singular, NaN where it is indefinite."
     L, info = torch.linalg.cholesky_ex(P)
@@ -125,9 +125,15 @@ def psd_root(
         return L.masked_fill(singular, torch.nan)
     if not singular.any():
         return L
-    eye = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
+    eps, eye = torch.finfo(P.dtype).eps, torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
     definite = torch.linalg.cholesky_ex(P.where(~singular, eye))[0]  # gradients of a failed factor would be NaN
-    return torch.where(singular, _SemidefiniteRoot.apply(P.where(singular, eye)), definite)
+    rounding = eps**0.5 * P.detach().abs().amax((-2, -1), keepdim=True)
+    if size is not None:
+        tiny = 8 * P.shape[-1] * eps * size
+        zero = P.detach().diagonal(dim1=-2, dim2=-1) <= tiny
+        P = P.masked_fill(zero.unsqueeze(-1) | zero.unsqueeze(-2), 0.0)
+        rounding = torch.maximum(rounding, tiny.amax(-1)[..., None, None])
+    return torch.where(singular, _SemidefiniteRoot.apply(P.where(singular, eye), rounding), definite)
 
 # %% ../nbs/00_core.ipynb #9329efe8
 def sample_gaussian(
@@ -167,7 +173,7 @@ def seed_everything(
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
-# %% ../nbs/00_core.ipynb #8952921f
+# %% ../nbs/00_core.ipynb #b3a58ae9
 @contextmanager
 def kept_random_state() -> Iterator[None]:
     "Restores python's, numpy's and torch's global generators, those of the devices as well, when the block ends, however it ends."

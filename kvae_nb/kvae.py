@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .core import Gaussian, InputError, gaussian_log_prob, sample_gaussian
+from .core import Gaussian, InputError, gaussian_log_prob, psd_root, sample_gaussian
 from .dynamics import ConstantWeights, DynamicsParameters, LSTMWeights, Pass, WindowWeights, evidence_dynamics, filter_dynamics, mix
-from .lgssm import joint_log_prob, observe, rts_smoother
-from .protocol import Beliefs, ElboTerms, Generated, Imputed, Posterior, hide
-from .vae import FrameConfig, FrameModel, check_frames, pick_frames
+from .lgssm import LGSSM, joint_log_prob, kalman_filter, observe, rts_smoother
+from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
+from .vae import FrameConfig, FrameModel, check_affordable, check_frames, check_range, check_variances, pick_frames
 
 # %% ../nbs/13_kvae.ipynb #2eec58aa
 @dataclass(frozen=True)
@@ -50,7 +50,13 @@ class KVAEConfig(FrameConfig):
     cov1: float = 20.0
     "variance of the first state"
     bound: Literal["exact", "published"] = "exact"
-    "log p(a) exactly from the filter, or the looser sampled estimator of the published code"
+    "log p(a) from the filter (exact where no frame is hidden), or the looser sampled estimator of the published code"
+    alpha_layers: int = 1
+    "layers of the lstm"
+    alpha_dropout: float = 0.0
+    "share of the units between two layers of the lstm that are silenced in training"
+    scale: float = 0.05
+    "B and C start as normal numbers of this size"
 
 # %% ../nbs/13_kvae.ipynb #8c0f0cfe
 def check_model(
@@ -58,15 +64,11 @@ def check_model(
 ):
     "Raises `InputError` for a number that can build no model."
     check_frames(config)
-    for name in ("dim_z", "K", "alpha_units", "alpha_window"):
-        if getattr(config, name) < 1:
-            raise InputError(f"model.{name} is {getattr(config, name)}, but must be at least 1.")
-    for name in ("dim_u", "infer_u"):
-        if getattr(config, name) < 0:
-            raise InputError(f"model.{name} is {getattr(config, name)}, but must be 0 or more.")
-    for name in ("Q", "R", "cov1"):
-        if not 0 < getattr(config, name) < float("inf"):
-            raise InputError(f"model.{name} is {getattr(config, name)}, but is a variance and must be a positive number.")
+    check_range(config, dim_z=(1, 256), K=(1, 4096), alpha_units=(1, 8192), alpha_window=(1, 4096), alpha_layers=(1, 16), dim_u=(0, 4096), infer_u=(0, 4096), scale=(0, 1e6))
+    check_variances(config, "Q", "R", "cov1")
+    for name, known in (("alpha", ("lstm", "mlp", "constant")), ("bound", ("exact", "published"))):
+        if getattr(config, name) not in known:
+            raise InputError(f"model.{name} is {getattr(config, name)!r}, but must be one of: {', '.join(known)}.")
 
 
 def build_dynamics(
@@ -75,13 +77,16 @@ def build_dynamics(
     "The mixed linear systems. Raises `InputError` if several systems have no network to mix them."
     if config.alpha == "constant" and config.K != 1:
         raise InputError(f"alpha='constant' leaves nothing to choose among K={config.K} systems; use K=1, or alpha='lstm' or 'mlp'.")
-    outputs = config.K + config.infer_u
-    network = {
-        "lstm": lambda: LSTMWeights(config.dim_a, outputs, config.alpha_units),
-        "mlp": lambda: WindowWeights(config.dim_a, outputs, config.alpha_units, config.alpha_window),
-        "constant": lambda: ConstantWeights(outputs),
-    }[config.alpha]()
-    return DynamicsParameters(network, config.dim_a, config.dim_z, config.K, config.dim_u, config.infer_u, config.Q, config.R, config.learn_noise, config.cov1)
+    c, outputs = config, config.K + config.infer_u
+    def build():
+        network = {
+            "lstm": lambda: LSTMWeights(c.dim_a, outputs, c.alpha_units, c.alpha_layers, c.alpha_dropout),
+            "mlp": lambda: WindowWeights(c.dim_a, outputs, c.alpha_units, c.alpha_window),
+            "constant": lambda: ConstantWeights(outputs),
+        }[c.alpha]()
+        return DynamicsParameters(network, c.dim_a, c.dim_z, c.K, c.dim_u, c.infer_u, c.Q, c.R, c.learn_noise, c.cov1, c.scale)
+    check_affordable(build)
+    return build()
 
 # %% ../nbs/13_kvae.ipynb #103f2643
 def marginals_log_prior(
@@ -91,9 +96,12 @@ def marginals_log_prior(
     noise: Float[Tensor, "batch time dim_z"] | None = None,  # standard normal: ε of the states; drawn if None
 ) -> Float[Tensor, "batch"]:
     "One-sample estimate of log p(a) with states drawn independently from their smoothed marginals; below log p(a) on average, equation (2)."
-    law = Gaussian(*rts_smoother(run.system, run.filtered)[:2])
-    z = sample_gaussian(law) if noise is None else law.mean + (torch.linalg.cholesky(law.cov) @ noise[..., None])[..., 0]
-    return joint_log_prob(run.system, z, a, mask, run.u) - gaussian_log_prob(z, *law).sum(-1)
+    exact = torch.float64 if a.device.type != "mps" else a.dtype
+    system = LGSSM(*(None if M is None else M.to(exact) for M in run.system))
+    seen, u = a.to(exact), None if run.u is None else run.u.to(exact)
+    law = Gaussian(*rts_smoother(system, kalman_filter(system, seen, mask, u))[:2])
+    z = sample_gaussian(law) if noise is None else law.mean + (psd_root(law.cov) @ noise.to(exact)[..., None])[..., 0]
+    return (joint_log_prob(system, z, seen, mask, u) - gaussian_log_prob(z, *law).sum(-1)).to(a.dtype)
 
 # %% ../nbs/13_kvae.ipynb #91ae97c9
 class Noise(NamedTuple):
@@ -106,23 +114,28 @@ class Noise(NamedTuple):
 class KVAE(FrameModel):
     "The Kalman variational auto-encoder of Fraccaro et al. 2017, with the exact bound."
 
-    def __init__(self, config: KVAEConfig = KVAEConfig()):
+    def __init__(
+        self,
+        config: KVAEConfig = KVAEConfig(),
+        encoder: object = None,  # a module or factory in the place of the configuration's
+        decoder: object = None,  # likewise
+        pixels: object = None,  # likewise
+    ):
         check_model(config)
-        super().__init__(config)
+        super().__init__(config, encoder, decoder, pixels)
         self.dynamics = build_dynamics(config)
-        if config.autoencoder:  # what is not used is not trained
-            self.encoder.var.requires_grad_(False)
-        if config.alpha == "constant":
+        if config.alpha == "constant":  # what is not used is not trained
             self.dynamics.a0.requires_grad_(False)
 
-    def elbo(
+    def forward(
         self,
-        x: Float[Tensor, "batch time channel height width"],  # frames in [0, 1]
-        mask: Bool[Tensor, "batch time"] | None = None,  # True = observed; None = all observed
-        u: Float[Tensor, "batch time dim_u"] | None = None,  # given controls
+        x: object,  # frames, mask and controls as in `elbo`, but their values are not looked at
+        mask: object = None,
+        u: object = None,
         noise: Noise | None = None,  # what is random; drawn, and all frames decoded, if None
     ) -> ElboTerms:
         "The parts of the bound (1), one sample of a for each sequence."
+        x, mask, u = check_inputs(self, x, mask, u, values=False)
         seen = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         x = hide(x, mask)
         noise = self.noise(*x.shape[:2]) if noise is None else noise
@@ -135,8 +148,6 @@ class KVAE(FrameModel):
                 log_prior = marginals_log_prior(filter_dynamics(self.dynamics, a, mask, u), a, mask, noise.z)
         log_posterior = torch.zeros_like(log_prior) if self.config.autoencoder else (q.log_prob(a) * seen).sum(-1)
         return ElboTerms(self.log_likelihood(x, a, seen, noise.frames), log_prior, log_posterior, seen.sum(-1).float())
-
-    forward = elbo  # what data-parallel wrappers and mixed precision hook into
 
     def noise(
         self,
@@ -170,12 +181,13 @@ def beliefs(
 
 def impute(
     self: KVAE,
-    x: Float[Tensor, "batch time channel height width"],  # frames; hidden ones may hold anything
-    mask: Bool[Tensor, "batch time"] | None = None,  # True = observed; None = all observed
-    u: Float[Tensor, "batch time dim_u"] | None = None,  # given controls
+    x: object,  # frames, mask and controls as in `elbo`
+    mask: object = None,
+    u: object = None,
 ) -> Imputed:
-    "Smoothed (all observed frames) and filtered (observed frames up to each step) beliefs."
-    a = self.encode(hide(x, mask))
+    "Smoothed (all observed frames) and filtered (observed frames up to each step) beliefs; exact given a if no frame is hidden, with plugged-in weights if some are. Raises `InputError` for inputs that do not fit."
+    x, mask, u = check_inputs(self, x, mask, u)
+    a = self.encoder(hide(x, mask)).mean
     with torch.autocast(x.device.type, enabled=False):
         run = filter_dynamics(self.dynamics, a, mask, u)
         smoothed = rts_smoother(run.system, run.filtered)
@@ -190,33 +202,35 @@ def warm_up(
     x: Float[Tensor, "batch time channel height width"],  # the frames seen
     u: Float[Tensor, "batch time dim_u"] | None,  # their controls
     generator: torch.Generator | None,  # source of randomness
+    noise: bool = True,  # False: the mean in place of a sample
 ):
     "What is known after a prefix: a sample of its last state, its last a, and what the network remembers."
-    a = model.encode(x)
+    a = model.encoder(x).mean
     run = filter_dynamics(model.dynamics, a, None, u)
     memory, previous = model.dynamics.network.start(len(a), a), model.dynamics.a0.expand(len(a), -1)
     for t in range(a.shape[1]):
         _, memory = model.dynamics.network.step(previous, memory)
         previous = a[:, t]
-    return sample_gaussian(Gaussian(run.filtered.mean[:, -1], run.filtered.cov[:, -1]), generator), previous, memory
+    last = Gaussian(run.filtered.mean[:, -1], run.filtered.cov[:, -1])
+    return sample_gaussian(last, generator) if noise else last.mean, previous, memory
 
 
 def generate(
     self: KVAE,
-    steps: int,  # how many new frames
-    count: int = 1,  # how many sequences, if there is no prefix
-    u: Float[Tensor, "batch total dim_u"] | None = None,  # controls of the prefix and of the new frames
-    x: Float[Tensor, "batch prefix channel height width"] | None = None,  # frames to continue
+    steps: object,  # how many new frames, a whole number
+    count: object = 1,  # how many sequences, if there is no prefix
+    u: object = None,  # controls [batch, total, dim_u] of the prefix and of the new frames
+    x: object = None,  # frames to continue [batch, prefix, channel, height, width]
     generator: torch.Generator | None = None,  # source of randomness
-    noise: bool = True,  # False: the most probable path from the first state on
+    noise: bool = True,  # False: every state and every a is its mean, the same each time
 ) -> Generated:
-    "New frames, and the paths of a and z behind them."
+    "New frames, and the paths of a and z behind them. Raises `InputError` for inputs that do not fit."
+    steps, count, u, x = check_generation(self, steps, count, u, x, generator)
     d, seen = self.dynamics, 0 if x is None else x.shape[1]
-    count = count if x is None else len(x)
     if x is None:
         z, previous, memory = None, d.a0.expand(count, -1), d.network.start(count, d.a0)
     else:
-        z, previous, memory = warm_up(self, x, None if u is None else u[:, :seen], generator)
+        z, previous, memory = warm_up(self, x, None if u is None else u[:, :seen], generator, noise)
     def draw(mean, cov):
         return sample_gaussian(Gaussian(mean, cov.expand(count, *cov.shape)), generator) if noise else mean
     path = []
@@ -225,7 +239,7 @@ def generate(
         alpha, inferred = d.split(out)
         v = d.controls(None if u is None else u[:, t], inferred)
         if z is None:
-            z = sample_gaussian(Gaussian(d.mean1.expand(count, -1), d.cov1.expand(count, -1, -1)), generator)
+            z = draw(d.mean1.expand(count, -1), d.cov1)
         else:
             push = 0 if v is None else (mix(alpha, d.B) @ v[..., None])[..., 0]
             z = draw((mix(alpha, d.A) @ z[..., None])[..., 0] + push, d.Q())

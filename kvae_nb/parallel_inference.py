@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from jaxtyping import Bool, Float
 from .core import LOG_2PI, InputError, symmetrize
-from .lgssm import LGSSM, Filtered, Smoothed, _after_first, _inputs, _root, check_shapes
+from .lgssm import LGSSM, Filtered, Smoothed, Unchecked, _after_first, _inputs, _root, check_series
 
 # %% ../nbs/27_parallel_inference.ipynb #1012f629
 def _mv(M, v):
@@ -91,8 +91,7 @@ class _Mode(NamedTuple):
 
 def _mode(model, a, mask, u):
     "The posterior mean of the whole path and what was needed to find it."
-    steps = a.shape[-2]
-    batch = check_shapes(model, steps, a, mask, u)
+    batch, steps = check_series(model, a, mask, u), a.shape[-2]
     weight = torch.ones(steps, dtype=a.dtype, device=a.device) if mask is None else mask.to(a.dtype)
     if mask is not None: a = torch.where(mask[..., None], a, 0.)
     w, inputs = _in_units(model, steps, weight), _inputs(model, u, steps)
@@ -105,9 +104,9 @@ def _mode(model, a, mask, u):
 
 # %% ../nbs/27_parallel_inference.ipynb #8153f2f9
 def information_evidence(model:LGSSM,                                # the model; cov1, Q and R positive definite
-                         a:Float[Tensor, "*#batch time p"],          # the observations; anything, also NaN, where missing
-                         mask:Bool[Tensor, "*#batch time"]|None=None,# True where a step was observed; None: everywhere
-                         u:Float[Tensor, "*#batch time m"]|None=None,# the controls; the first is not used
+                         a:Float[Tensor, "*#batch time p"]|Unchecked,# the observations; anything, also NaN, where missing
+                         mask:Bool[Tensor, "*#batch time"]|None|Unchecked=None,# True where a step was observed; None: everywhere
+                         u:Float[Tensor, "*#batch time m"]|None|Unchecked=None,# the controls; the first is not used
                         )->Float[Tensor, "*batch"]:                  # nats, summed over the observed steps
     "log p(a_1 … a_T) without a recursion, from one Cholesky factorisation of size time·n: equation (I). NaN where cov1, Q or R is not positive definite. Raises `InputError` on shapes that do not fit."
     _, w, U, squares, weight = _mode(model, a, mask, u)
@@ -116,9 +115,9 @@ def information_evidence(model:LGSSM,                                # the model
 
 # %% ../nbs/27_parallel_inference.ipynb #8a46f008
 def information_smoother(model:LGSSM,                                # the model; cov1, Q and R positive definite
-                         a:Float[Tensor, "*#batch time p"],          # the observations; anything, also NaN, where missing
-                         mask:Bool[Tensor, "*#batch time"]|None=None,# True where a step was observed; None: everywhere
-                         u:Float[Tensor, "*#batch time m"]|None=None,# the controls; the first is not used
+                         a:Float[Tensor, "*#batch time p"]|Unchecked,# the observations; anything, also NaN, where missing
+                         mask:Bool[Tensor, "*#batch time"]|None|Unchecked=None,# True where a step was observed; None: everywhere
+                         u:Float[Tensor, "*#batch time m"]|None|Unchecked=None,# the controls; the first is not used
                         )->Smoothed:
     "The law of every state, and of every two neighbours, given the whole sequence, without a recursion. NaN where cov1, Q or R is not positive definite. Raises `InputError` on shapes that do not fit."
     z, w, U, _, _ = _mode(model, a, mask, u)
@@ -220,8 +219,7 @@ class _Step(NamedTuple):
 
 def _blocks(model, a, mask, u, block):
     "The common batch shape, the belief about the first state, and the steps."
-    steps = a.shape[-2]
-    batch = check_shapes(model, steps, a, mask, u)
+    batch, steps = check_series(model, a, mask, u), a.shape[-2]
     block = max(4, round(math.sqrt(steps) / 12)) if block is None else block
     if block < 1: raise InputError(f"block is {block}; at least 1 step is needed.")
     cut = lambda x, k: _cut(x, k, len(batch), block)
@@ -283,9 +281,9 @@ def _walk(first, steps, batch):
         m, P = m_next, P_next
 
 def scan_filter(model:LGSSM,                                # the model; R positive definite
-                a:Float[Tensor, "*#batch time p"],          # the observations; anything, also NaN, where missing
-                mask:Bool[Tensor, "*#batch time"]|None=None,# True where a step was observed; None: everywhere
-                u:Float[Tensor, "*#batch time m"]|None=None,# the controls; the first is not used
+                a:Float[Tensor, "*#batch time p"]|Unchecked,# the observations; anything, also NaN, where missing
+                mask:Bool[Tensor, "*#batch time"]|None|Unchecked=None,# True where a step was observed; None: everywhere
+                u:Float[Tensor, "*#batch time m"]|None|Unchecked=None,# the controls; the first is not used
                 block:int|None=None,                        # steps per leaf of the tree; 1: smallest depth; None: chosen for one processor
                )->Filtered:
     "What `kalman_filter` returns, in depth 2 block + 2 log2(time/block) (after Särkkä and García-Fernández 2021). NaN from where R is not positive definite. Raises `InputError` on shapes that do not fit."
@@ -294,9 +292,9 @@ def scan_filter(model:LGSSM,                                # the model; R posit
     return Filtered(*(_join(x, k, batch, a.shape[-2]) for x, k in zip(found, (1, 2, 1, 2, 0))))
 
 def scan_evidence(model:LGSSM,                                # the model; R positive definite
-                  a:Float[Tensor, "*#batch time p"],          # the observations; anything, also NaN, where missing
-                  mask:Bool[Tensor, "*#batch time"]|None=None,# True where a step was observed; None: everywhere
-                  u:Float[Tensor, "*#batch time m"]|None=None,# the controls; the first is not used
+                  a:Float[Tensor, "*#batch time p"]|Unchecked,# the observations; anything, also NaN, where missing
+                  mask:Bool[Tensor, "*#batch time"]|None|Unchecked=None,# True where a step was observed; None: everywhere
+                  u:Float[Tensor, "*#batch time m"]|None|Unchecked=None,# the controls; the first is not used
                   block:int|None=None,                        # steps per leaf of the tree, as in `scan_filter`
                  )->Float[Tensor, "*batch"]:                  # nats, summed over the observed steps
     "log p(a_1 … a_T) from the predicted moments that a scan finds. NaN where R is not positive definite. Raises `InputError` on shapes that do not fit."
@@ -319,9 +317,9 @@ def _backward(found, step, inside):
     return G, mean - _mx(G, m_next), _mm(_mm(keep, cov), _t(keep)) + _mm(_mm(G, step.Q), _t(G))
 
 def scan_smoother(model:LGSSM,                                # the model; R and the predicted covariances positive definite
-                  a:Float[Tensor, "*#batch time p"],          # the observations; anything, also NaN, where missing
-                  mask:Bool[Tensor, "*#batch time"]|None=None,# True where a step was observed; None: everywhere
-                  u:Float[Tensor, "*#batch time m"]|None=None,# the controls; the first is not used
+                  a:Float[Tensor, "*#batch time p"]|Unchecked,# the observations; anything, also NaN, where missing
+                  mask:Bool[Tensor, "*#batch time"]|None|Unchecked=None,# True where a step was observed; None: everywhere
+                  u:Float[Tensor, "*#batch time m"]|None|Unchecked=None,# the controls; the first is not used
                   block:int|None=None,                        # steps per leaf of the tree, as in `scan_filter`
                  )->Smoothed:
     "What `rts_smoother` returns, by two scans (Särkkä and García-Fernández 2021). NaN where R is not positive definite. Raises `InputError` on shapes that do not fit."

@@ -122,7 +122,7 @@ def hide(
     "The frames with zeros where they are hidden."
     return x if mask is None else torch.where(mask[:, :, None, None, None], x, torch.zeros((), dtype=x.dtype, device=x.device))
 
-# %% ../nbs/04_protocol.ipynb #0f18acc9
+# %% ../nbs/04_protocol.ipynb #5111b1eb
 def as_tensor(
     values: object,  # numpy array or tensor
     name: str,  # how the message calls it
@@ -154,7 +154,7 @@ def number_tensor(
         raise InputError(f"{name} are {str(t.dtype).removeprefix('torch.')}, but must be floats{' in [0, 1] or uint8 from 0 to 255' if bytes_too else ''}.")
     return t.to(like.device, like.dtype)
 
-# %% ../nbs/04_protocol.ipynb #53d26bcc
+# %% ../nbs/04_protocol.ipynb #85806dbf
 def layout_hint(
     shape: tuple,  # of the frames given
     frame: tuple,  # channel, height and width that the model takes
@@ -201,7 +201,7 @@ def given_mask(
         raise InputError(f"a mask has the shape {list(mask.shape)}, but these frames need [batch, time] = {list(wanted)}{hint}.")
     return mask.to(x.device)
 
-# %% ../nbs/04_protocol.ipynb #a8681263
+# %% ../nbs/04_protocol.ipynb #9c5e5230
 def recording() -> bool:
     "Whether what happens now is compiled or recorded into a CUDA graph, so that no value can be looked at."
     return torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
@@ -271,7 +271,7 @@ def check_inputs(
     x, mask = check_films(model, x, mask, values)
     return x, mask, given_controls(model, u, len(x), x.shape[1] + more, values)
 
-# %% ../nbs/04_protocol.ipynb #1e8c9e4d
+# %% ../nbs/04_protocol.ipynb #275ca17b
 MOST_PIXELS = 2**31  # that one call may generate: 8 GiB of float32
 
 
@@ -318,7 +318,7 @@ def check_generation(
         raise InputError(f"{count} films of {steps} frames would take {count * steps * c.channels * c.size**2 / 2**28:.0f} GiB; ask for fewer, and go on from their last frames.")
     return Asked(steps, count, u, x)
 
-# %% ../nbs/04_protocol.ipynb #40ce3954
+# %% ../nbs/04_protocol.ipynb #648b63b7
 NAMED = re.compile(r"([A-Za-z]\w*(?:\.[A-Za-z]\w*)*):([A-Za-z]\w*(?:\.[A-Za-z]\w*)*)", re.ASCII)
 
 
@@ -365,5 +365,5 @@ def import_path(
     except (AttributeError, KeyError):
         same = False
     if not same or not NAMED.fullmatch(f"{module}:{name}"):
-        raise InputError(f"{obj!r:.60} cannot be imported by a name; define it at the top of a module of a package.")
+        raise InputError(f"{getattr(obj, '__qualname__', None) or 'an object of ' + type(obj).__qualname__} cannot be imported by a name; define it at the top of a module of a package.")
     return f"{module}:{name}"

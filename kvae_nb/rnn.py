@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .core import Gaussian, InputError, diagonal_log_prob
-from .protocol import Beliefs, ElboTerms, Generated, Imputed, hide
-from .vae import Encoder, FrameConfig, FrameModel, check_frames, glorot_, pick_frames
+from .dynamics import check_dropout
+from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
+from .vae import Encoder, FrameConfig, FrameModel, check_affordable, check_frames, check_range, check_variances, glorot_, pick_frames
 
 # %% ../nbs/17_rnn.ipynb #125e06a0
 LOG_VAR = 16.0  # the logarithm of a predicted variance lies between minus and plus this
@@ -38,9 +39,12 @@ class Predictor(nn.Module):
         dim_a: int,  # length of a
         dim_u: int = 0,  # length of the controls
         units: int = 50,  # of the LSTM
+        layers: int = 1,  # its layers
+        dropout: float = 0.0,  # share of the units between two layers that are silenced in training
     ):
         super().__init__()
-        self.lstm, self.law = nn.LSTM(dim_a + dim_u, units, batch_first=True), nn.Linear(units, 2 * dim_a)
+        check_dropout(layers, dropout)
+        self.lstm, self.law = nn.LSTM(dim_a + dim_u, units, layers, batch_first=True, dropout=dropout), nn.Linear(units, 2 * dim_a)
         self.a0 = nn.Parameter(torch.zeros(dim_a))
         glorot_(self)
 
@@ -169,6 +173,10 @@ class RecurrentConfig(FrameConfig):
     "AE-RNN: a is the encoder's mean, without noise (what is reported is then no bound); else VAE-RNN"
     error_var: float = 0.03
     "AE-RNN only: the variance by which squared errors of the prediction are divided in training"
+    rnn_layers: int = 1
+    "layers of the LSTM"
+    rnn_dropout: float = 0.0
+    "share of the units between two layers of the LSTM that are silenced in training"
 
 
 def check_recurrent(
@@ -176,11 +184,8 @@ def check_recurrent(
 ):
     "Raises `InputError` for a number that can build no model."
     check_frames(config)
-    for name, least in (("rnn_units", 1), ("dim_u", 0)):
-        if getattr(config, name) < least:
-            raise InputError(f"model.{name} is {getattr(config, name)}, but must be at least {least}.")
-    if not 0 < config.error_var < float("inf"):
-        raise InputError(f"model.error_var is {config.error_var}, but is a variance and must be a positive number.")
+    check_range(config, rnn_units=(1, 8192), rnn_layers=(1, 16), dim_u=(0, 4096))
+    check_variances(config, "error_var")
 
 # %% ../nbs/17_rnn.ipynb #aa78696d
 class RecurrentNoise(NamedTuple):
@@ -192,25 +197,32 @@ class RecurrentNoise(NamedTuple):
 class RecurrentVAE(FrameModel):
     "VAE-RNN, or AE-RNN with `autoencoder=True`: the baselines of Fraccaro et al. 2017, Fig. 3."
 
-    def __init__(self, config: RecurrentConfig = RecurrentConfig()):
-        check_recurrent(config)
-        super().__init__(config)
-        self.predictor = Predictor(config.dim_a, config.dim_u, config.rnn_units)
-        if config.autoencoder:  # what is not used is not trained
-            self.encoder.var.requires_grad_(False)
-
-    def elbo(
+    def __init__(
         self,
-        x: Float[Tensor, "batch time channel height width"],  # frames in [0, 1]
-        mask: Bool[Tensor, "batch time"] | None = None,  # True = observed; None = all observed
-        u: Float[Tensor, "batch time dim_u"] | None = None,  # given controls
+        config: RecurrentConfig = RecurrentConfig(),
+        encoder: object = None,  # a module or factory in the place of the configuration's
+        decoder: object = None,  # likewise
+        pixels: object = None,  # likewise
+    ):
+        check_recurrent(config)
+        super().__init__(config, encoder, decoder, pixels)
+        build = lambda: Predictor(config.dim_a, config.dim_u, config.rnn_units, config.rnn_layers, config.rnn_dropout)
+        check_affordable(build)
+        self.predictor = build()
+
+    def forward(
+        self,
+        x: object,  # frames, mask and controls as in `elbo`, but their values are not looked at
+        mask: object = None,
+        u: object = None,
         noise: RecurrentNoise | None = None,  # what is random; drawn, and all frames decoded, if None
     ) -> ElboTerms:
         "The parts of the bound (2), one sample of a for each sequence; of an AE-RNN those of the score (3)."
+        x, mask, u = check_inputs(self, x, mask, u, values=False)
         seen = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         x = hide(x, mask)
         noise = self.noise(*x.shape[:2]) if noise is None else noise
-        q = self.posterior(x)
+        q = self.encoder(x)
         a = q.mean if self.config.autoencoder else q.sample(noise.a)
         with torch.autocast(x.device.type, enabled=False):
             if self.config.autoencoder:
@@ -219,8 +231,6 @@ class RecurrentVAE(FrameModel):
             else:
                 log_prior, log_posterior = path_log_prob(self.predictor, a, mask, u), (q.log_prob(a) * seen).sum(-1)
         return ElboTerms(self.log_likelihood(x, a, seen, noise.frames), log_prior, log_posterior, seen.sum(-1).float())
-
-    forward = elbo  # what data-parallel wrappers and mixed precision hook into
 
     def noise(
         self,
@@ -241,12 +251,13 @@ class RecurrentVAE(FrameModel):
 # %% ../nbs/17_rnn.ipynb #5f0fc9c0
 def impute(
     self: RecurrentVAE,
-    x: Float[Tensor, "batch time channel height width"],  # frames; hidden ones may hold anything
-    mask: Bool[Tensor, "batch time"] | None = None,  # True = observed; None = all observed
-    u: Float[Tensor, "batch time dim_u"] | None = None,  # given controls
+    x: object,  # frames, mask and controls as in `elbo`
+    mask: object = None,
+    u: object = None,
 ) -> Imputed:
-    "The encoder's beliefs about observed frames, the LSTM's about hidden ones. It has no hindsight: `smoothed` is `filtered`, and z is a."
-    q = self.posterior(hide(x, mask))
+    "The encoder's beliefs about observed frames, the LSTM's about hidden ones, with guesses plugged in. It has no hindsight: `smoothed` is `filtered`, and z is a. Raises `InputError` for inputs that do not fit."
+    x, mask, u = check_inputs(self, x, mask, u)
+    q = self.encoder(hide(x, mask))
     with torch.autocast(x.device.type, enabled=False):
         law = predict(self.predictor, q.mean, mask, u)
     var = torch.full_like(q.var, Encoder.MIN_VAR) if self.config.autoencoder else q.var
@@ -261,15 +272,16 @@ RecurrentVAE.impute = impute
 # %% ../nbs/17_rnn.ipynb #d8cfe796
 def generate(
     self: RecurrentVAE,
-    steps: int,  # how many new frames
-    count: int = 1,  # how many sequences, if there is no prefix
-    u: Float[Tensor, "batch total dim_u"] | None = None,  # controls of the prefix and of the new frames
-    x: Float[Tensor, "batch prefix channel height width"] | None = None,  # frames to continue
+    steps: object,  # how many new frames, a whole number
+    count: object = 1,  # how many sequences, if there is no prefix
+    u: object = None,  # controls [batch, total, dim_u] of the prefix and of the new frames
+    x: object = None,  # frames to continue [batch, prefix, channel, height, width]
     generator: torch.Generator | None = None,  # source of randomness
-    noise: bool = True,  # False: the predicted mean at every step
+    noise: bool = True,  # False: the predicted mean at every step, the same each time
 ) -> Generated:
-    "New frames, and the path of a behind them; z is a."
-    a = continue_path(self.predictor, steps, count, u, None if x is None else self.encode(x), generator, noise)
+    "New frames, and the path of a behind them; z is a. Raises `InputError` for inputs that do not fit."
+    steps, count, u, x = check_generation(self, steps, count, u, x, generator)
+    a = continue_path(self.predictor, steps, count, u, None if x is None else self.encoder(x).mean, generator, noise)
     return Generated(self.decode(a), a, a)
 
 

@@ -9,7 +9,7 @@ __all__ = ['PRESETS', 'SWITCHING_PRESETS', 'RECURRENT_PRESETS', 'KINDS', 'RunCon
            'fit_config_to_data', 'started', 'found_data', 'check_data', 'divided', 'check_given', 'Run', 'load_run',
            'run_data']
 
-# %% ../nbs/18_runs.ipynb #d5895b62
+# %% ../nbs/18_runs.ipynb #5a4aa718
 import json
 import os
 import platform
@@ -115,7 +115,7 @@ KINDS = {
 
 
 def kind_of(
-    name: str,  # of a kind of model, or the import path of one: package.module:KIND
+    name: object,  # of a kind of model, or the import path of one: package.module:KIND
 ) -> Kind:
     "The kind of this name. Raises `InputError` if there is none."
     if isinstance(name, str) and name in KINDS:
@@ -154,7 +154,7 @@ def new_run_folder(
             continue
     raise InputError(f"no free name for a run in {out}; give another folder.")
 
-# %% ../nbs/18_runs.ipynb #c858eb55
+# %% ../nbs/18_runs.ipynb #e5c0e050
 @contextmanager
 def locked(
     run: str | Path,  # its folder
@@ -301,7 +301,7 @@ def fit_config_to_data(
             found["pixels"] = "gaussian"
     return replace(config, model=replace(config.model, **{k: v for k, v in found.items() if k in known}))
 
-# %% ../nbs/18_runs.ipynb #ff159037
+# %% ../nbs/18_runs.ipynb #56893d4c
 def started(
     run: str | Path,  # its folder
 ) -> dict:

@@ -11,11 +11,10 @@ import math
 from typing import NamedTuple
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from jaxtyping import Bool, Float
 from .core import symmetrize
-from .lgssm import (LGSSM, Filtered, Smoothed, _after_first, _flat, _innovation_log_prob, _inputs, _matvec, _recur, _repeat,
-                           check_shapes)
+from .lgssm import (LGSSM, Filtered, Smoothed, Unchecked, _after_first, _flat, _innovation_log_prob, _inputs, _matvec, _recur, _repeat,
+                           check_series, first_only, readable, vagueness)
 
 # %% ../nbs/26_square_root.ipynb #fc5ad536
 def _qr(M):
@@ -115,22 +114,21 @@ class FilteredRoots(NamedTuple):
     log_prob: Float[Tensor, "*batch time"]             # log p(a_t | a_1 … a_{t-1}) in nats, exactly 0 at missing steps
 
 def root_filter(model:LGSSM,                                # the model; Q and cov1 may be singular
-                a:Float[Tensor, "*#batch time p"],          # the observations; anything, also NaN, where missing
-                mask:Bool[Tensor, "*#batch time"]|None=None,# True where a step was observed; None: everywhere
-                u:Float[Tensor, "*#batch time m"]|None=None,# the controls; the first is not used
+                a:Float[Tensor, "*#batch time p"]|Unchecked,# the observations; anything, also NaN, where missing
+                mask:Bool[Tensor, "*#batch time"]|None|Unchecked=None,# True where a step was observed; None: everywhere
+                u:Float[Tensor, "*#batch time m"]|None|Unchecked=None,# the controls; the first is not used
                )->FilteredRoots:
     "`lgssm.kalman_filter` in roots, by equations (1) and (2) (Kailath, Sayed and Hassibi 2000, chapter 12). Differentiable where Q, R and cov1 are positive definite. NaN from where a covariance is none. Raises `InputError` on shapes that do not fit."
-    steps = a.shape[-2]
-    batch = check_shapes(model, steps, a, mask, u)
+    batch, steps = check_series(model, a, mask, u), a.shape[-2]
     f = _forward(model, mask, steps)
     m = _means(model, f, a, mask, u, batch)
     predicted, root = (L.expand(*batch, -1, -1, -1) for L in (f.predicted, f.root))
     return FilteredRoots(m.predicted, predicted, m.mean, root, m.log_prob)
 
 def root_filtered(model:LGSSM,                                # the model
-                  a:Float[Tensor, "*#batch time p"],          # the observations
-                  mask:Bool[Tensor, "*#batch time"]|None=None,# True where a step was observed
-                  u:Float[Tensor, "*#batch time m"]|None=None,# the controls
+                  a:Float[Tensor, "*#batch time p"]|Unchecked,# the observations
+                  mask:Bool[Tensor, "*#batch time"]|None|Unchecked=None,# True where a step was observed
+                  u:Float[Tensor, "*#batch time m"]|None|Unchecked=None,# the controls
                  )->Filtered:
     "What `lgssm.kalman_filter` returns, computed by `root_filter` and multiplied out at the end. Raises `InputError` on shapes that do not fit."
     r = root_filter(model, a, mask, u)
@@ -156,21 +154,35 @@ def _smoothed_roots(G, W, last):
         L.append(torch.linalg.qr(torch.cat([torch.bmm(G_t, L[-1]), W_t], -1).mT)[1].mT)
     return _positive(torch.stack(L[::-1], 1).reshape(*batch, lags + 1, n, n))
 
-def root_smoother(model:LGSSM,                                # the model; Q or cov1 may be singular
-                  a:Float[Tensor, "*#batch time p"],          # the observations; anything, also NaN, where missing
-                  mask:Bool[Tensor, "*#batch time"]|None=None,# True where a step was observed; None: everywhere
-                  u:Float[Tensor, "*#batch time m"]|None=None,# the controls; the first is not used
+def _sizes(model, f):
+    "The largest standard deviation that each coordinate had, where values can be read and rounding is small beside them; else None."
+    if not readable(*model, f.root) or not vagueness(model, f.root.shape[-3]) ** .5 * torch.finfo(f.root.dtype).eps < 1e-3: return None
+    return f.predicted.detach().norm(dim=-1).amax(-2, keepdim=True)
+
+def _gain(ahead, GL, W, size):
+    "G and the root of the covariance that remains. Singular is what is less than the rounding of `size`; without a size it is NaN."
+    n, eps = ahead.shape[-1], torch.finfo(ahead.dtype).eps
+    singular = (ahead.diagonal(dim1=-2, dim2=-1) <= 4 * n * eps * (ahead.norm(dim=-1) if size is None else size)).any(-1)[..., None, None]
+    regular = torch.linalg.solve_triangular(ahead.masked_fill(singular, math.nan), GL, upper=False, left=False)
+    if size is None or not singular.any(): return regular, W
+    unit = torch.where(size > 0, size, 1.)
+    scaled = (ahead / unit.unsqueeze(-1)).where(singular & ahead.detach().isfinite().all(-1).all(-1)[..., None, None], torch.eye(n, dtype=ahead.dtype))
+    G = GL @ torch.linalg.pinv(scaled, atol=4 * n * eps, rtol=0.) / unit.unsqueeze(-2)
+    left = tria(torch.cat([W, GL - G @ ahead], -1))                          # what z_{t+1} does not explain, because it has no variance there
+    return torch.where(singular, G, regular), torch.where(singular, left, W)
+
+def root_smoother(model:LGSSM,                                # the model; Q, R and cov1 may be singular
+                  a:Float[Tensor, "*#batch time p"]|Unchecked,# the observations; anything, also NaN, where missing
+                  mask:Bool[Tensor, "*#batch time"]|None|Unchecked=None,# True where a step was observed; None: everywhere
+                  u:Float[Tensor, "*#batch time m"]|None|Unchecked=None,# the controls; the first is not used
                  )->SmoothedRoots:
-    "The law of every state, and of every two neighbours, given the whole sequence, in roots: equations (3) and (4) (after Park and Kailath 1996). Differentiable where Q, R and cov1 are positive definite. NaN where a covariance is none or a predicted one is singular. Raises `InputError` on shapes that do not fit."
-    steps, n = a.shape[-2], model.A.shape[-1]
-    batch = check_shapes(model, steps, a, mask, u)
+    "The law of every state, and of every two neighbours, given the whole sequence, in roots: equations (3) and (4) (after Park and Kailath 1996). Differentiable where Q, R and cov1 are positive definite. NaN where a covariance is none. Raises `InputError` on shapes that do not fit."
+    batch, steps, n = check_series(model, a, mask, u), a.shape[-2], model.A.shape[-1]
     f = _forward(model, mask, steps)
     m, A, L = _means(model, f, a, mask, u, batch), _after_first(model.A), f.root[..., :-1, :, :]
     X = tria(_blocks([A @ L, _after_first(f.LQ)], [L, torch.zeros_like(L)]))
     ahead, GL, W = X[..., :n, :n], X[..., n:, :n], X[..., n:, n:]
-    sound = ahead.diagonal(dim1=-2, dim2=-1) > 4 * n * torch.finfo(L.dtype).eps * ahead.norm(dim=-1)
-    ahead = torch.where(sound.all(-1)[..., None, None], ahead, math.nan)
-    G = torch.linalg.solve_triangular(ahead, GL, upper=False, left=False)
+    G, W = _gain(ahead, GL, W, _sizes(model, f))
     g = _zero_last(_matvec(G, _matvec(f.gain, m.innovation)[..., 1:, :]), -2)
     mean = m.mean + _recur(G.flip(-3), g.flip(-2)).flip(-2)
     root = _smoothed_roots(G, W, f.root[..., -1, :, :])
@@ -178,9 +190,9 @@ def root_smoother(model:LGSSM,                                # the model; Q or 
     return SmoothedRoots(mean, root.expand(*batch, -1, -1, -1), lag_cov.expand(*batch, -1, -1, -1))
 
 def root_smoothed(model:LGSSM,                                # the model
-                  a:Float[Tensor, "*#batch time p"],          # the observations
-                  mask:Bool[Tensor, "*#batch time"]|None=None,# True where a step was observed
-                  u:Float[Tensor, "*#batch time m"]|None=None,# the controls
+                  a:Float[Tensor, "*#batch time p"]|Unchecked,# the observations
+                  mask:Bool[Tensor, "*#batch time"]|None|Unchecked=None,# True where a step was observed
+                  u:Float[Tensor, "*#batch time m"]|None|Unchecked=None,# the controls
                  )->Smoothed:
     "What `lgssm.rts_smoother` returns, computed by `root_smoother` and multiplied out at the end. Raises `InputError` on shapes that do not fit."
     r = root_smoother(model, a, mask, u)
@@ -265,14 +277,14 @@ class _Evidence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):
         model, (a, u, mask) = LGSSM(*inputs[:7]), inputs[7:]
-        batch = check_shapes(model, a.shape[-2], a, mask, u)
+        batch = check_series(model, a, mask, u)
         f = _forward(model, mask, a.shape[-2])
         m = _means(model, f, a, mask, u, batch)
         ctx.save_for_backward(*inputs); ctx.passes = f, m
         return m.log_prob.sum(-1)
 
     @staticmethod
-    @once_differentiable
+    @first_only("root")
     def backward(ctx, weight):
         inputs = ctx.saved_tensors
         found = _gradients(LGSSM(*inputs[:7]), *ctx.passes, inputs[9], inputs[8])
@@ -280,9 +292,10 @@ class _Evidence(torch.autograd.Function):
         return *(None if x is None or not needed else weigh(x).sum_to_size(leaf.shape) for x, leaf, needed in zip(found, inputs, ctx.needs_input_grad)), None
 
 def root_evidence(model:LGSSM,                                # the model; Q and cov1 may be singular; for gradients R may not
-                  a:Float[Tensor, "*#batch time p"],          # the observations; anything, also NaN, where missing
-                  mask:Bool[Tensor, "*#batch time"]|None=None,# True where a step was observed; None: everywhere
-                  u:Float[Tensor, "*#batch time m"]|None=None,# the controls; the first is not used
+                  a:Float[Tensor, "*#batch time p"]|Unchecked,# the observations; anything, also NaN, where missing
+                  mask:Bool[Tensor, "*#batch time"]|None|Unchecked=None,# True where a step was observed; None: everywhere
+                  u:Float[Tensor, "*#batch time m"]|None|Unchecked=None,# the controls; the first is not used
                  )->Float[Tensor, "*batch"]:                  # nats, summed over the observed steps
     "log p(a_1 … a_T) in roots, differentiable once by equation (7) (after Koopman and Shephard 1992). NaN where a covariance is none. Raises `InputError` on shapes that do not fit."
+    check_series(model, a, mask, u)
     return _Evidence.apply(*model, a, u, mask)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['StreamState', 'Streamed', 'Cell', 'StreamParts', 'to_array', 'lay_out', 'stream_parts', 'mixed', 'read_one', 'forget',
-           'run_layers', 'read_frame', 'corrected', 'carried', 'stream_start', 'law', 'stream_step', 'filter_stream']
+           'run_layers', 'checked_frame', 'read_frame', 'corrected', 'carried', 'stream_start', 'law', 'stream_step',
+           'with_controls', 'kalman_stream', 'on_cpu', 'switching_stream', 'recurrent_stream', 'filter_stream']
 
 # %% ../nbs/24_stream.ipynb #175d2e72
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,11 @@ from torch import Tensor, nn
 from .core import Gaussian, InputError
 from .dynamics import LSTMWeights
 from .kvae import KVAE
+from .protocol import as_tensor, number_tensor
+from .rnn import RecurrentVAE
+from .skvae import SwitchingKVAE, controls
+from .slds import STEPS, Hypotheses, expected_observation, first_hypotheses, merged, observe_all, ticks, update_all
+from .vae import Encoder, FrameModel
 
 # %% ../nbs/24_stream.ipynb #9b15662e
 class StreamState(NamedTuple):
@@ -38,13 +44,13 @@ class Streamed(NamedTuple):
     weights: Float[Tensor, "K"]  # α of this step
     next_z: Gaussian  # law of the next state; with given controls: as if nobody pushed
     next_a: Gaussian  # law of the next pseudo-observation, with its noise
-    model: KVAE  # can draw what is expected
+    model: FrameModel  # can draw what is expected
 
     @property
     def next_frame(self) -> Float[Tensor, "channel height width"]:
         "Expected pixels of the next frame, decoded when they are asked for; on the model's device."
         with torch.no_grad():
-            return self.model.decode(self.next_a.mean[None].to(self.model.dynamics.a0.device))[0]
+            return self.model.decode(self.next_a.mean[None])[0]
 
 # %% ../nbs/24_stream.ipynb #22dc0641
 class Cell(NamedTuple):
@@ -63,7 +69,7 @@ class StreamParts(NamedTuple):
     Q: Float[np.ndarray, "dim_z dim_z"]
     R: Float[np.ndarray, "dim_a dim_a"]
     eye: Float[np.ndarray, "dim_z dim_z"]
-    reading: tuple  # matrix and vector by which the encoder reads the mean of a
+    reading: tuple | None  # matrix and vector by which the encoder reads the mean of a; None for an encoder of one's own
     first: tuple  # mean and covariance of the first state, and a_0
     cell: Cell | None  # the network that mixes, if it is an LSTM of one layer
 
@@ -97,7 +103,9 @@ def stream_parts(
     B = d.A.new_zeros(K, n, 0) if d.B is None else d.B
     modes = to_array(torch.cat([M.flatten(1) for M in (d.A, B, d.C)], 1))
     arrays = [to_array(v).copy() for v in (d.Q(), d.R(), torch.eye(n, dtype=d.A.dtype), d.mean1, d.cov1, d.a0)]
-    return StreamParts(model, modes, tuple(tuple(M.shape[1:]) for M in (d.A, B, d.C)), *arrays[:3], (to_array(model.encoder.mean.weight), to_array(model.encoder.mean.bias)), tuple(arrays[3:]), lay_out(d.network))
+    known = type(model.encoder) is Encoder and isinstance(model.encoder.body, nn.Sequential)
+    reading = (to_array(model.encoder.mean.weight), to_array(model.encoder.mean.bias)) if known else None
+    return StreamParts(model, modes, tuple(tuple(M.shape[1:]) for M in (d.A, B, d.C)), *arrays[:3], reading, tuple(arrays[3:]), lay_out(d.network))
 
 
 def mixed(
@@ -154,23 +162,36 @@ def run_layers(
     return x
 
 
+def checked_frame(
+    model: FrameModel,  # says what it takes
+    frame: object,  # [channel, height, width]: an array or tensor of floats or of uint8
+) -> Float[Tensor, "1 channel height width"]:
+    "The frame as the model's floats. Raises `InputError` for one of another shape, type or range."
+    c, frame = model.config, as_tensor(frame, "a frame", ", and None where it is missing")
+    if tuple(frame.shape) != (c.channels, c.size, c.size) or not (frame.dtype in (torch.uint8, torch.bool) or frame.is_floating_point()):
+        raise InputError(f"a frame is {frame.dtype} of shape {list(frame.shape)}, but must be uint8 or floats in [0, 1] of shape {[c.channels, c.size, c.size]}.")
+    x = number_tensor(frame, next(model.parameters()), "a frame", bytes_too=True)
+    low, high = getattr(model.pixels, "support", (-np.inf, np.inf))
+    least, most = (v.item() for v in x.detach().aminmax())
+    if not np.isfinite([least, most]).all():
+        raise InputError("a frame holds NaN or infinity; give None in its place if it is missing.")
+    if least < low - 1e-4 or most > high + 1e-4:
+        raise InputError(f"the pixels of a frame lie between {least:g} and {most:g}, but for this model they must lie in [{low:g}, {high:g}]; divide numbers from 0 to 255 by 255.")
+    return x.clamp(low, high)[None]
+
+
 def read_frame(
     parts: StreamParts,  # encodes
     frame: object,  # [channel, height, width]: an array or tensor of floats in [0, 1] or of uint8
 ) -> Float[np.ndarray, "dim_a"]:
     "The mean of q(a|x) of one frame. Raises `InputError` for a frame of another shape or type, or one that gives no finite a."
-    c, like = parts.model.config, parts.model.dynamics.a0
-    try:
-        x = frame if torch.is_tensor(frame) else torch.as_tensor(frame)
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"a frame is a {type(frame).__name__}, but must be an array [channel, height, width] of numbers, or None where it is missing.") from None
-    if x.shape != (c.channels, c.size, c.size) or not (x.dtype == torch.uint8 or x.is_floating_point()):
-        raise InputError(f"a frame is {x.dtype} of shape {list(x.shape)}, but must be uint8 or floats in [0, 1] of shape {[c.channels, c.size, c.size]}.")
+    x = checked_frame(parts.model, frame)
     with torch.inference_mode():
-        x = x.to(like.device, like.dtype) / 255 if x.dtype == torch.uint8 else x.to(like.device, like.dtype)
-        features = to_array(run_layers(parts.model.encoder.body, x[None])[0])
-    W, b = parts.reading
-    a = W @ features + b
+        if parts.reading is None:
+            a = to_array(parts.model.encoder(x).mean[0])
+        else:
+            W, b = parts.reading
+            a = W @ to_array(run_layers(parts.model.encoder.body, x)[0]) + b
     if not np.isfinite(a).all():
         raise InputError("a frame holds NaN, infinity or numbers beyond all bounds; give None in its place if it is missing.")
     return a
@@ -247,20 +268,95 @@ def stream_step(
     return new, known
 
 # %% ../nbs/24_stream.ipynb #7d46c7a9
-def filter_stream(
-    self: KVAE,  # trained
-    frames: Iterable,  # one after the other, [channel, height, width], floats in [0, 1] or uint8; None where one is missing
-    controls: Iterable | None = None,  # one [dim_u] for each frame, if the model was trained with them
-) -> Iterator[Streamed]:
-    "Yields for each frame what is known and what comes next, in constant memory; all tensors but the pixels on the CPU. Raises `InputError` for a frame that does not fit, and where controls are missing, not expected, or fewer than frames."
-    parts = stream_parts(self)
-    state, given = stream_start(parts), None if controls is None else iter(controls)
+def with_controls(
+    model: FrameModel,  # says how many it expects
+    frames: Iterable,  # one after the other
+    given: Iterable | None,  # one control for each frame, or None
+) -> Iterator[tuple[object, Float[Tensor, "dim_u"] | None]]:
+    "Each frame with its control. Raises `InputError` where controls are missing, not expected, not finite, or fewer than frames."
+    dim_u, given = getattr(model.config, "dim_u", 0), None if given is None else iter(given)
     for t, frame in enumerate(frames):
         u = None if given is None else next(given, None)
         if u is None and given is not None:
             raise InputError(f"there is no control for frame {t}; give one for each frame.")
-        state, out = stream_step(parts, state, frame, None if u is None else np.asarray(u, parts.Q.dtype))
+        u = None if u is None else number_tensor(u, next(model.parameters()), "controls")
+        if tuple(() if u is None else u.shape) not in ((dim_u,), *[()] * (u is None and not dim_u)):
+            raise InputError(f"the model expects {dim_u} controls with each frame and was given {'none' if u is None else f'some of shape {list(u.shape)}'}.")
+        if u is not None and not u.isfinite().all():
+            raise InputError("controls hold NaN or infinity; where nobody pushed, give 0.")
+        yield frame, u if dim_u else None
+
+
+def kalman_stream(
+    model: KVAE,  # trained
+    frames: Iterable,  # one after the other
+    given: Iterable | None,  # their controls
+) -> Iterator[Streamed]:
+    "What is known after each frame, by `stream_step`."
+    parts = stream_parts(model)
+    state = stream_start(parts)
+    for frame, u in with_controls(model, frames, given):
+        state, out = stream_step(parts, state, frame, None if u is None else to_array(u))
         yield out
 
+# %% ../nbs/24_stream.ipynb #af1f2bed
+def on_cpu(
+    found: Gaussian,  # of a batch of one
+) -> Gaussian:
+    "The one Gaussian, on the CPU."
+    return Gaussian(*(v[0].cpu() for v in found))
 
-KVAE.filter_stream = filter_stream
+
+@torch.no_grad()
+def switching_stream(
+    model: SwitchingKVAE,  # trained
+    frames: Iterable,  # one after the other
+    given: Iterable | None,  # their controls
+) -> Iterator[Streamed]:
+    "What is known after each frame, by a step of the switching filter; its weights are the probabilities of the regimes."
+    c, d = model.config, model.dynamics
+    slds, memory, h = d.system(d.transitions.resting()), d.transitions.start(1, d.A), None
+    blank, no, step = d.A.new_zeros(1, c.dim_a), torch.zeros(1, dtype=torch.bool, device=d.A.device), STEPS[c.filter]
+    normal = lambda h: h._replace(log_weights=h.log_weights.log_softmax(-1))
+    def tick(u): return ticks(slds, controls(c, blank[:, None], None if u is None else u[None, None]), 1)[0]
+    rest = tick(d.A.new_zeros(c.dim_u) if c.dim_u else None)
+    for frame, u in with_controls(model, frames, given):
+        a, now, seen = blank if frame is None else model.encoder(checked_frame(model, frame)).mean, tick(u), no if frame is None else ~no
+        h = normal(update_all(first_hypotheses(slds, (1,)), now, a, seen) if h is None else step(h, table, now, a, seen))
+        table, memory = d.transitions.step(a if frame is not None else expected_observation(h, now.C), memory)
+        ahead = normal(step(h, table, rest, blank, no))
+        laws = (merged(h), observe_all(h, slds, noise=False), merged(ahead), observe_all(ahead, slds))
+        z, here, next_z, next_a = map(on_cpu, laws)
+        yield Streamed(z, here, h.log_weights[0].exp().cpu(), next_z, next_a, model)
+
+
+@torch.no_grad()
+def recurrent_stream(
+    model: RecurrentVAE,  # trained
+    frames: Iterable,  # one after the other
+    given: Iterable | None,  # their controls
+) -> Iterator[Streamed]:
+    "What is known after each frame: the encoder's belief, or the LSTM's where it is missing; z is a."
+    p, dim_u, state = model.predictor, model.config.dim_u, None
+    previous, rest = p.a0[None], p.a0.new_zeros(1, 1, dim_u) if dim_u else None
+    for frame, u in with_controls(model, frames, given):
+        law, state = p(previous[:, None], None if u is None else u[None, None], state)
+        mean, var = law.mean[:, 0], law.var[:, 0]
+        if frame is not None:
+            mean, var = model.encoder(checked_frame(model, frame))
+            var = torch.full_like(var, Encoder.MIN_VAR) if model.config.autoencoder else var
+        ahead, previous = p(mean[:, None], rest, state)[0], mean
+        now, then = on_cpu(Gaussian(mean, var.diag_embed())), on_cpu(Gaussian(ahead.mean[:, 0], ahead.var[:, 0].diag_embed()))
+        yield Streamed(now, now, torch.ones(1, dtype=mean.dtype), then, then, model)
+
+
+def filter_stream(
+    model: FrameModel,  # trained
+    frames: Iterable,  # one after the other, [channel, height, width], floats in [0, 1] or uint8; None where one is missing
+    controls: Iterable | None = None,  # one [dim_u] for each frame, if the model was trained with them
+) -> Iterator[Streamed]:
+    "Yields for each frame what is known and what comes next, in constant memory; all tensors but the pixels on the CPU. Raises `InputError` for a frame that does not fit, where controls are missing, not expected, or fewer than frames, and for a model that has no such filter."
+    for kind, stream in ((KVAE, kalman_stream), (SwitchingKVAE, switching_stream), (RecurrentVAE, recurrent_stream)):
+        if isinstance(model, kind):
+            return stream(model, frames, controls)
+    raise InputError(f"a {type(model).__name__} has no filter that goes frame by frame; use a KVAE, a SwitchingKVAE or a RecurrentVAE.")

@@ -64,7 +64,11 @@ class GaussianPixels(nn.Module):
         out: Float[Tensor, "*batch channel height width"],  # means
     ) -> Float[Tensor, "*batch"]:
         "log p(x|a) of each frame, in nats (a density: it may be positive)."
-        log_std = self.log_std.clamp(min=-6.0)  # below 1/400 of the range no 8-bit pixel can tell
+        return self.density(x, out, self.log_std)
+
+    def density(self, x: Tensor, out: Tensor, log_std: Tensor) -> Float[Tensor, "*batch"]:
+        "log p(x|a) with this logarithm of the standard deviation; below 1/400 of the range no 8-bit pixel can tell."
+        log_std = log_std.clamp(min=-6.0)
         return (-0.5 * ((x - out) / log_std.exp()).square() - log_std - 0.5 * LOG_2PI).sum((-3, -2, -1))
 
     def mean(self, out: Float[Tensor, "*batch channel height width"]) -> Float[Tensor, "*batch channel height width"]:
@@ -72,9 +76,11 @@ class GaussianPixels(nn.Module):
         return out
 
     def constant_image_score(self, x: Float[Tensor, "*batch channel height width"]) -> float:
-        "Log-likelihood per frame of the mean image under the present standard deviation."
+        "Log-likelihood per frame of the mean image, with the standard deviation that suits it best if that is learned."
         frames = x.flatten(0, -4)
-        return self.log_prob(frames, frames.mean(0).expand_as(frames)).mean().item()
+        image = frames.mean(0).expand_as(frames)
+        best = (frames - image).square().mean().log() / 2 if self.log_std.requires_grad else self.log_std
+        return self.density(frames, image, best).mean().item()
 
 # %% ../nbs/10_vae.ipynb #fe23f38e
 def glorot_(
@@ -364,7 +370,7 @@ def check_affordable(
     if n > MOST_PARAMETERS:
         raise InputError(f"this configuration asks for {n:.2g} parameters, but at most {MOST_PARAMETERS:.2g} (1 GiB) are made; use fewer filters, units or states.")
 
-# %% ../nbs/10_vae.ipynb #e0f955cd
+# %% ../nbs/10_vae.ipynb #add3f9fe
 BUILT_IN = {"encoder": ("",), "decoder": ("",), "pixels": ("bernoulli", "gaussian")}
 
 
@@ -436,7 +442,7 @@ def check_parts(
         if mine != right:
             raise InputError(f"{what} has the shape {list(mine)} for frames {list(frame)}, but must have {list(right)}.")
 
-# %% ../nbs/10_vae.ipynb #5d92b700
+# %% ../nbs/10_vae.ipynb #a8383ce5
 def standard_frames(
     config: FrameConfig,  # sizes and choices
 ) -> tuple[nn.Module, nn.Module]:

@@ -3,51 +3,20 @@
 import pytest
 import torch
 
-from kvae_nb.evaluation import future_leak, hidden_frames_leak
-from kvae_nb.kvae import KVAE, KVAEConfig
-from kvae_nb.protocol import SequenceModel, rows_of
-from kvae_nb.rnn import RecurrentConfig, RecurrentVAE
-from kvae_nb.skvae import SwitchingKVAE, SwitchingKVAEConfig
+from models import MODELS, awake
 
-SMALL = dict(size=16, filters=4, units=16, alpha_units=8)
-SHORT = dict(size=16, filters=4, units=16, rnn_units=8)
-TINY = dict(size=16, filters=4, K=3, transition_units=8, posterior_units=8)
-MODELS = {
-    "paper": lambda: KVAE(KVAEConfig(**SMALL)),
-    "window": lambda: KVAE(KVAEConfig(alpha="mlp", **SMALL)),
-    "constant": lambda: KVAE(KVAEConfig(alpha="constant", K=1, **SMALL)),
-    "published bound": lambda: KVAE(KVAEConfig(bound="published", **SMALL)),
-    "auto-encoder": lambda: KVAE(KVAEConfig(autoencoder=True, **SMALL)),
-    "key points": lambda: KVAE(KVAEConfig(network="points", **SMALL)),
-    "mlp, grey": lambda: KVAE(KVAEConfig(network="mlp", pixels="gaussian", learn_noise=True, **SMALL)),
-    "colour": lambda: KVAE(KVAEConfig(channels=3, pixels="gaussian", **SMALL)),
-    "inferred controls": lambda: KVAE(KVAEConfig(infer_u=2, **SMALL)),
-    "controls": lambda: KVAE(KVAEConfig(dim_u=2, **SMALL)),
-    "switching": lambda: SwitchingKVAE(SwitchingKVAEConfig(**TINY)),
-    "switching, network": lambda: SwitchingKVAE(SwitchingKVAEConfig(posterior="network", **TINY)),
-    "switching, all of it": lambda: SwitchingKVAE(SwitchingKVAEConfig(switching="ABCQR", full_noise=True, transitions="mlp", filter="gpb2", dim_u=2, **TINY)),
-    "switching, constant": lambda: SwitchingKVAE(SwitchingKVAEConfig(transitions="constant", offset=False, posterior="network", straight_through=True, **TINY)),
-    "switching, one regime": lambda: SwitchingKVAE(SwitchingKVAEConfig(**{**TINY, "K": 1})),
-    "VAE-RNN": lambda: RecurrentVAE(RecurrentConfig(**SHORT)),
-    "AE-RNN": lambda: RecurrentVAE(RecurrentConfig(autoencoder=True, **SHORT)),
-    "VAE-RNN, controls": lambda: RecurrentVAE(RecurrentConfig(dim_u=2, network="mlp", pixels="gaussian", **SHORT)),
-}
+from kvae_nb.evaluation import future_leak, hidden_frames_leak
+from kvae_nb.protocol import SequenceModel, rows_of
 
 
 @pytest.fixture(params=MODELS, ids=str)
 def model(request):
-    torch.manual_seed(0)
-    model = MODELS[request.param]()
-    with torch.no_grad():  # away from the start, where the modes are alike
-        for name, p in model.named_parameters():
-            if name.rpartition(".")[2] in ("A", "C"):
-                p += 0.2 * torch.randn_like(p)
-    return model.eval()
+    return awake(request.param)
 
 
 @pytest.fixture
 def x(model):
-    return (torch.rand(3, 9, model.config.channels, 16, 16) > 0.8).float()
+    return (torch.rand(3, 9, model.config.channels, model.config.size, model.config.size) > 0.8).float()
 
 
 @pytest.fixture

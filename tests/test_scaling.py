@@ -223,7 +223,7 @@ def test_everything_is_written_once(home):
     for name, config in cases(home["folder"]).items():
         run = Path(home["two"][name])
         files = sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and not p.name.startswith("events."))
-        assert files == ["checkpoints/best.safetensors", "checkpoints/last.safetensors", "config.yaml", "data.txt", "log.txt", "metrics.json"]
+        assert files == ["checkpoints/best.safetensors", "checkpoints/last.safetensors", "config.yaml", "data.txt", "history.csv", "lock", "log.txt", "metrics.json", "started.json"]
         assert len(list(run.glob("events.*"))) == 1
         assert read_config(run / "config.yaml") == read_config(home["one"][name] / "config.yaml")
         log = [line for line in (run / "log.txt").read_text().splitlines() if f"/{EPOCHS}:" in line]

@@ -164,6 +164,18 @@ def test_what_does_not_fit_is_refused(a, mask):
         with pytest.raises(InputError): f(model, a, mask)
 
 
+def test_controls_come_as_arrays_and_must_be_known():
+    model, a = random_model(m=2), torch.randn(5, 3, dtype=F64)
+    u = torch.randn(5, 2, dtype=F64)
+    right = dense_law(model, a, torch.ones(5, 3, dtype=torch.bool), u)[1]
+    for kind in (u, u.numpy(), u.tolist()):
+        torch.testing.assert_close(series.log_evidence(model, a, None, kind), right)
+    whole = torch.randint(3, (5, 2))
+    assert torch.equal(series.log_evidence(model, a, None, whole.numpy()), series.log_evidence(model, a, None, whole.to(F64)))
+    for wrong in (u.float(), torch.where(torch.arange(5)[:, None] == 2, math.nan, u), u[:4], None):
+        with pytest.raises(InputError): series.log_evidence(model, a, None, wrong)
+
+
 @pytest.mark.parametrize("pattern", MASKS)
 def test_missing_numbers_are_filled_in_as_the_dense_law_says(pattern):
     mask = as_mask(MASKS[pattern])
@@ -220,6 +232,16 @@ def test_a_series_comes_in_many_kinds(y, shape, missing):
 def test_what_is_no_series_is_refused_in_one_sentence(y):
     with pytest.raises(InputError) as e: series.as_series(y)
     assert "\n" not in str(e.value) and len(str(e.value)) < 200
+
+
+@pytest.mark.parametrize("index, more", [
+    (pd.date_range("2020-01-31", periods=4, freq="ME"), ["2020-05-31", "2020-06-30"]), (pd.period_range("2020-01", periods=4, freq="M"), ["2020-05-01", "2020-06-01"]),
+    (pd.DatetimeIndex(["2020-01-01", "2020-01-02", "2020-01-03", "2020-01-04"]), ["2020-01-05", "2020-01-06"]), (range(1871, 1875), [1875, 1876]), (list("abcd"), [4, 5]),
+    (pd.date_range("2020-01-02", periods=4, freq="B"), ["2020-01-08", "2020-01-09"]),
+])
+def test_labels_of_steps_to_come(index, more):
+    got = series._labels(pd.Series(range(4), index=index).index, 2)
+    assert [str(x)[:10] for x in got[4:]] == [str(x) for x in more]
 
 
 @pytest.mark.parametrize("index, even", [
@@ -381,6 +403,42 @@ def test_an_em_step_gains_what_is_to_be_had_and_the_maximum_stays_put(learn):
     for k in learn: torch.testing.assert_close(getattr(after, k), getattr(best.model, k), rtol=1e-4, atol=1e-4)
 
 
+def test_em_takes_a_step_back_that_rounding_has_spoilt(monkeypatch):
+    model, steps, step = series.local_level(1e4, 1e4), [], series.em_step
+
+    def spoilt(model, *rest):
+        steps.append(model)
+        return step(model, *rest) if len(steps) < 4 else model._replace(Q=model.Q * (math.nan if bad else 100.))
+
+    for bad in (False, True):
+        steps.clear(); monkeypatch.setattr(series, "em_step", spoilt)
+        fit = series.fit_em(model, NILE, ("Q", "R"))
+        assert not fit.converged and "step 4" in fit.why and len(fit.log_evidence) == 4
+        torch.testing.assert_close(series.log_evidence(fit.model, NILE), fit.log_evidence[-1])
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1., 1e3, 1e8])
+def test_a_start_may_be_far_away(scale):
+    fit = series.fit_gradient(series.local_level, NILE, {"level": series.positive(scale), "noise": series.positive(scale)})
+    np.testing.assert_allclose([float(v) for v in fit.values.values()], [1468.50, 15099.69], rtol=1e-4)
+
+
+def test_a_series_in_other_units_has_the_same_fit():
+    fit = series.fit_gradient(lambda level, noise: series.local_level(level, noise, var=1e-5), NILE * 1e-6, {"level": series.positive(1e-9), "noise": series.positive(1e-9)})
+    np.testing.assert_allclose([float(v) for v in fit.values.values()], [1468.50e-12, 15099.69e-12], rtol=1e-4)
+
+
+def test_the_start_of_ones_own_series():
+    "The lines that the README and the notebook print."
+    import json, re
+    from pathlib import Path
+    cells = json.loads((Path(__file__).parent.parent / "nbs/43_own_series.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = re.search(r"```python\n(from kvae_nb.series.+?)```", "\n".join("".join(c["source"]) for c in cells), re.S)[1]
+    assert len(code.splitlines()) <= 10
+    names = {}; exec(code, names)
+    assert names["low"].shape == (5, 1) and (names["low"] < names["high"]).all() and names["fit"].seen == 9
+
+
 def test_diagonal_covariances_stay_so_and_zeros_stay_zero():
     y = torch.randn(80, dtype=F64).cumsum(0) + torch.randn(80, dtype=F64)
     start = series.local_linear_trend(1., 0., 1.)
@@ -446,6 +504,8 @@ def test_unknowns_that_cannot_be_are_refused():
     with pytest.raises(InputError): series.fit_em(model._replace(Q=model.Q.expand(50, -1, -1)), y, ("A",))
     with pytest.raises(InputError): series.fit_em(model, y, ("Q",), diagonal=("Q",))
     with pytest.raises(InputError): series.fit_em(model, y, ("Q",), diagonal=("R",))
+    for wrong in ({"level": 1e4, "noise": 1e4}, {}, {"level": series.positive(1e4), "noise": 1e4}):
+        with pytest.raises(InputError): series.fit_gradient(series.local_level, NILE, wrong)
     for make, wrong in ((series.positive, -1.), (series.positive, 0.), (series.covariance, torch.zeros(2, 2)), (series.stationary, [1.])):
         with pytest.raises(InputError): make(wrong)
 
@@ -455,8 +515,17 @@ def test_errors_are_refused_away_from_the_maximum_and_where_nothing_is_determine
     assert not far.converged
     with pytest.raises(InputError, match="maximum"): series.standard_errors(far, NILE)
     both = lambda level, noise, more: series.local_level(level, noise + more)
-    flat = series.fit_gradient(both, NILE, UNKNOWN | {"more": series.positive(5e3)})
-    with pytest.raises(InputError, match="noise|more"): series.standard_errors(flat, NILE)
+    for start in (5e3, 1e4):
+        flat = series.fit_gradient(both, NILE, UNKNOWN | {"more": series.positive(start)})
+        with pytest.raises(InputError, match="noise|more"): series.standard_errors(flat, NILE)
+
+
+def test_a_variance_that_ends_at_zero_has_no_error_and_the_others_have_theirs():
+    y = torch.randn(200, dtype=F64, generator=torch.Generator().manual_seed(1)) + 5
+    fit = series.fit_gradient(series.local_level, y, {"level": series.positive(.1), "noise": series.positive(1.)})
+    errors = series.standard_errors(fit, y).errors
+    assert float(fit.values["level"]) < 1e-5 and errors["level"].isnan()
+    torch.testing.assert_close(errors["noise"], fit.values["noise"] * math.sqrt(2 / 199), rtol=1e-3, atol=0)  # the textbook's for a variance
 
 
 def test_float32_tensors_are_fitted_in_double_precision():
