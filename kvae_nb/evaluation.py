@@ -300,7 +300,7 @@ def held_out_elbo(
     bound = (total[0] + total[1] - total[2]).item()
     return HeldOutElbo(bound / frames, bound / (samples * len(data)), *(total / frames).tolist())
 
-# %% ../nbs/21_evaluation.ipynb #2160d57d
+# %% ../nbs/21_evaluation.ipynb #0e5692d3
 def constant_image(
     model:SequenceModel, # with a pixel law, as every model here
     data:VideoData,      # films; about a hundred of them are looked at
@@ -354,7 +354,7 @@ def position_r2(
     names = [f"{'xy'[i % 2]}{i // 2 + 1 if len(columns) > 2 else ''}" for i in range(len(columns))]
     return dict(zip(names, r2.tolist()))
 
-# %% ../nbs/21_evaluation.ipynb #3adf3fba
+# %% ../nbs/21_evaluation.ipynb #44868fcf
 def one_hidden(
     batch:int, # number of films
     steps:int, # their length
@@ -457,7 +457,7 @@ def check_generation(
     try: return generation_check(new, world, config.threshold)._asdict()
     except InputError: return None
 
-# %% ../nbs/21_evaluation.ipynb #939408bb
+# %% ../nbs/21_evaluation.ipynb #dd6afa6c
 RIVALS = {"copy_last": "repeating the last frame", "interpolation": "a straight line between the codes", "pixel_interpolation": "interpolating pixels"}
 
 def verdict(
@@ -490,6 +490,7 @@ def evaluate(
     curves = {kind: {size: imputation_errors(model, data, m, c.batch_size, c.threshold)._asdict() for size, m in sizes.items()} for kind, sizes in masks.items()}
     known = data.state is not None and data.state.shape[-1] >= 2 and len(data) > 1
     step = imputation_errors(model, data, one_hidden(len(data), data.steps, c.first), c.batch_size, c.threshold)
+    found = leaks(model, data, c.seed, c.first)
     return {
         "elbo_per_frame": bound.per_frame,
         "elbo_per_sequence": bound.per_sequence,
@@ -505,7 +506,7 @@ def evaluate(
         "a_nrmse": latent_errors(model, data, mask_gap(len(data), data.steps, c.first, figure_gap(data.steps, c.first)), c.batch_size),
         "position_r2": position_r2(model, data, c.state_lag, c.batch_size) if known else None,
         "generation": check_generation(model, data, c),
-        "leaks": {k: float(v) for k, v in (found := leaks(model, data, c.seed, c.first)).items()},
+        "leaks": {k: float(v) for k, v in found.items()},
         "leaking_output": {k: v.output for k, v in found.items() if v > 1e-3},
         "test": {"sequences": len(data), "steps": data.steps, "fingerprint": data.fingerprint()},
         "config": json.loads(json.dumps(asdict(c))),

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
+from sklearn.linear_model import LinearRegression
 from torch import Tensor
 from .checks import FIRST, Inspection, Look, Pieces, centroid_steps, device_of, inspect, look_of, model_batches, pieces, white
 from .core import InputError, kept_random_state
@@ -146,7 +147,8 @@ def continue_films(
             raise InputError(f"a film lacks one of its first {FIRST} frames, from which it is to be continued; use films that begin with {FIRST} observed ones")
         x, rest = b.x[:, :FIRST], b.x.new_zeros(len(b.x), steps, *b.x.shape[2:])
         u = None if b.u is None else torch.cat([b.u, b.u.new_zeros(len(x), steps, b.u.shape[-1])], 1)[:, :FIRST + steps]
-        if sampled: frames = model.generate(steps, len(x), u, x, generator).frames
+        if sampled:
+            with kept_random_state(): frames = model.generate(steps, len(x), u, x, generator).frames
         else: frames = model.impute(torch.cat([x, rest], 1), mask_gap(len(x), FIRST + steps, FIRST, steps).to(x.device), u).filtered.frames[:, FIRST:]
         new.append(frames.float().cpu())
     return torch.cat(new)
@@ -183,7 +185,7 @@ def emission_covariance(
     hidden = mask_gap(len(x), x.shape[1], FIRST, t + 1 - FIRST).to(x.device)
     looked = hidden.clone(); looked[:, t] = True
     rows = seen[:, t]
-    M, M_plus = (model.impute(hide(x, seen & m), seen & m, u).filtered.a.cov[rows, t].double().cpu() for m in (hidden, looked))
+    M, M_plus = (model.impute(hide(x, seen & m), seen & m, u).filtered.a.cov[rows, t].cpu().double() for m in (hidden, looked))
     if (torch.linalg.cholesky_ex(torch.stack([M, M_plus]))[1] != 0).any(): raise InputError("the model's beliefs about a have no positive definite covariance, so there is nothing to calibrate")
     added = (torch.linalg.inv(M_plus) - torch.linalg.inv(M)).mean(0)
     L, info = torch.linalg.cholesky_ex((added + added.mT) / 2)
@@ -207,8 +209,8 @@ def distances(
     emission:Float[Tensor, "dim_a dim_a"],         # covariance of a around C z
 ) -> Float[Tensor, "batch time"]:
     "Squared Mahalanobis distances of a from its predicted law, in double precision on the CPU. Raises `torch.linalg.LinAlgError` if that is degenerate."
-    L = torch.linalg.cholesky(beliefs.a.cov.double().cpu() + emission)
-    e = a.double().cpu() - beliefs.a.mean.double().cpu()
+    L = torch.linalg.cholesky(beliefs.a.cov.cpu().double() + emission)
+    e = a.cpu().double() - beliefs.a.mean.cpu().double()
     return torch.linalg.solve_triangular(L, e[..., None], upper=False)[..., 0].square().sum(-1)
 
 @torch.no_grad()
@@ -224,7 +226,7 @@ def probe_calibration(
     "Coverage of the model's ellipses at each hidden step. Raises `InputError` if the films are too short or the beliefs have no spread."
     gap = min(gap, data.steps - FIRST)
     if gap < 1: raise InputError(f"the films have {data.steps} frames; the first {FIRST} are always shown, so at least {FIRST + 1} are needed")
-    R = emission_covariance(model, data, gap) if emission is None else emission.double().cpu()
+    R = emission_covariance(model, data, gap) if emission is None else emission.cpu().double()
     here, found, known, generator = slice(FIRST, FIRST + gap), [], [], torch.Generator().manual_seed(seed)
     for b in model_batches(model, data, batch_size):
         m = b.mask & mask_gap(*b.x.shape[:2], FIRST, gap).to(b.x.device)
@@ -294,7 +296,7 @@ def r2_by_halves(
     truth:Float[Tensor, "films time q"],   # what is to be read from it
 ) -> Float[Tensor, "q"]:
     "The share of the variance in the second half of the films that a linear map, fitted on the first half, explains."
-    half, double = len(inputs) // 2, lambda v: v.flatten(0, 1).double()
+    half, double = len(inputs) // 2, lambda v: v.flatten(0, 1).cpu().double()
     return least_squares_r2(double(inputs[:half]), double(truth[:half]), double(inputs[half:]), double(truth[half:]))
 
 def state_names(
@@ -335,12 +337,10 @@ def read_out(
 ) -> ReadOut:
     "True states of the second half of the films and what the map that was fitted on the first half reads."
     z, half = latents.filtered if filtered else latents.smoothed, len(latents.truth) // 2
-    flat = lambda v: v.flatten(0, 1).double()
-    one = lambda v: torch.cat([flat(v), torch.ones(v.shape[0] * v.shape[1], 1, dtype=torch.float64)], 1)
-    W = torch.linalg.lstsq(one(z[:half]), flat(latents.truth[:half])).solution
-    new = flat(latents.truth[half:])
-    pick = torch.linspace(0, len(new) - 1, min(points, len(new))).long()
-    return ReadOut(new[pick], (one(z[half:]) @ W)[pick])
+    flat = lambda v: v.flatten(0, 1).cpu().double().numpy()
+    read = LinearRegression().fit(flat(z[:half]), flat(latents.truth[:half])).predict(flat(z[half:]))
+    pick = np.linspace(0, len(read) - 1, min(points, len(read))).astype(int)
+    return ReadOut(torch.from_numpy(flat(latents.truth[half:])[pick]), torch.from_numpy(read[pick]))
 
 # %% ../nbs/22_probes.ipynb #da71e24e
 def plot_hidden_truth(
