@@ -112,7 +112,7 @@ class Noise(NamedTuple):
 
 
 class KVAE(FrameModel):
-    "The Kalman variational auto-encoder of Fraccaro et al. 2017, with the exact bound."
+    "The Kalman variational auto-encoder of Fraccaro et al. 2017; its bound takes log p(a) from the filter, exactly where no frame is hidden."
 
     def __init__(
         self,

@@ -532,9 +532,10 @@ class FrameModel(nn.Module):
         x: object,  # frames, as in `elbo`
         mask: object = None,  # bool [batch, time]: True = observed; None = all observed
         noise: object = None,  # what is random, from `noise`; drawn, and all frames decoded, if None
+        values: bool = True,  # whether the pixels are looked at; a training step does not
     ) -> ElboTerms:
         "The bound of a VAE alone, with the prior N(0, I) on each a and no dynamics. Raises `InputError` for inputs that do not fit."
-        x, mask = check_films(self, x, mask)
+        x, mask = check_films(self, x, mask, values)
         x = hide(x, mask)
         noise = self.noise(*x.shape[:2]) if noise is None else noise
         q, plain = self.encoder(x), getattr(self.config, "autoencoder", False)
