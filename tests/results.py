@@ -212,6 +212,15 @@ def changes(key: str, simulated: bool = False) -> list[float]:
     return [100 * r["regimes"]["changes"][key] for r in runs]
 
 
+REAL = ("carphone_pristine", "bikes")  # a face, a street
+
+
+def own_steps(film: str) -> int:
+    "How many steps the training on a film took: whole batches of four clips."
+    row = stored("own_video")["films"][film]
+    return int(re.search(r"--epochs (\d+)", row["command"])[1]) * (row["sequences"][0] // 4)
+
+
 def own(film: str, how: str) -> float:
     return stored("own_video")["films"][film]["rms_error"][how]
 
