@@ -49,7 +49,7 @@ BACKENDS = {
 }
 Name = Literal["auto", "loop", "information", "scan", "root", "cpu", "gpu"]
 
-# %% ../nbs/30_fast_inference.ipynb #71acd436
+# %% ../nbs/30_fast_inference.ipynb #be1b3faa
 def needs(
     backend: str,  # a name
     what: str,  # evidence, filter or smoother
