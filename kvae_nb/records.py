@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'digest', 'save_tensors', 'read_tensors', 'Progress', 'pack
            'load_weights', 'load_optimiser', 'load_scaler', 'checkpoint_in', 'same_checkpoint', 'validate', 'summary',
            'draw_progress', 'Reporter', 'what_is_said', 'say_collapse', 'write_metrics', 'curves', 'write_status']
 
-# %% ../nbs/23_records.ipynb #58bbd1fa
+# %% ../nbs/23_records.ipynb #c58c41ba
 import csv
 import hashlib
 import json
@@ -123,9 +123,13 @@ def read_checkpoint(
     if meta.get("format") != FORMAT:
         raise InputError(f"{path} was not written by this version of kvae_nb (its format is {meta.get('format')!r}, expected {FORMAT!r}); train again or use the version that wrote it.")
     try:
-        progress = json.loads(meta["progress"])
-        return tensors, Progress(**{**progress, "history": tuple(progress["history"])})
-    except (KeyError, TypeError, ValueError):
+        found = json.loads(meta["progress"])
+        progress = Progress(**{**found, "history": tuple(found["history"])})
+        counts = (progress.epoch, progress.step, progress.skipped, progress.attempt)
+        if not all(type(n) is int and n >= 0 for n in counts) or not isinstance(progress.best, (int, float)) or not all(isinstance(e, dict) for e in progress.history):
+            raise ValueError("not numbers")
+        return tensors, progress
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise InputError(f"{path} is damaged: it does not say how far the run was; restore it or train again.") from None
 
 
@@ -164,7 +168,7 @@ def load_scaler(
     if scaler and state:
         scaler.load_state_dict(state)
 
-# %% ../nbs/23_records.ipynb #09333036
+# %% ../nbs/23_records.ipynb #06f13f1a
 def checkpoint_in(
     folder: str | Path,  # a run folder
     name: str,  # best, last, epoch_0010 …
@@ -175,7 +179,7 @@ def checkpoint_in(
         raise InputError(f"{folder} has no checkpoint {name!r}; " + (f"choose one of: {', '.join(there)}." if there else "it has none yet."))
     return there[name]
 
-# %% ../nbs/23_records.ipynb #a46dcb26
+# %% ../nbs/23_records.ipynb #72b1f6eb
 def same_checkpoint(
     a: str | Path,  # a checkpoint
     b: str | Path,  # another one
@@ -291,12 +295,12 @@ def what_is_said(
 
 def say_collapse(said: CollapseReport | None, progress: Progress, reporter: Reporter):
     "A line when the encoder has stopped saying anything since the epoch before, or begins to."
-    before = progress.history[-1]["collapse"].get("active_units", 1) if progress.history else 1
+    before = progress.history[-1].get("collapse", {}).get("active_units", 1) if progress.history else 1
     if said and (said.active_units == 0) != (before == 0):
         what = "no unit of a is active, the encoder says nearly the same of all frames" if said.active_units == 0 else f"{said.active_units} unit(s) of a are active now"
         reporter.say(f"epoch {progress.epoch}: {what} (at most {said.rate:.3g} nats per frame)")
 
-# %% ../nbs/23_records.ipynb #d0b439ac
+# %% ../nbs/23_records.ipynb #b9439091
 def write_metrics(
     run: Path,  # its folder
     progress: Progress,

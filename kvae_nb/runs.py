@@ -6,10 +6,11 @@
 __all__ = ['PRESETS', 'SWITCHING_PRESETS', 'RECURRENT_PRESETS', 'KINDS', 'RunConfig', 'Kind', 'SwitchingRunConfig',
            'RecurrentRunConfig', 'kind_of', 'preset', 'new_run_folder', 'locked', 'remove_leftovers', 'write_config',
            'written_out', 'parsed', 'read_config', 'single_precision', 'build_model', 'has_levels',
-           'fit_config_to_data', 'started', 'found_data', 'check_data', 'divided', 'check_given', 'Run', 'load_run',
-           'run_data']
+           'fit_config_to_data', 'started', 'found_data', 'beside', 'check_data', 'divided', 'check_given',
+           'overlapping', 'Run', 'load_run', 'run_data']
 
-# %% ../nbs/18_runs.ipynb #5a4aa718
+# %% ../nbs/18_runs.ipynb #2ec8a164
+import hashlib
 import json
 import os
 import platform
@@ -47,7 +48,7 @@ class RunConfig:
     "the model"
     train: TrainConfig = TrainConfig()
     "the training"
-    kind: Literal["kvae"] = "kvae"
+    kind: str = "kvae"
     "which kind of model"
 
 # %% ../nbs/18_runs.ipynb #fc99fa41
@@ -154,7 +155,7 @@ def new_run_folder(
             continue
     raise InputError(f"no free name for a run in {out}; give another folder.")
 
-# %% ../nbs/18_runs.ipynb #e5c0e050
+# %% ../nbs/18_runs.ipynb #f93c6e87
 @contextmanager
 def locked(
     run: str | Path,  # its folder
@@ -301,7 +302,7 @@ def fit_config_to_data(
             found["pixels"] = "gaussian"
     return replace(config, model=replace(config.model, **{k: v for k, v in found.items() if k in known}))
 
-# %% ../nbs/18_runs.ipynb #56893d4c
+# %% ../nbs/18_runs.ipynb #acf9a348
 def started(
     run: str | Path,  # its folder
 ) -> dict:
@@ -329,14 +330,28 @@ def found_data(
     raise InputError(f"the data of {run} are not there: {config.path} was looked for as {' and as '.join(places)}; put the file there, or set data.path.")
 
 
+def beside(
+    config: DataConfig,  # how they are divided
+    data: VideoData,
+) -> str:
+    "Sixteen hex digits that depend on what the frames' fingerprint leaves out: masks, controls, and which sequences are held out."
+    h = hashlib.sha256(repr([len(data), config.test, config.valid, config.split_seed, data.overlap]).encode())
+    for v in (data.mask, data.controls):
+        h.update(b"none" if v is None or v.is_meta else v.contiguous().cpu().numpy().tobytes())
+    return h.hexdigest()[:16]
+
+
 def check_data(
     run: str | Path,  # its folder
+    config: DataConfig,  # how they are divided
     data: VideoData,  # what was found now
 ):
     "Raises `InputError` if these are not the data that the run was started with, as far as that was noted."
     note = Path(run) / "data.txt"
     if note.exists() and note.read_text(encoding="utf-8", errors="replace").strip() != data.fingerprint():
         raise InputError(f"the data of {run} have changed since it was started, so which of them were held out can no longer be told; restore them, or measure on other videos (--data).")
+    if started(run).get("beside", beside(config, data)) != beside(config, data):
+        raise InputError(f"the masks, the controls or the division (data.test, data.valid, data.split_seed) of {run} have changed since it was started; restore them, or measure on other videos (--data).")
 
 
 def divided(
@@ -354,6 +369,15 @@ def check_given(
     "Raises `InputError` if the run's model was an object that its configuration does not build, and none is given."
     if model is None and (name := started(run).get("model")):
         raise InputError(f"the model of {run} was given as an object ({name}), which config.yaml does not build; give one, as in load_run(..., model=...) or fit(resume=..., model=...), or train it as a Kind of its own.")
+
+
+def overlapping(
+    data: VideoData,  # as read
+    run: str | Path,  # its folder
+) -> VideoData:
+    "The same, divided by place if its clips overlapped when they were given in memory."
+    overlap = started(run).get("overlap")
+    return replace(data, overlap=overlap) if type(overlap) is int and overlap > 0 else data
 
 
 class Run(NamedTuple):
@@ -385,6 +409,6 @@ def run_data(
     run: Run,  # a trained model
 ) -> Split:
     "The run's own training, validation and test sequences. Raises `InputError` if they cannot be found or have changed since the training."
-    data = open_data(found_data(run.config.data, run.folder))
-    check_data(run.folder, data)
+    data = overlapping(open_data(found_data(run.config.data, run.folder)), run.folder)
+    check_data(run.folder, run.config.data, data)
     return divided(run.config.data, data)

@@ -6,7 +6,7 @@
 __all__ = ['FIXED', 'as_file', 'from_memory', 'trained', 'take_over', 'described', 'is_built', 'flat', 'changed', 'Task',
            'check_observed', 'given_model', 'fitted', 'plan', 'plan_resumed', 'begin']
 
-# %% ../nbs/33_starts.ipynb #0613b86a
+# %% ../nbs/33_starts.ipynb #46ea96d0
 import json
 import os
 import platform
@@ -15,6 +15,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, fields, is_dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,56 +25,60 @@ from torch import Tensor, nn
 
 from . import __version__
 from .core import InputError, atomic_write
-from .data import PARTS, DataConfig, Shards, Split, VideoData, open_data, read_video_data
+from .data import DataConfig, Shards, Split, VideoData, decide_levels, open_data, read_video_data
 from .files import inside
 from .records import Progress, load_weights, read_checkpoint, save_checkpoint
 from kvae_nb.runs import (
-    KINDS, RunConfig, build_model, check_data, check_given, divided, fit_config_to_data, found_data, kind_of, load_run, locked, new_run_folder, parsed, preset, read_config,
+    KINDS, RunConfig, beside, build_model, check_data, check_given, divided, fit_config_to_data, found_data, kind_of, load_run, locked, new_run_folder, overlapping, parsed, preset, read_config,
     remove_leftovers, write_config,
 )
 from .step import TrainConfig, check_training
 
-# %% ../nbs/33_starts.ipynb #737a6dd0
+# %% ../nbs/33_starts.ipynb #246ccdee
 def as_file(
-    data: VideoData | np.ndarray | Tensor,  # frames, as numbers on any usual scale, or a set with masks and controls
+    data: object,  # an array or tensor of frames, as numbers on any usual scale; or a VideoData, with masks and controls
     folder: str | Path,  # where to write
 ) -> Path:
-    "A file `data.npz` with these data, not compressed. Raises `InputError` if they are no numbers."
+    "A file `data.npy` or `data.npz` with these data, not compressed. Raises `InputError` if they are no numbers."
     if isinstance(data, VideoData):
-        arrays = {"images": data.frames[:, :, 0] if data.channels == 1 else data.frames, "levels": np.array(255, np.uint8)}
-        arrays |= {name: getattr(data, name) for name, _, _ in PARTS if getattr(data, name) is not None}
-    else:
-        arrays = {"images": data}
-    arrays = {k: (v.detach().float() if v.dtype == torch.bfloat16 else v.detach()).cpu().numpy() if isinstance(v, Tensor) else np.asarray(v) for k, v in arrays.items()}
-    if arrays["images"].dtype.kind not in "buif" or 0 in arrays["images"].shape:
-        raise InputError(f"data hold {arrays['images'].dtype} of shape {list(arrays['images'].shape)}, but must be an array of numbers, such as [films, frames, height, width], none of them 0.")
-    path = Path(folder) / "data.npz"
-    np.savez(path, **arrays)
-    return path
+        parts = {name: v.cpu().numpy() for name, v in data.parts().items()}
+        np.savez(Path(folder) / "data.npz", images=parts.pop("frames"), levels=np.array(255, np.uint8), **parts)
+        return Path(folder) / "data.npz"
+    if isinstance(data, Tensor):
+        data = (data.detach().float() if data.dtype == torch.bfloat16 else data.detach()).cpu().numpy()
+    if not isinstance(data, np.ndarray) or data.dtype.kind not in "buif" or 0 in data.shape:
+        what = f"{data.dtype} of shape {list(data.shape)}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise InputError(f"data are {what}, but must be an array or tensor of numbers, such as [films, frames, height, width], none of them 0, or a VideoData.")
+    np.save(Path(folder) / "data.npy", data)
+    return Path(folder) / "data.npy"
 
 
 def from_memory(
-    data: VideoData | np.ndarray | Tensor,  # as given to `fit`
+    data: object,  # array, tensor or VideoData, as given to `fit`
     config: DataConfig,  # how a film is cut, and how the sequences are divided
     folder: str | Path,  # for the file
     side: int | None = None,  # pixels on a side that the model sees; None: as they are
 ) -> tuple[DataConfig, VideoData]:
     "The configuration of the file, which goes into the run's folder, and the data. Raises `InputError` for what cannot be used."
-    path = as_file(data, folder)
+    path, overlap = as_file(data, folder), 0
+    if isinstance(data, VideoData):
+        config, overlap = replace(config, stride=0, layout="auto", white=None), data.overlap
     try:
+        read = partial(read_video_data, path, None, layout=config.layout, white=config.white)
         try:
-            found = read_video_data(path, None, side)
+            found = read(size=side)
         except InputError:
             if side is not None:
                 raise
-            found = read_video_data(path, None, config.size)  # which says what is wrong, if it is not the size
-        steps = found.steps if len(found) > 1 else min(found.steps, config.steps)
+            found = read(size=config.size)  # which says what is wrong, if it is not the size
+        steps = found.steps if len(found) > 1 and not config.stride else min(found.steps, config.steps)
         config = replace(config, path=path.name, steps=steps, size=found.size)
-        return config, open_data(replace(config, path=str(path)))
+        whole = open_data(replace(config, path=str(path)))
+        return config, replace(whole, overlap=overlap) if overlap else whole
     except InputError as error:
         raise InputError(str(error).replace(f"{path}: ", "").replace(str(path), "the array")) from None
 
-# %% ../nbs/33_starts.ipynb #7182de12
+# %% ../nbs/33_starts.ipynb #0f54556d
 def trained(
     source: str | Path,  # a run folder, or the name or file of pretrained weights
 ) -> tuple[str, object, nn.Module]:
@@ -100,7 +105,7 @@ def take_over(
     new = sorted({k.split(".")[0] for k in own if k not in fitting})
     return f"{len(fitting)} of {len(own)} tensors are taken over from {source}" + (f"; new is what is left of: {', '.join(new)}" if new else "")
 
-# %% ../nbs/33_starts.ipynb #d2bf88dd
+# %% ../nbs/33_starts.ipynb #b23bdcd4
 def described(
     config: RunConfig | None,  # as given
     model: nn.Module,  # as given
@@ -130,7 +135,7 @@ def is_built(
     shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, twin)]
     return type(twin) is type(model) and getattr(model, "config", None) == getattr(twin, "config", None) and shapes[0] == shapes[1]
 
-# %% ../nbs/33_starts.ipynb #c121768d
+# %% ../nbs/33_starts.ipynb #e73694f3
 FIXED = {"train.seed", "train.valid_sequences", "train.name"}  # of the training; of data and model everything but the place of the file
 
 
@@ -155,6 +160,8 @@ def changed(
     if not changes:
         return config, []
     content = asdict(config)
+    if of and changes.get("kind", config.kind) != config.kind:
+        raise InputError(f"kind is {config.kind} in {of}, and cannot become {changes['kind']} when the run goes on; start a new run.")
     for name, value in changes.items():
         *outer, last = name.split(".")
         place = content
@@ -171,7 +178,7 @@ def changed(
             raise InputError(f"{name} is {old.get(name)} in {of}, and cannot become {now[name]} when the run goes on; start a new run, or take over its weights (start).")
     return new, [f"{k} from {old.get(k)} to {now[k]}" for k in differ]
 
-# %% ../nbs/33_starts.ipynb #3ff08c56
+# %% ../nbs/33_starts.ipynb #f2997449
 class Task(NamedTuple):
     "What a training starts from."
     config: RunConfig
@@ -230,13 +237,15 @@ def plan(
     held: ExitStack,  # what is opened here is closed with it
     config: RunConfig | None,
     resume: str | Path | None,
-    data: VideoData | np.ndarray | Tensor | None,
+    data: object,
     model: nn.Module | None,
     init: str | Path | None,
     start: str | Path | None,
     changes: dict[str, object] | None,
 ) -> Task:
     "What the arguments of `fit` mean together. Raises `InputError` if that cannot be trained."
+    if resume is not None and config is not None:
+        raise InputError(f"a run that goes on has its own configuration; leave config out beside resume={resume}, and name in changes what is to be different.")
     if resume is not None:
         return plan_resumed(held, Path(resume), data, model, init or start, changes or {})
     if init is not None and (model is not None or start is not None) or (model is not None and start is not None):
@@ -247,12 +256,13 @@ def plan(
     if data is None:
         file, whole = None, open_data(config.data)
     elif isinstance(data, Shards):
-        file, whole = None, data
+        file, whole = None, decide_levels(data, config.data.binarize)
         config = replace(config, data=replace(config.data, path=os.path.abspath(data.folder), steps=data.steps, size=data.size))
     else:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
         found, whole = from_memory(data, config.data, folder, getattr(getattr(model, "config", None), "size", None))
-        config, file, notes = replace(config, data=found), folder / found.path, {**notes, "data": "memory"}
+        config, file = replace(config, data=found), folder / found.path
+        notes |= {"data": "memory", **({"overlap": whole.overlap} if whole.overlap else {})}
     asked, config = config, fitted(config, whole, model, str(init or type(model).__name__))
     if getattr(asked.model, "pixels", None) != getattr(config.model, "pixels", None):
         said.append("the frames have grey levels or colours, so the pixels are Gaussian (data.binarize true would make them black and white)")
@@ -277,9 +287,10 @@ def plan_resumed(held: ExitStack, run: Path, data, model: nn.Module | None, othe
     if data is None:
         whole = open_data(found_data(config.data, run))
     elif isinstance(data, Shards):
-        whole = data
+        whole = decide_levels(data, config.data.binarize)
     else:
         whole = from_memory(data, config.data, held.enter_context(tempfile.TemporaryDirectory()), config.data.size)[1]
+    whole = overlapping(whole, run)
     config = fit_config_to_data(config, whole)
     parts = divided(config.data, whole)
     check_observed(parts, config.train)
@@ -296,16 +307,16 @@ def begin(
         run = new_run_folder(out, task.config.train.name)
         held.enter_context(locked(run))
         write_config(task.config, run / "config.yaml")
-        notes = {"folder": os.getcwd(), "time": f"{datetime.now():%Y-%m-%d %H:%M:%S}", "kvae_nb": __version__, "torch": torch.__version__, "python": platform.python_version(), "machine": platform.node()}
+        notes = {"beside": beside(task.config.data, task.data), "folder": os.getcwd(), "time": f"{datetime.now():%Y-%m-%d %H:%M:%S}", "kvae_nb": __version__, "torch": torch.__version__, "python": platform.python_version(), "machine": platform.node()}
         (run / "started.json").write_text(json.dumps(notes | task.notes, indent=1) + "\n", encoding="utf-8")
         (run / "data.txt").write_text(task.data.fingerprint() + "\n", encoding="utf-8")
         if task.file:
-            shutil.move(task.file, run / "data.npz")
+            shutil.move(task.file, run / task.file.name)
         return run, []
     run = task.run
     note = held.enter_context(locked(run))
     remove_leftovers(run)
-    check_data(run, task.data)
+    check_data(run, task.config.data, task.data)
     last = run / "checkpoints" / "last.safetensors"
     if last.exists() and (done := read_checkpoint(last)[1].epoch) > task.config.train.epochs:
         raise InputError(f"train.epochs is {task.config.train.epochs}, but {run} has finished {done} epochs already; ask for more.")

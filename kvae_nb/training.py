@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['GRACE', 'START', 'LOOK', 'spread', 'liveness', 'response', 'DeadStart', 'watched', 'epoch_rows', 'steps_of', 'tally',
            'train_epoch', 'say_skipped', 'report_if_dead', 'prepare', 'restore', 'agree', 'check_shares', 'threads',
-           'orderly_end', 'say_end', 'fit', 'train_all', 'say_start', 'write_first', 'finish_epoch', 'FORMAT', 'KINDS',
-           'PRESETS', 'RECURRENT_PRESETS', 'SWITCHING_PRESETS', 'Kind', 'Progress', 'RecurrentRunConfig', 'Reporter',
-           'Run', 'RunConfig', 'SwitchingRunConfig', 'build_model', 'check_data', 'checkpoint_in', 'digest',
+           'orderly_end', 'say_end', 'fit', 'train_all', 'judged', 'say_start', 'write_first', 'finish_epoch', 'FORMAT',
+           'KINDS', 'PRESETS', 'RECURRENT_PRESETS', 'SWITCHING_PRESETS', 'Kind', 'Progress', 'RecurrentRunConfig',
+           'Reporter', 'Run', 'RunConfig', 'SwitchingRunConfig', 'build_model', 'check_data', 'checkpoint_in', 'digest',
            'draw_progress', 'fit_config_to_data', 'kind_of', 'load_optimiser', 'load_run', 'load_weights',
            'new_run_folder', 'pack', 'preset', 'read_checkpoint', 'read_config', 'read_tensors', 'reseed', 'run_data',
            'same_checkpoint', 'save_checkpoint', 'save_tensors', 'say_collapse', 'summary', 'validate', 'what_is_said',
@@ -23,7 +23,6 @@ import time
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from tqdm.auto import tqdm
 
 from .annealing import DEAF, UNSEEN
 from .core import InputError, kept_random_state, tune_cpu
-from .data import Split, VideoData, batches, epoch_order
+from .data import Split, VideoData, batches, describe, epoch_order
 from .files import inside
 from .protocol import ElboTerms
 from kvae_nb.records import (
@@ -283,14 +282,14 @@ def say_end(run: Path, error: BaseException, reporter: Reporter):
     if isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(f"{run} was {text}") from None
 
-# %% ../nbs/20_training.ipynb #049ffa21
+# %% ../nbs/20_training.ipynb #d3550c7b
 def fit(
     config: RunConfig | None = None,  # what to train, on what; not needed to resume, or with a model or init
     out: str | Path = "runs",  # where run folders are kept
     resume: str | Path | None = None,  # a run folder to go on with
     quiet: bool = False,  # True: nothing on the screen
     *,
-    data: VideoData | np.ndarray | Tensor | None = None,  # frames in memory, instead of config.data.path
+    data: object = None,  # array, tensor or VideoData: frames in memory, instead of config.data.path
     model: nn.Module | None = None,  # answers the protocol, and is trained in place; None: a new one of config.kind
     init: str | Path | None = None,  # pretrained weights or a run whose model goes on learning
     start: str | Path | None = None,  # pretrained weights or a run whose weights are taken over where they fit
@@ -298,7 +297,7 @@ def fit(
 ) -> Path:
     "Trains a model, or goes on with a run, and returns the run's folder. Raises `InputError` if data, configuration or checkpoint cannot be used."
     tune_cpu()
-    with ExitStack() as held, kept_random_state(), single_precision():
+    with ExitStack() as held, kept_random_state(), single_precision(), torch.inference_mode(False), torch.enable_grad():
         task = plan(held, config, resume, data, model, init, start, changes)
         held.enter_context(threads(task.config.train.threads))
         trainer, progress = prepare(task.config, model=task.model)  # refuses before a folder is made
@@ -332,9 +331,7 @@ def train_all(trainer: Trainer, data: Split, run: Path, progress: Progress, repo
     while progress.epoch < config.epochs:
         tick, now = time.perf_counter(), pace(config, progress.epoch, progress.step)
         progress, means = train_epoch(trainer, train, progress, reporter, replay)
-        valued, said = summary(validate(trainer.bare, valid, config)), what_is_said(trainer.bare, valid, config)
-        if not math.isfinite(valued["elbo"]):
-            raise InputError(f"{run}: the training has diverged, for in epoch {progress.epoch} the bound is no longer a finite number; start again with a smaller train.lr.")
+        valued, said = judged(validate(trainer.bare, valid, config), progress), what_is_said(trainer.bare, valid, config)
         say_collapse(said, progress, reporter)
         entry = {"epoch": progress.epoch, "step": progress.step, **now._asdict(), "train": means, "valid": valued, "collapse": said.scalars() if said else {}}
         entry["seconds"] = round(time.perf_counter() - tick, 2)
@@ -345,17 +342,27 @@ def train_all(trainer: Trainer, data: Split, run: Path, progress: Progress, repo
             with kept_random_state():
                 draw_progress(reporter.writer, trainer.bare, next(batches(valid, 1, torch.arange(1))), progress.step)
     if reporter.main:
-        write_metrics(run, progress, "finished", seconds=round(sum(e["seconds"] for e in progress.history), 1), device=str(device), torch=torch.__version__, machine=platform.machine())
-        if progress.history[-1]["collapse"].get("active_units") == 0:
+        write_metrics(run, progress, "finished", seconds=round(sum(e.get("seconds", 0) for e in progress.history), 1), device=str(device), torch=torch.__version__, machine=platform.machine())
+        if progress.history and progress.history[-1].get("collapse", {}).get("active_units") == 0:
             reporter.say(f"no unit of a is active in the end: the model tells no frame from another, and what it fills in will be one picture; {progress.step} steps may be too few (more epochs, a smaller train.batch_size)")
         reporter.say(f"finished in {time.perf_counter() - started:.0f} s: {run}")
 
-# %% ../nbs/20_training.ipynb #75a8a0a1
+# %% ../nbs/20_training.ipynb #0c9d758c
+def judged(terms: ElboTerms, progress: Progress) -> dict[str, float]:
+    "The validation bound and its parts in nats per frame. Raises `InputError` if there was nothing to judge by, or the bound is no number any more."
+    if terms.frames.sum() == 0:
+        raise InputError("the validation sequences have no observed frame, for the mask hides them all; change the mask, or which sequences these are (data.split_seed, data.valid).")
+    found = summary(terms)
+    if not math.isfinite(found["elbo"]):
+        raise InputError(f"the training has diverged, for in epoch {progress.epoch} the bound is no longer a finite number; start again with a smaller train.lr.")
+    return found
+
+
 def say_start(task: Task, run: Path, trainer: Trainer, said: list[str], reporter: Reporter):
     "The first lines of the log: what is trained on what, and what was decided about it."
     acc = trainer.accelerator
     reporter.say(f"{'resuming' if task.run else 'starting'} {run}: {len(task.parts.train)} training sequences of {task.data.steps} frames, {sum(p.numel() for p in trainer.bare.parameters())} parameters, on {acc.device}" + (f", in {acc.num_processes} processes" if acc.num_processes > 1 else ""))
-    for line in (*task.said, *said):
+    for line in (describe(task.data), *task.said, *said):
         reporter.say(line)
 
 
