@@ -48,7 +48,7 @@ BACKENDS = {
 }
 Name = Literal["auto", "loop", "information", "scan", "root", "cpu", "gpu"]
 
-# %% ../nbs/30_fast_inference.ipynb #3179d160
+# %% ../nbs/30_fast_inference.ipynb #10fa4637
 def needs(
     backend: str,  # a name
     what: str,  # evidence, filter or smoother
@@ -147,7 +147,14 @@ def refuse(what: str, name: str, model: LGSSM, a: Tensor, mask: Tensor | None, u
         raise InputError(f"the {what} of backend {name!r} needs {missing.replace('|', ' or ')} positive definite, but it is singular or indefinite; choose loop, or auto.")
 
 
-def route(what: str, backend: str, model: LGSSM, a: Tensor, mask: Tensor | None = None, u: Tensor | None = None) -> Callable:
+def route(
+    what: str,  # evidence, filter or smoother
+    backend: str,  # a name, or auto
+    model: LGSSM,  # the model
+    a: Tensor | Unchecked,  # the observations
+    mask: Tensor | None | Unchecked = None,  # True where a step was observed
+    u: Tensor | None | Unchecked = None,  # the controls
+) -> Callable:
     "The function that answers. Raises `InputError` where model and data do not fit each other, or for a backend that cannot."
     check_series(model, a, mask, u)
     check_covariances(model)
