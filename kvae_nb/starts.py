@@ -6,7 +6,7 @@
 __all__ = ['FIXED', 'as_file', 'from_memory', 'trained', 'take_over', 'described', 'is_built', 'flat', 'changed', 'Task',
            'check_observed', 'given_model', 'fitted', 'plan', 'plan_resumed', 'begin']
 
-# %% ../nbs/33_starts.ipynb #618a3964
+# %% ../nbs/33_starts.ipynb #46ea96d0
 import json
 import os
 import platform
@@ -34,7 +34,7 @@ from kvae_nb.runs import (
 )
 from .step import TrainConfig, check_training
 
-# %% ../nbs/33_starts.ipynb #162a06e9
+# %% ../nbs/33_starts.ipynb #246ccdee
 def as_file(
     data: object,  # an array or tensor of frames, as numbers on any usual scale; or a VideoData, with masks and controls
     folder: str | Path,  # where to write
@@ -78,7 +78,7 @@ def from_memory(
     except InputError as error:
         raise InputError(str(error).replace(f"{path}: ", "").replace(str(path), "the array")) from None
 
-# %% ../nbs/33_starts.ipynb #c58ecbdf
+# %% ../nbs/33_starts.ipynb #0f54556d
 def trained(
     source: str | Path,  # a run folder, or the name or file of pretrained weights
 ) -> tuple[str, object, nn.Module]:
@@ -105,7 +105,7 @@ def take_over(
     new = sorted({k.split(".")[0] for k in own if k not in fitting})
     return f"{len(fitting)} of {len(own)} tensors are taken over from {source}" + (f"; new is what is left of: {', '.join(new)}" if new else "")
 
-# %% ../nbs/33_starts.ipynb #f16e746a
+# %% ../nbs/33_starts.ipynb #b23bdcd4
 def described(
     config: RunConfig | None,  # as given
     model: nn.Module,  # as given
@@ -135,7 +135,7 @@ def is_built(
     shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, twin)]
     return type(twin) is type(model) and getattr(model, "config", None) == getattr(twin, "config", None) and shapes[0] == shapes[1]
 
-# %% ../nbs/33_starts.ipynb #3cf85f55
+# %% ../nbs/33_starts.ipynb #e73694f3
 FIXED = {"train.seed", "train.valid_sequences", "train.name"}  # of the training; of data and model everything but the place of the file
 
 
@@ -178,7 +178,7 @@ def changed(
             raise InputError(f"{name} is {old.get(name)} in {of}, and cannot become {now[name]} when the run goes on; start a new run, or take over its weights (start).")
     return new, [f"{k} from {old.get(k)} to {now[k]}" for k in differ]
 
-# %% ../nbs/33_starts.ipynb #1a4f1ab4
+# %% ../nbs/33_starts.ipynb #f2997449
 class Task(NamedTuple):
     "What a training starts from."
     config: RunConfig
@@ -244,6 +244,8 @@ def plan(
     changes: dict[str, object] | None,
 ) -> Task:
     "What the arguments of `fit` mean together. Raises `InputError` if that cannot be trained."
+    if resume is not None and config is not None:
+        raise InputError(f"a run that goes on has its own configuration; leave config out beside resume={resume}, and name in changes what is to be different.")
     if resume is not None:
         return plan_resumed(held, Path(resume), data, model, init or start, changes or {})
     if init is not None and (model is not None or start is not None) or (model is not None and start is not None):

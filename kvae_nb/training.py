@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['GRACE', 'START', 'LOOK', 'spread', 'liveness', 'response', 'DeadStart', 'watched', 'epoch_rows', 'steps_of', 'tally',
            'train_epoch', 'say_skipped', 'report_if_dead', 'prepare', 'restore', 'agree', 'check_shares', 'threads',
-           'orderly_end', 'say_end', 'fit', 'train_all', 'say_start', 'write_first', 'finish_epoch', 'FORMAT', 'KINDS',
-           'PRESETS', 'RECURRENT_PRESETS', 'SWITCHING_PRESETS', 'Kind', 'Progress', 'RecurrentRunConfig', 'Reporter',
-           'Run', 'RunConfig', 'SwitchingRunConfig', 'build_model', 'check_data', 'checkpoint_in', 'digest',
+           'orderly_end', 'say_end', 'fit', 'train_all', 'judged', 'say_start', 'write_first', 'finish_epoch', 'FORMAT',
+           'KINDS', 'PRESETS', 'RECURRENT_PRESETS', 'SWITCHING_PRESETS', 'Kind', 'Progress', 'RecurrentRunConfig',
+           'Reporter', 'Run', 'RunConfig', 'SwitchingRunConfig', 'build_model', 'check_data', 'checkpoint_in', 'digest',
            'draw_progress', 'fit_config_to_data', 'kind_of', 'load_optimiser', 'load_run', 'load_weights',
            'new_run_folder', 'pack', 'preset', 'read_checkpoint', 'read_config', 'read_tensors', 'reseed', 'run_data',
            'same_checkpoint', 'save_checkpoint', 'save_tensors', 'say_collapse', 'summary', 'validate', 'what_is_said',
@@ -282,7 +282,7 @@ def say_end(run: Path, error: BaseException, reporter: Reporter):
     if isinstance(error, KeyboardInterrupt):
         raise KeyboardInterrupt(f"{run} was {text}") from None
 
-# %% ../nbs/20_training.ipynb #20767dcd
+# %% ../nbs/20_training.ipynb #d3550c7b
 def fit(
     config: RunConfig | None = None,  # what to train, on what; not needed to resume, or with a model or init
     out: str | Path = "runs",  # where run folders are kept
@@ -331,9 +331,7 @@ def train_all(trainer: Trainer, data: Split, run: Path, progress: Progress, repo
     while progress.epoch < config.epochs:
         tick, now = time.perf_counter(), pace(config, progress.epoch, progress.step)
         progress, means = train_epoch(trainer, train, progress, reporter, replay)
-        valued, said = summary(validate(trainer.bare, valid, config)), what_is_said(trainer.bare, valid, config)
-        if not math.isfinite(valued["elbo"]):
-            raise InputError(f"{run}: the training has diverged, for in epoch {progress.epoch} the bound is no longer a finite number; start again with a smaller train.lr.")
+        valued, said = judged(validate(trainer.bare, valid, config), progress), what_is_said(trainer.bare, valid, config)
         say_collapse(said, progress, reporter)
         entry = {"epoch": progress.epoch, "step": progress.step, **now._asdict(), "train": means, "valid": valued, "collapse": said.scalars() if said else {}}
         entry["seconds"] = round(time.perf_counter() - tick, 2)
@@ -349,7 +347,17 @@ def train_all(trainer: Trainer, data: Split, run: Path, progress: Progress, repo
             reporter.say(f"no unit of a is active in the end: the model tells no frame from another, and what it fills in will be one picture; {progress.step} steps may be too few (more epochs, a smaller train.batch_size)")
         reporter.say(f"finished in {time.perf_counter() - started:.0f} s: {run}")
 
-# %% ../nbs/20_training.ipynb #13fb05e5
+# %% ../nbs/20_training.ipynb #0c9d758c
+def judged(terms: ElboTerms, progress: Progress) -> dict[str, float]:
+    "The validation bound and its parts in nats per frame. Raises `InputError` if there was nothing to judge by, or the bound is no number any more."
+    if terms.frames.sum() == 0:
+        raise InputError("the validation sequences have no observed frame, for the mask hides them all; change the mask, or which sequences these are (data.split_seed, data.valid).")
+    found = summary(terms)
+    if not math.isfinite(found["elbo"]):
+        raise InputError(f"the training has diverged, for in epoch {progress.epoch} the bound is no longer a finite number; start again with a smaller train.lr.")
+    return found
+
+
 def say_start(task: Task, run: Path, trainer: Trainer, said: list[str], reporter: Reporter):
     "The first lines of the log: what is trained on what, and what was decided about it."
     acc = trainer.accelerator
