@@ -176,8 +176,10 @@ def given_frames(
     x: object,  # frames, as a user gives them
 ) -> Float[Tensor, "batch time channel height width"]:
     "The frames as floats of the model's type on its device. Raises `InputError` for what the model cannot take."
-    c = model.config
-    x, frame = number_tensor(x, next(model.parameters()), "frames", bytes_too=True), (c.channels, c.size, c.size)
+    c, like = model.config, next(model.parameters())
+    if like.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"the model's numbers are {str(like.dtype).removeprefix('torch.')}, in which no filter keeps its digits; use model.float(), and torch.autocast for networks in half precision.")
+    x, frame = number_tensor(x, like, "frames", bytes_too=True), (c.channels, c.size, c.size)
     if x.dim() != 5 or tuple(x.shape[2:]) != frame:
         wanted = f"[batch, time, {c.channels}, {c.size}, {c.size}]"
         raise InputError(f"frames have the shape {list(x.shape)}, but this model takes {wanted}{layout_hint(tuple(x.shape), frame)}.")

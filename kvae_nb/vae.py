@@ -50,6 +50,8 @@ class BernoulliPixels(nn.Module):
 class GaussianPixels(nn.Module):
     "Grey or colour pixels; the decoder's output is their mean, and one standard deviation is learned for all, or fixed."
 
+    support = (-16.0, 16.0)  # a Gaussian has none, but films scaled to [0, 1] or standardised lie in it, and numbers up to 255 do not
+
     def __init__(
         self,
         std: float = 0.3,  # the standard deviation, or where it starts
