@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import tempfile
+import warnings
 import zipfile
 import zlib
 from dataclasses import replace
@@ -546,13 +547,13 @@ def forged(shape, payload=b"", declared=None, dtype="|u1", twice=False, name="im
     "An archive with one array that promises this shape, and perhaps the same member again."
     header, out = io.BytesIO(), io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile warns of a name that is there twice
         for _ in range(1 + twice):
             archive.writestr(name, header.getvalue() + payload)
     return out.getvalue()
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("content", [
     forged((10**9, 10**9)), forged((2, 3, 8, 8), bytes(383)), forged((2, 3, 8, 8), bytes(385)), forged((-2, 3, 8, -8), bytes(384)), forged((2**28,), bytes(2**28)), forged((1,), b"x", twice=True),
     forged((1,), b"x", name="../images.npy"), forged((1,), b"x", name="/images.npy"), forged((1,), b"x", name="C:\\images.npy"), forged((1,), bytes(8), dtype="|O"), b"PK\x03\x04", b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xff{",
