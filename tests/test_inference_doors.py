@@ -104,6 +104,13 @@ def test_a_mask_for_each_coordinate_points_to_the_series_and_is_never_taken_for_
     assert fi.log_evidence(m, series(2, 2, 2), torch.eye(2, dtype=torch.bool)).shape == (2,)  # two sequences of two steps
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.complex64])
+@pytest.mark.parametrize("door", EVIDENCES)
+def test_one_type_that_is_too_short_is_refused_as_well(door, dtype):
+    with pytest.raises(InputError, match="float32 or float64 is needed"):
+        EVIDENCES[door](cast(system(), dtype), series(20, 1).to(dtype))
+
+
 def test_other_functions_of_a_model_refuse_as_well():
     m, a = system(), series(20, 1)
     filtered, last = lgssm.kalman_filter(m, a), Gaussian(m.mean1, m.cov1)
