@@ -347,13 +347,16 @@ def flatten(M: Tensor, batch: tuple[int, ...], axes: int) -> Tensor:
         return M.reshape(1, *tail)
     return M.expand(*batch, *tail).reshape(-1, *tail)
 
-def arrange(model: LGSSM, a: Tensor | Unchecked, mask: Tensor | None | Unchecked, u: Tensor | None | Unchecked) -> tuple[tuple[int, ...], list]:
-    "The batch shape, and everything the kernels read. Raises `InputError` on what does not fit, or what no kernel is made for."
+def arrange(model: LGSSM, a: Tensor | Unchecked, mask: Tensor | None | Unchecked, u: Tensor | None | Unchecked, wide: bool = False) -> tuple[tuple[int, ...], list]:
+    "The batch shape, and everything the kernels read, in float64 if `wide`. Raises `InputError` on what does not fit, or what no kernel is made for."
     batch = check_series(model, a, mask, u)
     if not cpu_kernel_fits(model, a):
         raise InputError(f"there is no CPU kernel for {model.A.shape[-1]} states, {a.shape[-1]} observations and {a.dtype} on {a.device}; use backend='auto' or 'loop'.")
     if any(x is not None and torch._C._functorch.is_functorch_wrapped_tensor(x) for x in (*model, a, mask, u)):
         raise InputError("the CPU kernel does not work inside transformations of torch.func (vmap, grad, hessian); use backend='loop' or 'scan'.")
+    if wide:
+        *model, a, u = (None if x is None else x.double() for x in (*model, a, u))
+        model = LGSSM(*model)
     if mask is not None:
         a = torch.where(mask[..., None], a, 0.0)
     shift = None if u is None else (model.B @ u[..., None]).squeeze(-1)
@@ -473,9 +476,9 @@ def cpu_evidence(
     return Evidence.apply(*given).reshape(batch)
 
 # %% ../nbs/28_cpu_kernel.ipynb #130577ff
-def _forward(model: LGSSM, a: Tensor | Unchecked, mask: Tensor | None | Unchecked, u: Tensor | None | Unchecked) -> tuple[tuple[int, ...], Call]:
+def _forward(model: LGSSM, a: Tensor | Unchecked, mask: Tensor | None | Unchecked, u: Tensor | None | Unchecked, wide: bool = False) -> tuple[tuple[int, ...], Call]:
     "Filters, and keeps everything."
-    batch, given = arrange(model, a, mask, u)
+    batch, given = arrange(model, a, mask, u, wide)
     call = Call(given)
     call.make("P", "K", "V", "logdet", "m", "Ve", "total", "Pp", "mp", "log_prob")
     call.run(forward_kernel, True)
@@ -502,9 +505,7 @@ def cpu_smoother(
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls
 ) -> Smoothed:
     "The smoothed moments by equation (4), computed in float64, without gradients. Raises `InputError` as `cpu_evidence` does."
-    check_series(model, a, mask, u)
-    *double, wide, v = (None if M is None else M.double() for M in (*model, a, u))
-    batch, call = _forward(LGSSM(*double), wide, mask, v)
+    batch, call = _forward(model, a, mask, u, wide=True)
     call.make("ms", "Ps", "lag")
     call.run(backward_kernel, "smoother")
     call.narrow(a.dtype, "ms", "Ps", "lag")
