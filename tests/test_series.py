@@ -516,6 +516,8 @@ def test_errors_are_refused_away_from_the_maximum_and_where_nothing_is_determine
     far = series.fit_gradient(series.local_level, NILE, UNKNOWN, steps=1)
     assert not far.converged
     with pytest.raises(InputError, match="maximum"): series.standard_errors(far, NILE)
+    near = far._replace(learn={"level": series.positive(2500.), "noise": series.positive(14000.)})
+    with pytest.raises(InputError, match="nats higher"): series.standard_errors(near, NILE)
     both = lambda level, noise, more: series.local_level(level, noise + more)
     for start in (5e3, 1e4):
         flat = series.fit_gradient(both, NILE, UNKNOWN | {"more": series.positive(start)})
