@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Unchecked', 'LGSSM', 'check_alike', 'check_shapes', 'check_series', 'readable', 'is_definite', 'check_covariances',
            'dense_joint', 'Update', 'predict_step', 'update_step', 'Filtered', 'kalman_filter', 'log_evidence',
-           'vagueness', 'Backward', 'backward_laws', 'Smoothed', 'rts_smoother', 'sample_posterior', 'Sequence',
-           'sample_prior', 'joint_log_prob', 'observe', 'Forecast', 'between', 'forecast', 'first_only', 'fast']
+           'vagueness', 'Backward', 'backward_gain', 'backward_laws', 'Smoothed', 'rts_smoother', 'sample_posterior',
+           'Sequence', 'sample_prior', 'joint_log_prob', 'observe', 'Forecast', 'between', 'forecast', 'first_only',
+           'fast']
 
 # %% ../nbs/11_lgssm.ipynb #e2906e53
 import math
@@ -41,13 +42,14 @@ def _lead(name, shape, tail, time=None):
     wanted = ["*batch"] + ([] if time is None else [f"{time} or 1 (time)"]) + [str(d) for d in tail]
     raise InputError(f"{name} has shape {list(shape)}, but [{', '.join(wanted)}] is needed.")
 
-def check_alike(**given):  # tensors by name; None is passed over
+def check_alike(**given):  # tensors by name; a, u, B and shift may be None
     "Raises `InputError` unless all are torch tensors of one type, float32 or float64, on one device."
     like = None
     for name, x in given.items():
-        if x is None: continue
+        if x is None and name in ("B", "a", "u", "shift"): continue
         if not isinstance(x, Tensor):
-            raise InputError(f"{name} is a {type(x).__module__}.{type(x).__name__}, but a torch tensor of float32 or float64 is needed, which torch.as_tensor makes of an array.")
+            kind = "None" if x is None else f"a {type(x).__module__}.{type(x).__name__}"
+            raise InputError(f"{name} is {kind}, but a torch tensor of float32 or float64 is needed, which torch.as_tensor makes of an array.")
         if like is None: first, like = name, x
         if x.dtype is not torch.float32 and x.dtype is not torch.float64:
             raise InputError(f"{name} is {x.dtype}, but float32 or float64 is needed, the same type for model, a and u; {name}.float() or {name}.double() makes it.")
@@ -96,11 +98,12 @@ def check_series(model:LGSSM,  # the model
                  u:Float[Tensor, "*#batch time m"]|None|Unchecked=None,  # the controls
                 )->tuple[int, ...]:                  # the batch shape that all of them broadcast to
     "`check_shapes` with as many steps as `a` has. Raises `InputError` also where `a` has no time axis."
-    if not isinstance(a, Tensor): check_alike(A=model.A, a=a)
+    if a is None: raise InputError("a is None, but the observations are needed, [*batch, time, p].")
+    check_alike(A=model.A, a=a)
     if a.dim() < 2: raise InputError(f"a has shape {list(a.shape)}, but [*batch, time, {model.C.shape[-2]}] is needed; a series of single numbers is a[:, None].")
     return check_shapes(model, a.shape[-2], a, mask, u)
 
-# %% ../nbs/11_lgssm.ipynb #49fb5bc0
+# %% ../nbs/11_lgssm.ipynb #657bdc8a
 def readable(*tensors:Tensor|None,  # whose values a decision would depend on
             )->bool:
     "Whether values can be looked at without waiting for a device, and outside of compilers and transformations of functions (`torch.func`)."
@@ -306,7 +309,7 @@ def log_evidence(model:LGSSM,                                # the model
     "log p(a_1 … a_T), the states integrated out exactly: equation (E). Raises `InputError` on shapes that do not fit."
     return kalman_filter(model, a, mask, u).log_prob.sum(-1)
 
-# %% ../nbs/11_lgssm.ipynb #e5c8cf70
+# %% ../nbs/11_lgssm.ipynb #8645c6a3
 def _longest_gap(mask):
     "The most steps in a row that were not observed."
     seen = np.pad(mask.numpy().reshape(-1, mask.shape[-1]), ((0, 0), (1, 1)), constant_values=True)
@@ -359,11 +362,14 @@ class Backward(NamedTuple):
     keep: Float[Tensor, "*batch lags n n"]    # I − G_t A_{t+1}
     cov: Float[Tensor, "*batch lags n n"]     # W_t, covariance of the noise
 
-def _gain(CP, P, size):
-    "(P⁺ CP)ᵀ. Singular is what has less variance than rounding leaves of `size`; without a size it is NaN."
+def backward_gain(CP:Float[Tensor, "*batch n k"],        # A Σ, the covariance of the next state with this one
+                  P:Float[Tensor, "*#batch n n"],        # covariance of the next state
+                  size:Float[Tensor, "*#batch n"]|None,  # variances by whose rounding errors zero is measured
+                 )->Float[Tensor, "*batch k n"]:
+    "The gain (P⁺ CP)ᵀ. Singular is what has less variance than rounding leaves of `size`; without a size it is NaN."
     L, info = torch.linalg.cholesky_ex(P)
     if size is None: return torch.cholesky_solve(CP, torch.where(info[..., None, None] == 0, L, math.nan)).mT
-    tiny, I = 4 * P.shape[-1] * torch.finfo(P.dtype).eps, torch.eye(P.shape[-1], dtype=P.dtype)
+    tiny, I = 4 * P.shape[-1] * torch.finfo(P.dtype).eps, torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
     singular = ((info != 0) | (L.detach().diagonal(dim1=-2, dim2=-1).square() <= tiny * size).any(-1))[..., None, None]
     if not singular.any(): return torch.cholesky_solve(CP, L).mT
     regular = torch.cholesky_solve(CP, torch.linalg.cholesky_ex(P.where(~singular, I))[0]).mT
@@ -388,7 +394,7 @@ def backward_laws(model:LGSSM,        # the model
     steps, n = filtered.mean.shape[-2:]
     for k in "AQ": _lead(k, getattr(model, k).shape, (n, n), steps)
     A, Q, cov = _after_first(model.A), _after_first(model.Q), filtered.cov[..., :-1, :, :]
-    G = _gain(A @ cov, filtered.predicted_cov[..., 1:, :, :], _sizes(model, filtered))
+    G = backward_gain(A @ cov, filtered.predicted_cov[..., 1:, :, :], _sizes(model, filtered))
     keep = torch.eye(n, dtype=G.dtype, device=G.device) - G @ A
     shift = filtered.mean[..., :-1, :] - _matvec(G, filtered.predicted_mean[..., 1:, :])
     return Backward(G, shift, keep, keep @ cov @ keep.mT + G @ Q @ G.mT)
@@ -510,7 +516,7 @@ def forecast(future:LGSSM,   # the steps to come: `A[..., 0, :, :]` takes `last`
     z = Gaussian(mean, _recur_cov(_after_first(model.A), W))
     return Forecast(z, observe(model, *z))
 
-# %% ../nbs/11_lgssm.ipynb #8dc8f5b9
+# %% ../nbs/11_lgssm.ipynb #4b2a1187
 class _NoSecond(torch.autograd.Function):
     "The identity, as a function of everything a gradient depends on; its derivative is an error."
 

@@ -146,7 +146,7 @@ def _resize(frames: np.ndarray, size: int, channels: int) -> np.ndarray:
     "Square frames in another size and number of channels; few at a time, for they are floats meanwhile."
     x = torch.from_numpy(frames.astype(np.float32))
     if channels == 1 and x.shape[1] == 3:
-        x = (x * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+        x = (x * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float32).view(3, 1, 1)).sum(1, keepdim=True)
     if size != x.shape[-1]:
         x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
     return x.expand(-1, channels, -1, -1).round().clamp(0, 255).to(torch.uint8).numpy()

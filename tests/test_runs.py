@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,12 +20,13 @@ import kvae_nb.training as training
 from kvae_nb.core import InputError
 from kvae_nb.data import DataConfig, VideoData, batches, from_simulation, save_video_data, split_indices
 from kvae_nb.kvae import KVAE, KVAEConfig
-from kvae_nb.records import Reporter, load_scaler, pack, read_checkpoint, save_checkpoint
+from kvae_nb.records import Progress, Reporter, draw_progress, load_scaler, pack, read_checkpoint, save_checkpoint
 from kvae_nb.rnn import RecurrentConfig
 from kvae_nb.runs import RecurrentRunConfig, RunConfig, SwitchingRunConfig, build_model, load_run, locked, read_config, remove_leftovers, run_data, write_config
 from kvae_nb.simulator import simulate
 from kvae_nb.skvae import SwitchingKVAEConfig
 from kvae_nb.step import TrainConfig, check_training, make_accelerator, make_trainer, train_step
+from kvae_nb.streaming import write_shards
 from kvae_nb.training import fit, same_checkpoint, validate
 
 QUICK = TrainConfig(epochs=1, batch_size=16, join={}, device="cpu", threads=1, picture_every=0, valid_sequences=4)
@@ -98,6 +100,29 @@ def test_pictures_are_drawn_of_data_with_masks_and_controls(tmp_path, config, pa
     board = EventAccumulator(str(run))
     board.Reload()
     assert set(board.Tags()["images"]) == {"imputation", "weights"} and len(board.Images("weights")) == 2
+
+
+def test_pictures_hide_what_the_data_hide():
+    heard, known = {}, torch.ones(16, 6, dtype=torch.bool)
+    known[0, 0] = False
+
+    class Listens(KVAE):
+        def impute(self, x, mask=None, u=None):
+            heard.update(mask=mask, u=u)
+            return super().impute(x, mask, u)
+
+    batch = next(batches(FILMS, 16, torch.arange(16)))._replace(mask=known, u=torch.randn(16, 6, 2))
+    draw_progress(SimpleNamespace(add_figure=lambda *given, **more: None), Listens(replace(TINY, dim_u=2)), batch, 0)
+    assert heard["mask"].tolist() == [[False, True, True, False, False, True]] and torch.equal(heard["u"], batch.u[:1])
+
+
+def test_shards_whose_validation_part_is_hidden_are_named_too(tmp_path):
+    mask = torch.ones(30, 6, dtype=torch.bool)
+    mask[split_indices(30).valid] = False
+    write_shards(tmp_path / "films", [replace(FILMS, mask=mask)], clips=10)
+    with pytest.raises(InputError, match="mask") as error:
+        fit(small(DataConfig(path=str(tmp_path / "films"), steps=6, size=16)), tmp_path / "runs", quiet=True)
+    assert "diverged" not in str(error.value)
 
 
 @pytest.mark.parametrize("hidden, said", [("valid", "validation sequence"), ("train", "training sequence")])
@@ -265,6 +290,11 @@ def test_what_cannot_change_is_refused_by_name_and_nothing_is_written(run, name,
     with pytest.raises(InputError, match=(name.split(".")[-1] or "no setting")):
         fit(resume=run, changes={name: value}, quiet=True)
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "lock"} == before
+
+
+def test_a_configuration_beside_resume_is_not_ignored(run):
+    with pytest.raises(InputError, match="name in changes"):
+        fit(small(epochs=4), resume=run)
 
 
 def test_what_stays_as_it_is_may_be_named(run):
@@ -614,6 +644,16 @@ def test_the_scale_of_gradients_comes_back(tmp_path):
     load_scaler(fresh, pack(model, optimiser))  # an older checkpoint knows of none
     load_scaler(None, tensors)  # and another precision needs none
     assert fresh.state_dict() == scaler.state_dict()
+
+
+def test_a_training_that_goes_on_has_its_scale_of_gradients(tmp_path):
+    "As with fp16 on a GPU, with a scaler of the CPU in the place of the GPU's."
+    first, second = (make_trainer(KVAE(TINY), QUICK) for _ in range(2))
+    first.accelerator.scaler, second.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=512.0), torch.amp.GradScaler("cpu")
+    entry = {"train": {}, "valid": {"elbo": -1.0}, "lr": 1e-3, "seconds": 0.0}
+    training.finish_epoch(first, tmp_path, Progress(epoch=1), entry, Reporter(tmp_path, quiet=True))
+    training.restore(second, tmp_path / "checkpoints/last.safetensors")
+    assert second.accelerator.scaler.get_scale() == 512.0
 
 
 def test_asking_for_gpus_leaves_them_asleep(monkeypatch):
