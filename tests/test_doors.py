@@ -393,6 +393,16 @@ def test_streams_say_what_the_filter_says(model, x, u):
             assert outs[-1].next_frame.shape == x.shape[2:] and outs[-1].next_a.cov.shape == (model.config.dim_a,) * 2
 
 
+def test_forecasts_of_a_stream_are_beliefs_about_a_frame_to_come_that_nobody_pushes(model, x, u):
+    *_, last = model.filter_stream(x[0, :5], None if u is None else u[0, :5])
+    mask, rest = torch.arange(6)[None] < 5, None if u is None else torch.cat([u[:1, :5], torch.zeros(1, 1, u.shape[-1])], 1)
+    with torch.no_grad():
+        whole = model.impute(x[:1], mask, rest).filtered
+        assert_close(last.next_z.mean, whole.z.mean[0, 5], rtol=2e-3, atol=2e-3)
+        assert_close(last.next_z.cov, whole.z.cov[0, 5], rtol=2e-3, atol=2e-3)
+        assert_close(last.next_a.mean, whole.a.mean[0, 5], rtol=2e-3, atol=2e-3)
+
+
 def test_frames_of_a_stream_come_as_they_come(model, x, u):
     f, push = x[0, 0].numpy(), None if u is None else [u[0, 0]]
     one = next(iter(model.filter_stream([f], push)))
