@@ -200,7 +200,7 @@ def new_kernel(n: int, p: int, size: int) -> Kernel:
     "An empty program for n states, p observations and numbers of so many bytes."
     return Kernel(LETTERS, {"n": n, "p": p, "1": 1}, size)
 
-# %% ../nbs/28_cpu_kernel.ipynb #a9e62d3d
+# %% ../nbs/28_cpu_kernel.ipynb #df0c57a1
 COVARIANCES = {"Pp", "P", "K", "V", "logdet", "Ps", "lag"}
 
 
@@ -216,7 +216,7 @@ def fetch_matrix(k: Kernel, name: str, t, first):
     with k.b.if_then(k.b.or_(k.equal(t, first), k.b.icmp_signed("!=", k.arg[f"{name}.time"], k.int(0)))):
         k.fetch(name, name, k.mul(t, f"{name}.time"), f"{name}.lane")
 
-# %% ../nbs/28_cpu_kernel.ipynb #202664c9
+# %% ../nbs/28_cpu_kernel.ipynb #72f58dc2
 @lru_cache(None)
 def forward_kernel(
     n: int,  # length of z
@@ -245,7 +245,7 @@ def forward_kernel(
             k.keep("total", "total", 0, 1, 0)
     return k.compile()
 
-# %% ../nbs/28_cpu_kernel.ipynb #ce0578ac
+# %% ../nbs/28_cpu_kernel.ipynb #2dbbfcf2
 def _first_or(k: Kernel, t, name: str, prior: str, step, begin=None):
     "At the first step the prior, later the prediction."
     with k.b.if_else(k.equal(t, 0)) as (first, later):
@@ -322,7 +322,7 @@ def backward_kernel(
                 _step_back(k, t, predict, filtered, result, halves)
     return k.compile()
 
-# %% ../nbs/28_cpu_kernel.ipynb #5bb1c60f
+# %% ../nbs/28_cpu_kernel.ipynb #ed39bc03
 def _give(k: Kernel, t, noise, halves: str):
     "Adds this step's shares to the gradients of C, R, a, and of the noise that came in before it."
     k.do(noise)
@@ -378,7 +378,7 @@ def flatten(M: Tensor, batch: tuple[int, ...], axes: int) -> Tensor:
     return M.expand(*batch, *tail).reshape(-1, *tail)
 
 
-def arrange(model: LGSSM, a: Tensor, mask: Tensor | None, u: Tensor | None) -> tuple[tuple[int, ...], list]:
+def arrange(model: LGSSM, a: Tensor | Unchecked, mask: Tensor | None | Unchecked, u: Tensor | None | Unchecked) -> tuple[tuple[int, ...], list]:
     "The batch shape, and everything the kernels read. Raises `InputError` on what does not fit, or what no kernel is made for."
     batch = check_series(model, a, mask, u)
     if not cpu_kernel_fits(model, a):
@@ -414,7 +414,7 @@ def side_by_side(M: Tensor | None) -> Tensor | None:
     "The same numbers, as they stand in memory one after the other (a view may show them repeated, turned or negated)."
     return M if M is None or M.is_contiguous() and not M.is_neg() else M.resolve_neg().contiguous()
 
-# %% ../nbs/28_cpu_kernel.ipynb #c382594d
+# %% ../nbs/28_cpu_kernel.ipynb #bb90f48f
 class Call:
     "The arguments of the kernels for one batch, and the memory between them."
 
@@ -494,7 +494,7 @@ class Evidence(torch.autograd.Function):
         found = dict(zip(inputs, space.to(call.like.dtype).split(sizes)))
         return *(found[k].view_as(inputs[k]) if wanted and k in found else None for k, wanted in zip(GIVEN, ctx.needs_input_grad)),
 
-# %% ../nbs/28_cpu_kernel.ipynb #d27e6d13
+# %% ../nbs/28_cpu_kernel.ipynb #4097086d
 def cpu_evidence(
     model: LGSSM,  # the model
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations; anything, also NaN, where missing
@@ -506,7 +506,7 @@ def cpu_evidence(
     return Evidence.apply(*given).reshape(batch)
 
 # %% ../nbs/28_cpu_kernel.ipynb #130577ff
-def _forward(model: LGSSM, a: Tensor, mask: Tensor | None, u: Tensor | None) -> tuple[tuple[int, ...], Call]:
+def _forward(model: LGSSM, a: Tensor | Unchecked, mask: Tensor | None | Unchecked, u: Tensor | None | Unchecked) -> tuple[tuple[int, ...], Call]:
     "Filters, and keeps everything."
     batch, given = arrange(model, a, mask, u)
     call = Call(given)

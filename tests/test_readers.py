@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kvae_nb.core import InputError
-from kvae_nb.data import DataConfig, VideoData, describe, from_arrays, has_grey, looks_grey, open_data, read_video_data, save_video_data, split, split_indices
+from kvae_nb.data import DataConfig, VideoData, batches, describe, from_arrays, has_grey, looks_grey, open_data, read_video_data, save_video_data, split, split_indices
 from kvae_nb.files import array_headers, check_output, inside, parse_yaml, read_arrays, read_yaml
 from kvae_nb.readers import find_layout, fitness, natural_order
 from kvae_nb.simulator import World, simulate
@@ -239,6 +239,21 @@ def test_names_of_two_numbers(pairs, form):
     names = [form.format(a, b) for a, b in sorted(pairs)]
     mixed = sorted(names, key=lambda name: name[::-1])
     assert [mixed[i] for i in natural_order(mixed)] == names
+
+
+@pytest.mark.parametrize("names", ["1.1 1.2 1.9 1.10 2.1", "2024.1.2 2024.1.10 2024.9.1 2024.10.1", "t0.25 t0.5 t1", "cam-1_t-0.5 cam-1_t0 cam-2_t-1 cam-2_t1", "frame-1 frame-2 frame-10", "1e-05 0.001 0.1 1", "кадр2 кадр10", "a² b²"])
+def test_names_whose_dots_and_dashes_mean_different_things(names):
+    names = names.split()
+    for mixed in (names[::-1], sorted(names), sorted(names, key=lambda name: name[::-1])):
+        assert [mixed[i] for i in natural_order(mixed)] == names
+
+
+def test_no_batch_of_nothing():
+    "A part without clips gives no batch; a batch holds at least one clip."
+    data = from_arrays(np.zeros((4, 2, 8, 8)))
+    assert list(batches(data[:0], 2, torch.arange(0))) == [] and len(list(batches(data, 3, torch.arange(4)))) == 2
+    with pytest.raises(InputError, match="batch_size"):
+        next(batches(data, 0, torch.arange(4)))
 
 
 # ---- one rule of axes ------------------------------------------------------------------------------------------------
