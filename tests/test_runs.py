@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -312,6 +313,7 @@ def test_no_scalar_is_lost_when_a_run_goes_on(run):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for epochs in (3, 4):
+        time.sleep(1.1)  # files of events are put in order by the second in their names
         fit(resume=run, changes={"train.epochs": epochs}, quiet=True)
     board = EventAccumulator(str(run), purge_orphaned_data=True)
     board.Reload()
@@ -672,6 +674,7 @@ def test_a_reporter_keeps_what_was_written_at_its_step(tmp_path):
         for k in steps:
             reporter.scalars("epoch", {"loss": float(start)}, k)
         reporter.close()
+        time.sleep(1.1)  # files of events are put in order by the second in their names
     board = EventAccumulator(str(tmp_path))
     board.Reload()
     assert [(e.step, e.value) for e in board.Scalars("epoch/loss")] == [(1, 0.0), (2, 0.0), (3, 2.0), (4, 2.0)]
