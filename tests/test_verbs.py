@@ -45,6 +45,8 @@ def here(home, tmp_path, monkeypatch):
 
     shutil.copytree(home / "run", tmp_path / "run")
     shutil.copy(home / "c.npz", tmp_path / "c.npz")
+    started = tmp_path / "run" / "started.json"
+    started.write_text(json.dumps(json.loads(started.read_text()) | {"folder": str(tmp_path)}))  # or the run would find its data where it was made
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -356,10 +358,10 @@ def test_interrupted_while_it_loads(start):
 def test_ended_in_an_epoch(home, tmp_path, number, code):
     p = process("train", "--data", str(home / "c.npz"), *SMALL.replace("--epochs 1", "--epochs 100000").replace("--out runs", f"--out {tmp_path}").split())
     for _ in range(600):
-        found = list(tmp_path.glob("*/metrics.json"))
-        if found and '"epoch"' in found[0].read_text():
+        found = [f.with_name("metrics.json") for f in tmp_path.glob("*/log.txt") if "epoch 1/" in f.read_text()]
+        if found:
             break
-        time.sleep(.1)
+        time.sleep(.2)
     p.send_signal(number)
     out, err = p.communicate(timeout=60)
     assert p.returncode == code and "Traceback" not in err and "running" not in json.loads(found[0].read_text())["status"]
@@ -403,5 +405,5 @@ def test_every_plot_takes_what_requires_gradients():
     plots.plot_trajectory(ax(), path), plots.plot_latent(ax(), path, one), plots.plot_alpha(ax(), path.softmax(-1))
     plots.plot_ellipses(ax(), path, cov)
     plots.plot_gap_curves(ax(), one.cumsum(0), {"smoothing": one})
-    plots.plot_curves(ax(), {"step": one, "valid": one}, ["valid"])
+    plots.plot_curves(ax(), {"step": list(one), "valid": list(one)}, ["valid"])
     assert plots.video_rows([frames, frames], mask).dtype == np.uint8
