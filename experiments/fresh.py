@@ -1,12 +1,13 @@
 """The preset `best` on films that had no part in its choice.
 
-    python experiments/fresh.py --data ../shared/data/box.npz --seeds 3              # half an hour a seed on one CPU core
-    python experiments/fresh.py --data ../shared/data/box.npz --runs RUN RUN RUN     # the same for runs that are trained already
+    python experiments/fresh.py --data ../shared/data/box.npz --seeds 3              # half an hour a seed, one CPU core
+    python experiments/fresh.py --data ../shared/data/box.npz --runs RUN RUN RUN     # the same for runs that exist already
 
-The preset's settings were chosen by the results on the 500 test films of the file's split 0, so an error measured there may be a little too small. Here the
-same preset is trained on split 1 (`--data.split_seed 1`), which draws other 4250 films to learn from, and measured on those of its 500 test films that are
-neither test nor validation films of split 0. They were training films while the settings were tried, so no setting was chosen by a result on them, and the
-models measured here have not seen them. Beside each mean stands its standard error over films. Stores after every run. Writes experiments/results/fresh.json.
+The preset's settings were chosen by the results on the 500 test films of the file's split 0, so an error measured there may be
+a little too small. Here the same preset is trained on split 1 (`--data.split_seed 1`), which draws other 4250 films to learn
+from, and measured on those of its 500 test films that are neither test nor validation films of split 0. They were training
+films while the settings were tried, so no setting was chosen by a result on them, and the models measured here have not seen
+them. Beside each mean stands its standard error over films. Stores after every run. Writes experiments/results/fresh.json.
 """
 
 import argparse
@@ -48,29 +49,38 @@ def wrong_pixels(model, data: VideoData, mask: torch.Tensor) -> dict:
         for how, beliefs in (("smoothing", found.smoothed), ("filtering", found.filtered)):
             shares[how].append(((beliefs.frames > 0.5) != (x > 0.5)).double().mean((2, 3, 4)))
     hidden = (~mask).double().numpy()
-    return {how: ratio((torch.cat(v).numpy() * hidden).sum(1), hidden.sum(1)) for how, v in shares.items()} | {"frames": int(hidden.sum())}
+    means = {how: ratio((torch.cat(v).numpy() * hidden).sum(1), hidden.sum(1)) for how, v in shares.items()}
+    return means | {"frames": int(hidden.sum())}
 
 
 def ratio(total: np.ndarray, count: np.ndarray) -> dict:
     "Sum of totals over sum of counts, and its standard error when the films are the independent draws (delta method)."
     mean, n = total.sum() / count.sum(), len(total)
-    return {"mean": round(float(mean), 5), "standard_error": round(float((total - mean * count).std(ddof=1) / np.sqrt(n) / count.mean()), 5)}
+    error = (total - mean * count).std(ddof=1) / np.sqrt(n) / count.mean()
+    return {"mean": round(float(mean), 5), "standard_error": round(float(error), 5)}
 
 
 def record(run: Run, whole: VideoData) -> dict:
-    "Everything that is stored about a run. Raises `InputError` if it was trained on another split, or has not finished."
+    "What is stored about a run. Raises `InputError` if it was trained on another split, or has not finished."
     config, about = run.config.data, json.loads((run.folder / "metrics.json").read_text())
     if config.split_seed != FRESH or about["status"] != "finished":
-        raise InputError(f"{run.folder} should be a finished run with --data.split_seed {FRESH}; it has split_seed {config.split_seed} and is {about['status']}.")
+        raise InputError(f"{run.folder} has split_seed {config.split_seed} and is {about['status']}; a finished run with {FRESH} is needed.")
     chosen = fresh_films(config, len(whole))
     if parts(config, len(whole), FRESH)[0] & set(chosen.tolist()):
         raise InputError("A film to be measured is among the training films; this must not be.")
     data, T = whole.subset(chosen), whole.steps
-    masks = {"gap": {str(n): mask_gap(len(data), T, FIRST, n) for n in GAPS}, "drop": {str(p): drop_mask(len(data), T, p) for p in DROPS}}
+    gaps, drops = {str(n): mask_gap(len(data), T, FIRST, n) for n in GAPS}, {str(p): drop_mask(len(data), T, p) for p in DROPS}
     return {
-        "command": command(run.config), "seed": run.config.train.seed, "epoch": run.progress.epoch, "train_seconds": about["seconds"], "device": about["device"], "machine": about["machine"],
-        "films": len(data), "elbo_per_frame": round(held_out_elbo(run.model, data).per_frame, 3), "leak": hidden_frames_leak(run.model, data.frames[:4].float() / 255, mask_gap(4, T, FIRST, 7)),
-        "imputation": {kind: {n: wrong_pixels(run.model, data, m) for n, m in row.items() if not m.all()} for kind, row in masks.items()},
+        "command": command(run.config),
+        "seed": run.config.train.seed,
+        "epoch": run.progress.epoch,
+        "train_seconds": about["seconds"],
+        "device": about["device"],
+        "machine": about["machine"],
+        "films": len(data),
+        "elbo_per_frame": round(held_out_elbo(run.model, data).per_frame, 3),
+        "leak": hidden_frames_leak(run.model, data.frames[:4].float() / 255, mask_gap(4, T, FIRST, 7)),
+        "imputation": {kind: {n: wrong_pixels(run.model, data, m) for n, m in masks.items()} for kind, masks in (("gap", gaps), ("drop", drops))},
     }
 
 
@@ -78,7 +88,8 @@ def store(row: dict, data: Path):
     "Writes the result file with this row, atomically; it takes the place of an earlier one of the same command."
     known = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else []
     runs = sorted([r for r in known if r["command"] != row["command"]] + [row], key=lambda r: r["seed"])
-    content = {"command": f"python experiments/fresh.py --data {data.name} --seeds {len(runs)}", "data": data.name, "torch": torch.__version__,
+    made_by = f"python experiments/fresh.py --data {data.name} --seeds {len(runs)}"
+    content = {"command": made_by, "data": data.name, "torch": torch.__version__,
                "films": "test films of split 1 that are neither test nor validation films of split 0", "runs": runs}
     with atomic_write(RESULT) as tmp:
         tmp.write_text(json.dumps(content, indent=1) + "\n")
@@ -99,7 +110,8 @@ def main():
     for item in args.runs or range(args.seeds):
         folder = item if args.runs else fit(replace(start, train=replace(start.train, seed=item, threads=1)), args.out)
         store(r := record(load_run(folder), whole), args.data)
-        print(r["seed"], r["films"], r["elbo_per_frame"], {n: (e["smoothing"]["mean"], e["filtering"]["mean"]) for n, e in r["imputation"]["gap"].items()}, flush=True)
+        errors = {n: (e["smoothing"]["mean"], e["filtering"]["mean"]) for n, e in r["imputation"]["gap"].items()}
+        print(r["seed"], r["films"], r["elbo_per_frame"], errors, flush=True)
 
 
 if __name__ == "__main__":

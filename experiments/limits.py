@@ -173,8 +173,9 @@ def evidence(films: list[dict], steps: int) -> dict:
     "The mean log-probability in nats per frame and its standard error."
     values = np.array([f["log_evidence"] for f in films])
     values, first = values[np.isfinite(values)], -np.log(np.prod([HIGH - LOW - 2 * RADIUS] * 2))  # the first cell: at most as surprising as a uniform one
-    return {"per_frame": round(float(values.mean() + first) / steps, 4), "standard_error": round(float(values.std(ddof=1) / np.sqrt(len(values))) / steps, 4),
-            "sequences": len(values), "first frame, taken as uniform": round(first / steps, 3)}
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    return {"per_frame": round(float(values.mean() + first) / steps, 4), "standard_error": round(float(error) / steps, 4),
+            "sequences": len(values), "first frame, taken as uniform": round(float(first) / steps, 3)}
 
 
 def main():

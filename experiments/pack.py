@@ -35,7 +35,8 @@ def rounded(value, digits: int = 5):
 
 def command(config: RunConfig) -> str:
     "What has to be typed for this configuration: the preset that is nearest to it, and what differs."
-    config = replace(config, data=replace(config.data, path=Path(config.data.path).name))
+    found_so = None if config.data.binarize else config.data.binarize  # black and white is what the reader finds by itself
+    config = replace(config, data=replace(config.data, path=Path(config.data.path).name, binarize=found_so))
     wanted, written = flatten(asdict(config)), lambda v: json.dumps(v) if isinstance(v, (dict, list, tuple, bool)) else str(v)
     found = []
     for name, start in kind_of(config.kind).presets.items():

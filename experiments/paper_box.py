@@ -47,7 +47,8 @@ def main():
     config = replace(paper, data=replace(paper.data, path=args.data), train=replace(paper.train, seed=args.seed))
     folder = Path(args.run) if args.run else fit(config)
     run, metrics = load_run(folder), json.loads((folder / "metrics.json").read_text())
-    if replace(run.config, train=replace(run.config.train, threads=0)) != config:
+    stored = replace(run.config, train=replace(run.config.train, threads=0), data=replace(run.config.data, binarize=None))
+    if stored != config:
         raise SystemExit(f"{folder} was not made by the paper preset on {args.data} with seed {args.seed}.")
     result = {
         "command": f"kvae train --preset paper --data {args.data} --seed {args.seed}; kvae evaluate --measure.state_lag 1",

@@ -100,7 +100,7 @@ def main():
             kind, seed = config.kind, config.train.seed
             ours, theirs = asdict(wanted(kind, config.data.path, seed)), asdict(config)
             for c in (ours, theirs):
-                c["train"]["threads"] = 0
+                c["train"]["threads"], c["data"]["binarize"] = 0, None
             if ours != theirs:
                 raise SystemExit(f"{item} was not made by this recipe: its config.yaml differs.")
         else:

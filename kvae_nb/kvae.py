@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .core import Gaussian, InputError, gaussian_log_prob, psd_root, sample_gaussian
-from .dynamics import ConstantWeights, DynamicsParameters, LSTMWeights, Pass, WindowWeights, evidence_dynamics, filter_dynamics, mix
+from .dynamics import ConstantWeights, DynamicsParameters, LSTMWeights, Pass, WindowWeights, check_vague, evidence_dynamics, filter_dynamics, mix
 from .lgssm import LGSSM, joint_log_prob, kalman_filter, observe, rts_smoother
 from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
 from .vae import FrameConfig, FrameModel, check_affordable, check_frames, check_range, check_variances, pick_frames
@@ -66,6 +66,7 @@ def check_model(
     check_frames(config)
     check_range(config, dim_z=(1, 256), K=(1, 4096), alpha_units=(1, 8192), alpha_window=(1, 4096), alpha_layers=(1, 16), dim_u=(0, 4096), infer_u=(0, 4096), scale=(0, 1e6))
     check_variances(config, "Q", "R", "cov1")
+    check_vague(config.cov1, config.Q, config.R)
     for name, known in (("alpha", ("lstm", "mlp", "constant")), ("bound", ("exact", "published"))):
         if getattr(config, name) not in known:
             raise InputError(f"model.{name} is {getattr(config, name)!r}, but must be one of: {', '.join(known)}.")
@@ -112,7 +113,7 @@ class Noise(NamedTuple):
 
 
 class KVAE(FrameModel):
-    "The Kalman variational auto-encoder of Fraccaro et al. 2017, with the exact bound."
+    "The Kalman variational auto-encoder of Fraccaro et al. 2017; its bound takes log p(a) from the filter, exactly where no frame is hidden."
 
     def __init__(
         self,

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Unchecked', 'LGSSM', 'check_alike', 'check_shapes', 'check_series', 'readable', 'is_definite', 'check_covariances',
            'dense_joint', 'Update', 'predict_step', 'update_step', 'Filtered', 'kalman_filter', 'log_evidence',
-           'vagueness', 'Backward', 'backward_laws', 'Smoothed', 'rts_smoother', 'sample_posterior', 'Sequence',
-           'sample_prior', 'joint_log_prob', 'observe', 'Forecast', 'between', 'forecast', 'first_only', 'fast']
+           'vagueness', 'Backward', 'backward_gain', 'backward_laws', 'Smoothed', 'rts_smoother', 'sample_posterior',
+           'Sequence', 'sample_prior', 'joint_log_prob', 'observe', 'Forecast', 'between', 'forecast', 'first_only',
+           'fast']
 
 # %% ../nbs/11_lgssm.ipynb #e2906e53
 import math
@@ -41,13 +42,14 @@ def _lead(name, shape, tail, time=None):
     wanted = ["*batch"] + ([] if time is None else [f"{time} or 1 (time)"]) + [str(d) for d in tail]
     raise InputError(f"{name} has shape {list(shape)}, but [{', '.join(wanted)}] is needed.")
 
-def check_alike(**given):  # tensors by name; None is passed over
+def check_alike(**given):  # tensors by name; a, u, B and shift may be None
     "Raises `InputError` unless all are torch tensors of one type, float32 or float64, on one device."
     like = None
     for name, x in given.items():
-        if x is None: continue
+        if x is None and name in ("B", "a", "u", "shift"): continue
         if not isinstance(x, Tensor):
-            raise InputError(f"{name} is a {type(x).__module__}.{type(x).__name__}, but a torch tensor of float32 or float64 is needed, which torch.as_tensor makes of an array.")
+            kind = "None" if x is None else f"a {type(x).__module__}.{type(x).__name__}"
+            raise InputError(f"{name} is {kind}, but a torch tensor of float32 or float64 is needed, which torch.as_tensor makes of an array.")
         if like is None: first, like = name, x
         if x.dtype is not torch.float32 and x.dtype is not torch.float64:
             raise InputError(f"{name} is {x.dtype}, but float32 or float64 is needed, the same type for model, a and u; {name}.float() or {name}.double() makes it.")
@@ -96,17 +98,19 @@ def check_series(model:LGSSM,  # the model
                  u:Float[Tensor, "*#batch time m"]|None|Unchecked=None,  # the controls
                 )->tuple[int, ...]:                  # the batch shape that all of them broadcast to
     "`check_shapes` with as many steps as `a` has. Raises `InputError` also where `a` has no time axis."
-    if not isinstance(a, Tensor): check_alike(A=model.A, a=a)
+    if a is None: raise InputError("a is None, but the observations are needed, [*batch, time, p].")
+    check_alike(A=model.A, a=a)
     if a.dim() < 2: raise InputError(f"a has shape {list(a.shape)}, but [*batch, time, {model.C.shape[-2]}] is needed; a series of single numbers is a[:, None].")
     return check_shapes(model, a.shape[-2], a, mask, u)
 
-# %% ../nbs/11_lgssm.ipynb #e9f1ed17
+# %% ../nbs/11_lgssm.ipynb #657bdc8a
 def readable(*tensors:Tensor|None,  # whose values a decision would depend on
             )->bool:
     "Whether values can be looked at without waiting for a device, and outside of compilers and transformations of functions (`torch.func`)."
     if torch.compiler.is_compiling(): return False
     return not any(x is not None and (x.device.type != "cpu" or torch._C._functorch.is_functorch_wrapped_tensor(x)) for x in tensors)
 
+@np.errstate(invalid="ignore")
 def _fault(M):
     "What keeps these matrices from being covariances, or nothing. NaN is passed over: it shows in the result."
     d, size = np.diagonal(M, axis1=-2, axis2=-1), np.abs(M).max((-2, -1))
@@ -305,42 +309,50 @@ def log_evidence(model:LGSSM,                                # the model
     "log p(a_1 … a_T), the states integrated out exactly: equation (E). Raises `InputError` on shapes that do not fit."
     return kalman_filter(model, a, mask, u).log_prob.sum(-1)
 
-# %% ../nbs/11_lgssm.ipynb #bc5cf115
-def _largest(M):
-    "A constant matrix, or the largest absolute entries of many."
-    M = M.detach().numpy()
-    return M.reshape(M.shape[-2:]) if M.size == M.shape[-1] * M.shape[-2] else np.abs(M).reshape(-1, *M.shape[-2:]).max(0)
-
+# %% ../nbs/11_lgssm.ipynb #8645c6a3
 def _longest_gap(mask):
     "The most steps in a row that were not observed."
     seen = np.pad(mask.numpy().reshape(-1, mask.shape[-1]), ((0, 0), (1, 1)), constant_values=True)
     return int(np.diff(np.flatnonzero(seen)).max()) - 1
 
-@lru_cache(1024)
-def _vagueness(n, steps, gap, kind, *values):
-    A, C, Q, cov1, R = (np.frombuffer(v, kind).astype(float) for v in values)
-    A, Q, cov1, C = A.reshape(n, n), Q.reshape(n, n), cov1.reshape(n, n), C.reshape(-1, n)
-    with np.errstate(all="ignore"):
-        views = [C]                                                    # C Aᵏ
-        for _ in range(min(n, steps) - 1): views.append(views[-1] @ A)
-        if gap >= len(views): views.append(C @ np.linalg.matrix_power(A, gap))
-        views = np.stack(views)
-        seen = np.maximum(*(((views @ X) * views).sum(-1).max(0) for X in (cov1, Q)))
-        ratio = np.where(seen > 0, seen / R, 0.)
-    return float(ratio.max()) if np.isfinite(ratio).all() else np.inf
+@np.errstate(all="ignore")
+def _ratio(views, Q, cov1, R):
+    "The largest variance that the views C Aᵏ give to the prior and to the state's noise, over that of the observation's noise."
+    V = np.concatenate(np.broadcast_arrays(*views) if len({v.shape for v in views}) > 1 else views, -2)
+    seen = np.maximum(((V @ cov1) * V).sum(-1), ((V @ Q) * V).sum(-1)).reshape(-1, len(views), len(R)).max((0, 1))
+    worst = max((math.inf if r == 0 else s / r for s, r in zip(seen.tolist(), R.tolist()) if s > 0 and r == r), default=0.)
+    if math.isfinite(seen.sum()): return worst
+    return 0. if any(np.isnan(M).any() for M in (*views[:2], Q, cov1, R)) else math.inf    # NaN will show by itself
 
+@lru_cache(1024)
+@np.errstate(all="ignore")                                             # an unstable model may overflow in a long gap: infinitely vague
+def _constant_ratio(n, steps, gap, kind, *values):
+    A, C, Q, cov1, R = (np.frombuffer(v, kind).astype(float) for v in values)
+    A, C, Q, cov1 = A.reshape(n, n), C.reshape(-1, n), Q.reshape(n, n), cov1.reshape(n, n)
+    R = np.maximum(R.reshape(len(C), -1).diagonal(), 0) + np.diagonal(C @ Q @ C.T)
+    views = [C]
+    for _ in range(min(n, steps) - 1): views.append(views[-1] @ A)
+    if gap >= len(views): views.append(C @ np.linalg.matrix_power(A, gap))
+    return _ratio(views, Q, cov1, R)
+
+@np.errstate(all="ignore")
 def vagueness(model:LGSSM,  # of values that can be read: on the CPU
               steps:int,    # length of the sequences
               mask:Bool[Tensor, "*batch time"]|None=None,  # True where a step was observed
              )->float:
     "κ: how many times wider the prior is than the noise, as the observations come to see it; infinite where an observation has no noise at all."
-    n, Q, C = model.A.shape[-1], _largest(model.Q), _largest(model.C)
-    R = model.R.detach().diagonal(dim1=-2, dim2=-1).numpy()
-    R = np.maximum(R.reshape(-1, R.shape[-1]).min(0), 0)
-    if model.Q.numel() == n * n and model.C.numel() == C.size: R = R + np.diagonal(C @ Q @ C.T)
-    gap = 0 if mask is None or model.A.numel() > n * n else min(_longest_gap(mask), steps)
-    parts = _largest(model.A), C, Q, _largest(model.cov1), R
-    return _vagueness(n, steps, gap, C.dtype.char, *(np.ascontiguousarray(M).tobytes() for M in parts))
+    n, p = model.A.shape[-1], model.C.shape[-2]
+    A, C, Q, R, cov1 = (M.detach().numpy() for M in (model.A, model.C, model.Q, model.R, model.cov1))
+    if A.size == Q.size == cov1.size == n * n and C.size == n * p and R.size == p * p:
+        gap = 0 if mask is None else min(_longest_gap(mask), steps)
+        return _constant_ratio(n, steps, gap, A.dtype.char, *(M.tobytes() for M in (A, C, Q, cov1, R)))
+    at = lambda M, t: M[..., min(t, M.shape[-3] - 1), :, :]
+    R = np.maximum(R.diagonal(axis1=-2, axis2=-1).reshape(-1, p).min(0), 0)
+    Phi, views = np.eye(n, dtype=A.dtype), [at(C, 0)]
+    for t in range(1, min(n, steps, 4)):
+        Phi = at(A, t) @ Phi
+        views.append(at(C, t) @ Phi)
+    return _ratio(views, np.abs(Q).max(-3) if Q.shape[-3] > 1 else Q[..., 0, :, :], cov1, R)
 
 # %% ../nbs/11_lgssm.ipynb #265485b2
 class Backward(NamedTuple):
@@ -350,11 +362,14 @@ class Backward(NamedTuple):
     keep: Float[Tensor, "*batch lags n n"]    # I − G_t A_{t+1}
     cov: Float[Tensor, "*batch lags n n"]     # W_t, covariance of the noise
 
-def _gain(CP, P, size):
-    "(P⁺ CP)ᵀ. Singular is what has less variance than rounding leaves of `size`; without a size it is NaN."
+def backward_gain(CP:Float[Tensor, "*batch n k"],        # A Σ, the covariance of the next state with this one
+                  P:Float[Tensor, "*#batch n n"],        # covariance of the next state
+                  size:Float[Tensor, "*#batch n"]|None,  # variances by whose rounding errors zero is measured
+                 )->Float[Tensor, "*batch k n"]:
+    "The gain (P⁺ CP)ᵀ. Singular is what has less variance than rounding leaves of `size`; without a size it is NaN."
     L, info = torch.linalg.cholesky_ex(P)
     if size is None: return torch.cholesky_solve(CP, torch.where(info[..., None, None] == 0, L, math.nan)).mT
-    tiny, I = 4 * P.shape[-1] * torch.finfo(P.dtype).eps, torch.eye(P.shape[-1], dtype=P.dtype)
+    tiny, I = 4 * P.shape[-1] * torch.finfo(P.dtype).eps, torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
     singular = ((info != 0) | (L.detach().diagonal(dim1=-2, dim2=-1).square() <= tiny * size).any(-1))[..., None, None]
     if not singular.any(): return torch.cholesky_solve(CP, L).mT
     regular = torch.cholesky_solve(CP, torch.linalg.cholesky_ex(P.where(~singular, I))[0]).mT
@@ -379,7 +394,7 @@ def backward_laws(model:LGSSM,        # the model
     steps, n = filtered.mean.shape[-2:]
     for k in "AQ": _lead(k, getattr(model, k).shape, (n, n), steps)
     A, Q, cov = _after_first(model.A), _after_first(model.Q), filtered.cov[..., :-1, :, :]
-    G = _gain(A @ cov, filtered.predicted_cov[..., 1:, :, :], _sizes(model, filtered))
+    G = backward_gain(A @ cov, filtered.predicted_cov[..., 1:, :, :], _sizes(model, filtered))
     keep = torch.eye(n, dtype=G.dtype, device=G.device) - G @ A
     shift = filtered.mean[..., :-1, :] - _matvec(G, filtered.predicted_mean[..., 1:, :])
     return Backward(G, shift, keep, keep @ cov @ keep.mT + G @ Q @ G.mT)
@@ -501,7 +516,7 @@ def forecast(future:LGSSM,   # the steps to come: `A[..., 0, :, :]` takes `last`
     z = Gaussian(mean, _recur_cov(_after_first(model.A), W))
     return Forecast(z, observe(model, *z))
 
-# %% ../nbs/11_lgssm.ipynb #fb16488f
+# %% ../nbs/11_lgssm.ipynb #4b2a1187
 class _NoSecond(torch.autograd.Function):
     "The identity, as a function of everything a gradient depends on; its derivative is an error."
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from .core import InputError, derived_seed
-from .data import VideoData
+from .data import VideoData, check_memory
 
 # %% ../nbs/06_pendulum.ipynb #eae31209
 @dataclass(frozen=True)
@@ -122,8 +122,9 @@ def simulate_pendulum(
             raise InputError(f"{name} is {value!r}, but must be a whole number of at least {least}.")
     if size % 8:
         raise InputError(f"size is {size}, but must be a multiple of 8, such as 16.")
+    check_memory(16 * int(sequences) * int(steps) * int(size) ** 2, f"{sequences} films of {steps} frames, drawn in numbers of 4 bytes,")
     start, u = babble(pendulum, sequences, steps, seed)
     path = swing(pendulum, start, u, substeps)
     phi, omega = path[..., 0], path[..., 1]
     state = np.stack([np.sin(phi), np.cos(phi), omega], -1).astype(np.float32)
-    return VideoData(torch.from_numpy(draw_pendulum(phi, size))[:, :, None], torch.from_numpy(state), torch.from_numpy(u[..., None].astype(np.float32)))
+    return VideoData(torch.from_numpy(draw_pendulum(phi, size))[:, :, None], torch.from_numpy(state), torch.from_numpy(u[..., None].astype(np.float32)), note="simulated")

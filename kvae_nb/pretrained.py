@@ -84,7 +84,7 @@ def films_from_text(
     shape = [operator.index(k) for k in content["shape"]]
     n = math.prod(shape)
     if len(shape) != 5 or min(shape) < 1 or n > MOST_BYTES:
-        raise InputError(f"its films have the shape {str(shape):.60}, but must be a few, [films, time, channel, height, width], of at most {MOST_BYTES} bytes.")
+        raise ValueError(f"films have the shape {str(shape):.60}, but must be a few, [films, time, channel, height, width], of at most {MOST_BYTES} bytes")
     raw = zlib.decompressobj().decompress(b64decode(content["frames"]), n + 1)
     frames = torch.from_numpy(np.frombuffer(raw, dtype=np.uint8).copy()).view(shape)
     types = {"controls": torch.float32, "mask": torch.bool}

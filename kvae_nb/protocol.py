@@ -176,8 +176,10 @@ def given_frames(
     x: object,  # frames, as a user gives them
 ) -> Float[Tensor, "batch time channel height width"]:
     "The frames as floats of the model's type on its device. Raises `InputError` for what the model cannot take."
-    c = model.config
-    x, frame = number_tensor(x, next(model.parameters()), "frames", bytes_too=True), (c.channels, c.size, c.size)
+    c, like = model.config, next(model.parameters())
+    if like.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"the model's numbers are {str(like.dtype).removeprefix('torch.')}, in which no filter keeps its digits; use model.float(), and torch.autocast for networks in half precision.")
+    x, frame = number_tensor(x, like, "frames", bytes_too=True), (c.channels, c.size, c.size)
     if x.dim() != 5 or tuple(x.shape[2:]) != frame:
         wanted = f"[batch, time, {c.channels}, {c.size}, {c.size}]"
         raise InputError(f"frames have the shape {list(x.shape)}, but this model takes {wanted}{layout_hint(tuple(x.shape), frame)}.")
@@ -202,9 +204,11 @@ def given_mask(
     return mask.to(x.device)
 
 # %% ../nbs/04_protocol.ipynb #9c5e5230
-def recording() -> bool:
+def recording(
+    x: Tensor,  # whose values somebody wants to look at
+) -> bool:
     "Whether what happens now is compiled or recorded into a CUDA graph, so that no value can be looked at."
-    return torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+    return torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def checked_values(
@@ -240,7 +244,7 @@ def given_controls(
         raise InputError(f"the model was built without controls (dim_u=0) and was given some of shape {list(u.shape)}; pass u=None.")
     if u is not None and tuple(u.shape) != (batch, steps, dim_u):
         raise InputError(f"controls have the shape {list(u.shape)}, but must have [batch, time, dim_u] = {[batch, steps, dim_u]}: a row for each frame, those to be generated included.")
-    if dim_u and values and not recording() and not u.isfinite().all():
+    if dim_u and values and not recording(u) and not u.isfinite().all():
         raise InputError("controls hold NaN or infinity; where nobody pushed, give 0.")
     return u if dim_u else None
 
@@ -254,7 +258,7 @@ def check_films(
     "Frames and mask as the model takes them. Raises `InputError`, in one sentence, for whatever it cannot take."
     x = given_frames(model, x)
     mask = given_mask(mask, x)
-    if values and not recording():
+    if values and not recording(x):
         x = checked_values(x, mask, getattr(getattr(model, "pixels", None), "support", (-float("inf"), float("inf"))))
     return x, mask
 

@@ -9,7 +9,7 @@ __all__ = ['MATRICES', 'local_level', 'local_linear_trend', 'seasonal', 'autoreg
            'Errors', 'standard_errors', 'em_step', 'fit_em', 'SeriesForecast', 'forecast_series', 'plot_forecast',
            'innovations', 'Diagnostics', 'diagnose']
 
-# %% ../nbs/43_own_series.ipynb #6e0a4eda
+# %% ../nbs/43_own_series.ipynb #cc83c78a
 import math
 import warnings
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from .core import LOG_2PI, Gaussian, InputError, symmetrize
 from .lgssm import LGSSM, Filtered, Smoothed, between, check_shapes, observe
 from .plots import PALETTE, quiet
 
-# %% ../nbs/43_own_series.ipynb #e6b839b6
+# %% ../nbs/43_own_series.ipynb #a9d5ea8a
 def _model(A, C, Q, R, mean1, cov1) -> LGSSM:
     "A model without controls from its matrices; each gets a time axis of 1."
     return LGSSM(A[None], None, C[None], Q[None], R[None], mean1, cov1)
@@ -55,7 +55,7 @@ def local_level(
     one = torch.ones(1, 1, dtype=torch.float64)
     return _model(one, one, _float64(level).reshape(1, 1), _float64(noise).reshape(1, 1), *_start(mean, var, 1))
 
-# %% ../nbs/43_own_series.ipynb #20431665
+# %% ../nbs/43_own_series.ipynb #d657c0ca
 def local_linear_trend(
     level: float | Tensor,  # variance of the level's steps
     slope: float | Tensor,  # variance of the slope's steps
@@ -84,7 +84,7 @@ def seasonal(
     first = torch.eye(n, dtype=A.dtype)[:1]
     return _model(A, first, _float64(var) * first.mT @ first, _float64(noise).reshape(1, 1), *_start(0.0, var1, n))
 
-# %% ../nbs/43_own_series.ipynb #2de7d68c
+# %% ../nbs/43_own_series.ipynb #f8427fc0
 def autoregression(
     weights: Any,  # φ_1 … φ_p, of the value one step back, two steps back …
     var: float | Tensor,  # variance of what is new at each step
@@ -96,26 +96,30 @@ def autoregression(
     A, first = torch.cat([w, I[:-1]]), I[:1]
     size = torch.linalg.eigvals(A.detach()).abs().max().item() if n else 0.0
     if not 0 < n or not size < 1:
-        raise InputError(f"the weights {w[0].tolist()} have no stationary law (largest root {size:.3g}, below 1 is right).")
+        raise InputError(f"the weights {w[0].tolist()} have no stationary law (largest root {size:.3g}, below 1 is "
+                         "right).")
     Q = _float64(var) * first.mT @ first
     cov1 = torch.linalg.solve(torch.eye(n * n, dtype=A.dtype) - torch.kron(A, A), Q.flatten()).reshape(n, n)
     return _model(A, first, Q, _float64(noise).reshape(1, 1), torch.zeros(n, dtype=A.dtype), symmetrize(cov1))
 
-# %% ../nbs/43_own_series.ipynb #4092dbe4
+# %% ../nbs/43_own_series.ipynb #a8b7a155
 def add(
     *models: LGSSM,  # without batch axes, controls or matrices that change in time
 ) -> LGSSM:
-    "The model of the sum of independent series, one of each model: states side by side, noise variances added. Raises `InputError` where models cannot be added."
-    if not models or any(M.B is not None or M.A.dim() != 3 or max(x.shape[0] for x in (M.A, M.C, M.Q, M.R)) != 1 for M in models):
+    """The model of the sum of independent series, one of each model: states side by side, noise variances added.
+    Raises `InputError` where models cannot be added."""
+    plain = lambda M: M.B is None and M.A.dim() == 3 and all(len(x) == 1 for x in (M.A, M.C, M.Q, M.R))
+    if not models or not all(plain(M) for M in models):
         raise InputError("add takes models without batch axes, controls or matrices that change in time, at least one.")
     if len({M.C.shape[-2] for M in models}) > 1:
-        raise InputError(f"the models observe {[M.C.shape[-2] for M in models]} numbers a step; the same count is needed.")
+        raise InputError(f"the models observe {[M.C.shape[-2] for M in models]} numbers a step; the same count is "
+                         "needed.")
     diag = lambda k: torch.block_diag(*(getattr(M, k)[0] for M in models))
     C, R = torch.cat([M.C[0] for M in models], -1), sum(M.R[0] for M in models)
     mean1, cov1 = torch.cat([M.mean1 for M in models]), torch.block_diag(*(M.cov1 for M in models))
     return _model(diag("A"), C, diag("Q"), R, mean1, cov1)
 
-# %% ../nbs/43_own_series.ipynb #9a05007b
+# %% ../nbs/43_own_series.ipynb #c059570d
 class Series(NamedTuple):
     "Observations as the functions below take them, and what was read."
 
@@ -126,7 +130,8 @@ class Series(NamedTuple):
 
 
 def _numbers(y: Any) -> np.ndarray:
-    "The numbers of `y` as float64, NaN where it says itself that one is missing. Raises `InputError` for what holds no numbers."
+    """The numbers of `y` as float64, NaN where it says itself that one is missing.
+    Raises `InputError` for what holds no numbers."""
     kinds = [t.kind for t in np.atleast_1d(getattr(y, "dtypes", ()))] if hasattr(y, "to_numpy") else []
     if isinstance(y, Tensor):
         y = y.detach().cpu()
@@ -141,7 +146,7 @@ def _numbers(y: Any) -> np.ndarray:
         raise InputError(f"the series holds {x.dtype}, but numbers are needed (NaN where one is missing).")
     return np.ma.filled(x.astype(np.float64), np.nan)
 
-# %% ../nbs/43_own_series.ipynb #0370ee95
+# %% ../nbs/43_own_series.ipynb #dc07b2f0
 def _index(y: Any, steps: int) -> Any:
     "The labels of the steps. Raises `InputError` if they are out of order, warns where steps seem to be left out."
     if not hasattr(y, "to_numpy"):
@@ -155,38 +160,50 @@ def _index(y: Any, steps: int) -> Any:
         with warnings.catch_warnings(action="ignore"):
             even = index.inferred_freq is not None
     if not even:
-        warnings.warn("the index is not evenly spaced; rows are taken as successive steps, so put a NaN where one was left out (reindex, asfreq)", stacklevel=3)
+        warnings.warn("the index is not evenly spaced; rows are taken as successive steps, so put a NaN where one "
+                      "was left out (reindex, asfreq)", stacklevel=3)
     return index
 
-# %% ../nbs/43_own_series.ipynb #9061947d
+# %% ../nbs/43_own_series.ipynb #4a5ec553
 def as_series(
     y: Any,  # pandas Series or DataFrame, array, tensor or list: [time], [time, p] or [*batch, time, p]
     mask: Any = None,  # bool, the shape of `y`, True where observed; None: everywhere but at NaN
 ) -> Series:
-    "The series and what was read of it; NaN means missing. Raises `InputError` for what is no series of finite numbers."
+    """The series and what was read of it; NaN means missing.
+    Raises `InputError` for what is no series of finite numbers."""
     if isinstance(y, Series):
         return y if mask is None else as_series(y.a, mask)
     x, seen = _numbers(y), None if mask is None else np.asarray(mask)
     if x.ndim == 0 or 0 in x.shape:
-        raise InputError(f"the series has shape {list(x.shape)}, but [time], [time, p] or [*batch, time, p] is needed, nothing of it empty.")
+        raise InputError(f"the series has shape {list(x.shape)}, but [time], [time, p] or [*batch, time, p] is "
+                         "needed, nothing of it empty.")
     if seen is not None and (seen.dtype != bool or seen.shape != x.shape):
-        raise InputError(f"the mask is {seen.dtype} of shape {list(seen.shape)}, but bool of shape {list(x.shape)}, that of the series, is needed.")
+        raise InputError(f"the mask is {seen.dtype} of shape {list(seen.shape)}, but bool of shape {list(x.shape)}, "
+                         "that of the series, is needed.")
     seen = ~np.isnan(x) if seen is None else seen
     if not np.isfinite(x[seen]).all():
-        raise InputError(f"{(~np.isfinite(x[seen])).sum()} observed numbers are infinite, or NaN where the mask says observed; missing ones are NaN.")
+        raise InputError(f"{(~np.isfinite(x[seen])).sum()} observed numbers are infinite, or NaN where the mask "
+                         "says observed; missing ones are NaN.")
     x, seen = (v[:, None] if x.ndim == 1 else v for v in (np.where(seen, x, np.nan), seen))
     index, (*batch, steps, p) = _index(y, x.shape[-2]), x.shape
     many = f"{math.prod(batch)} series of " if batch else ""
-    note = f"{many}{steps} steps of {p} number{'s' * (p > 1)}, labels {index[0]} to {index[-1]}, {(~seen).sum()} of {seen.size} missing"
+    note = f"{many}{steps} steps of {p} number{'s' * (p > 1)}, labels {index[0]} to {index[-1]}"
+    note = f"{note}, {(~seen).sum()} of {seen.size} missing"
     return Series(torch.from_numpy(x), torch.from_numpy(seen), index, note)
 
-# %% ../nbs/43_own_series.ipynb #bfe3f017
+# %% ../nbs/43_own_series.ipynb #e0e18100
 def _mask(model: LGSSM, a: Tensor, mask: Any) -> Tensor:
     "The mask as it is. Raises `InputError` for one that is not bool, or not for every single number."
     shape, kind = list(getattr(mask, "shape", ())), getattr(mask, "dtype", type(mask).__name__)
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.dim() < a.dim() or mask.shape[-2:] != a.shape[-2:]:
+    try:
+        fits = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.dim() >= a.dim()
+        fits = fits and mask.shape[-2:] == a.shape[-2:] and torch.broadcast_shapes(mask.shape, a.shape)
+    except RuntimeError:  # batch axes that do not broadcast
+        fits = False
+    if not fits:
         p = model.C.shape[-2]
-        raise InputError(f"the mask is {kind} {shape}, but a bool tensor [*batch, time, {p}] is needed, True where that number was seen.")
+        raise InputError(f"the mask is {kind} {shape}, but a bool tensor [*batch, time, {p}] is needed, True where "
+                         "that number was seen.")
     return mask.to(a.device)
 
 
@@ -196,19 +213,24 @@ def _controls(model: LGSSM, u: Any) -> Tensor | None:
         return None
     u = u if isinstance(u, Tensor) else torch.as_tensor(np.asarray(u)).to(model.C)
     if u.dtype != model.C.dtype or u.device != model.C.device:
-        raise InputError(f"the model is {model.C.dtype} on {model.C.device} and u {u.dtype} on {u.device}; they should be the same.")
+        raise InputError(f"the model is {model.C.dtype} on {model.C.device} and u {u.dtype} on {u.device}; they "
+                         "should be the same.")
     if u.dim() > 1 and not u[..., 1:, :].isfinite().all():
         raise InputError("the controls hold NaN or infinity; unlike observations, they must all be known.")
     return u
 
 
 def _open(model: LGSSM, a: Any, mask: Any, u: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    "Observations (0 where missing), mask [*batch, time, p] and controls in the model's type. Raises `InputError` where they do not fit."
+    """Observations (0 where missing), mask [*batch, time, p] and controls in the model's type.
+    Raises `InputError` where they do not fit."""
     if not (isinstance(a, Tensor) and a.is_floating_point()):
         s = as_series(a, mask)
         a, mask = s.a.to(model.C), s.mask.to(model.C.device)
     if a.dtype != model.C.dtype or a.device != model.C.device:
-        raise InputError(f"the model is {model.C.dtype} on {model.C.device} and the series {a.dtype} on {a.device}; they should be the same.")
+        raise InputError(f"the model is {model.C.dtype} on {model.C.device} and the series {a.dtype} on {a.device}; "
+                         "they should be the same.")
+    if a.dim() == 0 or 0 in a.shape[-2:]:
+        raise InputError(f"the series has shape {list(a.shape)}, but [*batch, time, p], nothing empty, is needed.")
     mask = ~a.isnan() if mask is None else _mask(model, a, mask)
     if a.dim() == 1:
         a, mask = a.unsqueeze(-1), mask.unsqueeze(-1)
@@ -217,7 +239,7 @@ def _open(model: LGSSM, a: Any, mask: Any, u: Any) -> tuple[Tensor, Tensor, Tens
         raise InputError("the series is infinite, or NaN where the mask says observed; missing numbers are NaN.")
     return a, mask, u
 
-# %% ../nbs/43_own_series.ipynb #48a3f335
+# %% ../nbs/43_own_series.ipynb #f6da88a1
 class WholeSteps(NamedTuple):
     "The same problem with a mask for whole steps."
 
@@ -233,7 +255,8 @@ def whole_steps(
     mask: Bool[Tensor, "*#batch time p"],  # True where a number was observed
     u: Any = None,  # the controls
 ) -> WholeSteps:
-    "A model, observations and mask with the same states and the same evidence: equation (W). Raises `InputError` on shapes that do not fit."
+    """A model, observations and mask with the same states and the same evidence: equation (W).
+    Raises `InputError` on shapes that do not fit."""
     check_shapes(model, a.shape[-2], a, None, u)
     some = mask.any(-1)
     a = torch.where(mask, a, 0.0)
@@ -245,7 +268,7 @@ def whole_steps(
     constant = 0.5 * LOG_2PI * (~mask & some[..., None]).to(C.dtype).sum(-1)
     return WholeSteps(model._replace(C=C, R=R), a, some, constant)
 
-# %% ../nbs/43_own_series.ipynb #7febe0c3
+# %% ../nbs/43_own_series.ipynb #d1661971
 def log_evidence(
     model: LGSSM,  # the model
     a: Any,  # the observations [*batch, time, p], or [time] where p = 1; NaN where missing
@@ -253,7 +276,8 @@ def log_evidence(
     u: Any = None,  # the controls [*batch, time, m]
     backend: str = "auto",  # which route of `kvae_nb.fast_inference`
 ) -> Float[Tensor, "*batch"]:  # nats, summed over what was observed
-    "log p of the observed numbers, exact and differentiable. Raises `InputError` for a series or mask that does not fit the model."
+    """log p of the observed numbers, exact and differentiable.
+    Raises `InputError` for a series or mask that does not fit the model."""
     a, mask, u = _open(model, a, mask, u)
     w = whole_steps(model, a, mask, u)
     nats = fast_inference.log_evidence(w.model, w.a, w.mask, u, backend)
@@ -281,12 +305,13 @@ def smoother(
     u: Any = None,  # the controls
     backend: str = "auto",  # which route
 ) -> Smoothed:
-    "The law of every state, and of every two neighbours, given all observed numbers. Raises `InputError` as `log_evidence` does."
+    """The law of every state, and of every two neighbours, given all observed numbers.
+    Raises `InputError` as `log_evidence` does."""
     a, mask, u = _open(model, a, mask, u)
     w = whole_steps(model, a, mask, u)
     return fast_inference.smoother(w.model, w.a, w.mask, u, backend)
 
-# %% ../nbs/43_own_series.ipynb #25dd3f48
+# %% ../nbs/43_own_series.ipynb #376d7cfe
 class Link(NamedTuple):
     "a_t given the state and what was seen of a_t: mean F z_t + g, covariance V, all 0 noise where seen."
 
@@ -309,7 +334,7 @@ def link(
     K = scale[..., :, None] * K * (D / scale)[..., None, :]
     return Link(model.C - K @ model.C, (K @ a[..., None])[..., 0], symmetrize(model.R - K @ model.R))
 
-# %% ../nbs/43_own_series.ipynb #abae0baa
+# %% ../nbs/43_own_series.ipynb #a8f78b49
 def fill_in(
     model: LGSSM,  # the model
     y: Any,  # the series, NaN where missing
@@ -317,7 +342,8 @@ def fill_in(
     u: Any = None,  # the controls
     backend: str = "auto",  # which route
 ) -> Gaussian:  # mean [*batch, time, p], cov [*batch, time, p, p]
-    "Every observation's law given all that was observed: itself with variance 0 where it was seen. Raises `InputError` as `log_evidence` does."
+    """Every observation's law given all that was observed: itself with variance 0 where it was seen.
+    Raises `InputError` as `log_evidence` does."""
     a, mask, u = _open(model, y, mask, u)
     s = smoother(model, a, mask, u, backend)
     F, g, V = link(model, a, mask)
@@ -325,7 +351,7 @@ def fill_in(
     hidden = ~mask[..., :, None] & ~mask[..., None, :]
     return Gaussian(mean, torch.where(hidden, symmetrize(F @ s.cov @ F.mT + V), 0.0))
 
-# %% ../nbs/43_own_series.ipynb #c6f5f2c0
+# %% ../nbs/43_own_series.ipynb #58bde6ba
 class Interval(NamedTuple):
     "The bounds of intervals."
 
@@ -343,7 +369,7 @@ def interval(
     half = norm.ppf((1 + level) / 2) * law.cov.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     return Interval(law.mean - half, law.mean + half)
 
-# %% ../nbs/43_own_series.ipynb #1ee52794
+# %% ../nbs/43_own_series.ipynb #11c5c75d
 class Free(NamedTuple):
     "An unknown of a model: the value to start from, and what kind of value it is."
 
@@ -363,7 +389,8 @@ def positive(
 ) -> Free:
     "Numbers that stay positive. Raises `InputError` for negative ones."
     if not (_float64(start) >= 0).all() or not (_float64(start) > 0).any():
-        raise InputError(f"start values {_float64(start).tolist()} are to stay positive, but one is negative or all are 0.")
+        raise InputError(f"start values {_float64(start).tolist()} are to stay positive, but one is negative or all "
+                         "are 0.")
     return Free(_float64(start).detach(), "positive")
 
 
@@ -386,7 +413,7 @@ def stationary(
         raise InputError(f"the weights {start.tolist()} to start from have no stationary law.")
     return Free(start, "stationary")
 
-# %% ../nbs/43_own_series.ipynb #213be984
+# %% ../nbs/43_own_series.ipynb #f48bb6da
 def _partial_correlations(w: Tensor) -> Tensor:
     "The partial autocorrelations of an autoregression (Durbin and Levinson, backwards)."
     found = []
@@ -433,7 +460,7 @@ def _values(x: Tensor, learn: dict[str, Free]) -> dict[str, Tensor]:
     parts = x.split([_size(f) for f in learn.values()])
     return {k: _natural(part, f) for part, (k, f) in zip(parts, learn.items())}
 
-# %% ../nbs/43_own_series.ipynb #0a79cac7
+# %% ../nbs/43_own_series.ipynb #571d5c3d
 class Fit(NamedTuple):
     "What a fit found, and how it ended."
 
@@ -466,21 +493,24 @@ class Fit(NamedTuple):
         "Schwarz's criterion: log(observed numbers) for each free number, minus twice the evidence."
         return math.log(self.seen) * self.free - 2 * float(self.log_evidence[-1])
 
-# %% ../nbs/43_own_series.ipynb #0948caab
+# %% ../nbs/43_own_series.ipynb #44675f70
 MATRICES = ("A", "B", "C", "Q", "R", "mean1", "cov1")
 
 
 def _unknowns(model: LGSSM, names: tuple, diagonal: tuple) -> tuple[Callable, dict[str, Free]]:
-    "How the model is built from the matrices of these names, and what they start from. Raises `InputError` for what cannot be learned."
+    """How the model is built from the matrices of these names, and what they start from.
+    Raises `InputError` for what cannot be learned."""
     if not names or any(k not in MATRICES or getattr(model, k) is None for k in names) or len(set(names)) < len(names):
-        raise InputError(f"learn is {names}, but some of {', '.join(k for k in MATRICES if getattr(model, k) is not None)} are needed, each once.")
+        raise InputError(f"learn is {names}, but some of "
+                         f"{', '.join(k for k in MATRICES if getattr(model, k) is not None)} are needed, each once.")
     if wrong := [k for k in diagonal if k not in ("Q", "R", "cov1") or k not in names]:
         raise InputError(f"diagonal names {wrong}, but only Q, R and cov1, where learned, can be kept diagonal.")
     learn, value = {}, {}
     for k in names:
         M = value[k] = getattr(model, k)
         if M.dim() != 1 + (k != "mean1") + (k in "ABCQR") or k in "ABCQR" and M.shape[0] != 1:
-            raise InputError(f"{k} has shape {list(M.shape)}; it can be learned without batch axes and with a time axis of 1.")
+            raise InputError(f"{k} has shape {list(M.shape)}; it can be learned without batch axes and with a time "
+                             "axis of 1.")
         M = M[0] if k in "ABCQR" else M
         if k in diagonal and not torch.equal(M, torch.diag(M.diagonal())):
             raise InputError(f"{k} is to be kept diagonal, but does not start so.")
@@ -492,22 +522,26 @@ def _unknowns(model: LGSSM, names: tuple, diagonal: tuple) -> tuple[Callable, di
 
     return build, learn
 
-# %% ../nbs/43_own_series.ipynb #c0bdc57c
+# %% ../nbs/43_own_series.ipynb #e419c5d8
 def _data(model: LGSSM, y: Any, mask: Any, u: Any, free: int, burn: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    "Observations, mask and controls for a fit. Raises `InputError` for a series from which these numbers cannot be learned."
+    """Observations, mask and controls for a fit.
+    Raises `InputError` for a series from which these numbers cannot be learned."""
     u = u.detach().cpu().double() if isinstance(u, Tensor) else u
     a, mask, u = _open(model, as_series(y, mask), None, u)
     batch = check_shapes(model, a.shape[-2], a, None, u)
     a, mask = (x.expand(*batch, *x.shape[-2:]) for x in (a, mask))
     if a.shape[-2] < 2 + burn:
-        raise InputError(f"the series has {a.shape[-2]} steps, {burn} of them left out of the evidence; at least two must remain to learn from.")
+        raise InputError(f"the series has {a.shape[-2]} steps, {burn} of them left out of the evidence; at least "
+                         "two must remain to learn from.")
     for j in range(a.shape[-1]):
         seen = a[..., j][mask[..., j]]
         if len(seen) == 0 or bool((seen == seen[0]).all()):
             said = "was never observed" if len(seen) == 0 else f"is constant ({float(seen[0])})"
-            raise InputError(f"number {j} of the series {said}, so no variance of it has a likeliest value; leave it out.")
+            raise InputError(f"number {j} of the series {said}, so no variance of it has a likeliest value; leave "
+                             "it out.")
     if (count := int(mask[..., burn:, :].sum())) <= free:
-        raise InputError(f"{count} observed numbers cannot determine {free} free ones; a longer series, or fewer numbers to learn, is needed.")
+        raise InputError(f"{count} observed numbers cannot determine {free} free ones; a longer series, or fewer "
+                         "numbers to learn, is needed.")
     return a, mask, u
 
 
@@ -522,7 +556,7 @@ def _evidence(model: LGSSM, a, mask, u, burn: int, backend: str) -> Tensor:
         return log_evidence(model, a, mask, u, backend).sum()
     return kalman_filter(model, a, mask, u, backend).log_prob[..., burn:].sum()
 
-# %% ../nbs/43_own_series.ipynb #ecd75e24
+# %% ../nbs/43_own_series.ipynb #5b8904a9
 def _objective(build, learn, a, mask, u, burn, backend) -> Callable:
     "x → minus the evidence for each observed number, and its gradient; what has no evidence counts as very bad."
     seen = int(mask[..., burn:, :].sum())
@@ -537,7 +571,7 @@ def _objective(build, learn, a, mask, u, burn, backend) -> Callable:
 
     return function
 
-# %% ../nbs/43_own_series.ipynb #53d59bfe
+# %% ../nbs/43_own_series.ipynb #d7d741bb
 def fit_gradient(
     model: LGSSM | Callable,  # a model to start from, or a function name=value → model
     y: Any,  # the series; one model for all sequences of a batch
@@ -549,11 +583,13 @@ def fit_gradient(
     backend: str = "auto",  # which route
     steps: int = 500,  # most steps of the optimiser
 ) -> Fit:
-    "The likeliest values of the unknowns by L-BFGS in double precision. Raises `InputError` for data or unknowns that do not fit."
+    """The likeliest values of the unknowns by L-BFGS in double precision.
+    Raises `InputError` for data or unknowns that do not fit."""
     if callable(model):
         build, learn = model, dict(learn)
         if not learn or not all(isinstance(v, Free) for v in learn.values()):
-            raise InputError(f"learn is {learn}, but for each unknown a name and what it may be is needed, like {{'level': positive(1.)}}.")
+            raise InputError(f"learn is {learn}, but for each unknown a name and what it may be is needed, like "
+                             f"{{'level': positive(1.)}}.")
     else:
         build, learn = _unknowns(_double(model), tuple(learn), tuple(diagonal))
     free = sum(_size(f) for f in learn.values())
@@ -569,33 +605,36 @@ def fit_gradient(
     with torch.no_grad():
         values = _values(torch.from_numpy(done.x), learn)
         learn = {k: Free(values[k], f.kind) for k, f in learn.items()}
-        return Fit(build(**values), -seen * torch.tensor(path, dtype=torch.float64), learn, build, seen, burn, bool(done.success),
-                   f"{done.message} after {done.nit} steps")
+        path, why = -seen * torch.tensor(path, dtype=torch.float64), f"{done.message} after {done.nit} steps"
+        return Fit(build(**values), path, learn, build, seen, burn, bool(done.success), why)
 
-# %% ../nbs/43_own_series.ipynb #e4cfbde0
+# %% ../nbs/43_own_series.ipynb #db43df89
 class Errors(NamedTuple):
     "How exactly the learned numbers are known."
 
-    errors: dict  # name → standard errors, in the shape of its value; NaN for a variance that ended at 0, 0 for an entry that was not free
+    errors: dict  # name → standard errors, in the shape of its value; NaN: ended at 0; 0: was not free
     cov: Float[Tensor, "k k"]  # of all entries of all values, laid end to end
 
 
 def _covariance(H: Tensor, slope: Tensor, names: list) -> Tensor:
-    "The inverse of the information H. Raises `InputError` where it has none, or a step by Newton would still gain something."
+    """The inverse of the information H.
+    Raises `InputError` where it has none, or a step by Newton would still gain something."""
     scale = H.diagonal().clamp(min=1e-300).rsqrt()  # to correlations, so that units do not matter
     size, turn = torch.linalg.eigh(scale[:, None] * H * scale)
     flat = bool((H.diagonal() <= 1e-6).any()) or not bool((size > 1e-6).all())
     if flat and slope.abs().max() > 0.1:
-        raise InputError(f"the fit is not at a maximum (slope {float(slope.abs().max()):.2g} nats); give it more steps, or another start.")
+        raise InputError(f"the fit is not at a maximum (slope {float(slope.abs().max()):.2g} nats); give it more "
+                         "steps, or another start.")
     if flat:
         worst = names[int(H.diagonal().argmin() if H.diagonal().min() <= 1e-6 else turn[:, 0].abs().argmax())]
-        raise InputError(f"the evidence is flat or rises in a direction of {worst}: the data do not determine all of {', '.join(names)}; learn fewer.")
+        raise InputError(f"the evidence is flat or rises in a direction of {worst}: the data do not determine all "
+                         f"of {', '.join(names)}; learn fewer.")
     inverse = scale[:, None] * (turn / size) @ turn.mT * scale
     if (gain := float(slope @ inverse @ slope) / 2) > 0.01:
         raise InputError(f"the fit is not at the maximum, which is some {gain:.2g} nats higher; give it more steps.")
     return inverse
 
-# %% ../nbs/43_own_series.ipynb #960ce076
+# %% ../nbs/43_own_series.ipynb #1f21f8dd
 def standard_errors(
     fit: Fit,  # what was learned
     y: Any,  # from this series
@@ -603,7 +642,8 @@ def standard_errors(
     u: Any = None,  # the controls
     backend: str = "loop",  # a route with second derivatives
 ) -> Errors:
-    "Standard errors from the curvature of the evidence at its maximum: equation (H); a variance that ended at 0 is held there. Raises `InputError` away from a maximum, or where it is flat."
+    """Standard errors from the curvature of the evidence at its maximum: equation (H); a variance that ended at 0 is
+    held there. Raises `InputError` away from a maximum, or where it is flat."""
     a, mask, u = _data(fit.model, y, mask, u, fit.free, fit.burn)
     x = torch.zeros(fit.free, dtype=torch.float64)
     value = lambda x: -_evidence(fit.build(**_values(x, fit.learn)), a, mask, u, fit.burn, backend)
@@ -614,15 +654,17 @@ def standard_errors(
     keep = (~ended).nonzero()[:, 0]
     inverse = torch.zeros_like(H)
     inverse[keep[:, None], keep] = _covariance(H[keep][:, keep], slope[keep], [kinds[i][0] for i in keep])
-    J = torch.autograd.functional.jacobian(lambda x: torch.cat([v.flatten() for v in _values(x, fit.learn).values()]), x)
+    flat = lambda x: torch.cat([v.flatten() for v in _values(x, fit.learn).values()])
+    J = torch.autograd.functional.jacobian(flat, x)
     cov = J @ inverse @ J.mT
     cov[(J[:, ended] != 0).any(-1)] = math.nan
     parts = cov.diagonal().clamp(min=0).sqrt().split([f.start.numel() for f in fit.learn.values()])
     return Errors({k: part.reshape(f.start.shape) for part, (k, f) in zip(parts, fit.learn.items())}, cov)
 
-# %% ../nbs/43_own_series.ipynb #46027435
+# %% ../nbs/43_own_series.ipynb #14649c70
 def _regress(zx, xx, G, free) -> Tensor:
-    "G of z = G x + noise from the sums of z xᵀ and x xᵀ; only the columns marked `free` are found, the others stay as they are."
+    """G of z = G x + noise from the sums of z xᵀ and x xᵀ; only the columns marked `free` are found, the others stay
+    as they are."""
     if not free.any():
         return G
     target = zx[:, free] - G[:, ~free] @ xx[~free][:, free]
@@ -663,9 +705,10 @@ def _learn_dynamics(model: LGSSM, s: Smoothed, u: Tensor | None, learn) -> dict[
         found["Q"] = symmetrize(_total(left) / left.shape[:-2].numel())[None]
     return found
 
-# %% ../nbs/43_own_series.ipynb #06e815cd
+# %% ../nbs/43_own_series.ipynb #1b6e3871
 def _learn_observation(model: LGSSM, s: Smoothed, a, mask, learn) -> dict[str, Tensor]:
-    "C and R from the moments of states and whole observations, what is missing replaced by its law: equations (F) and (M)."
+    """C and R from the moments of states and whole observations, what is missing replaced by its law: equations (F)
+    and (M)."""
     F, g, V = link(model, a, mask)
     some = mask.any(-1)[..., None, None].to(a.dtype)
     mean = (F @ s.mean[..., None])[..., 0] + g
@@ -679,7 +722,7 @@ def _learn_observation(model: LGSSM, s: Smoothed, a, mask, learn) -> dict[str, T
         found["R"] = symmetrize(_total(left) / some.sum())[None]
     return found
 
-# %% ../nbs/43_own_series.ipynb #fef91c30
+# %% ../nbs/43_own_series.ipynb #99342c34
 def _learn_start(model: LGSSM, s: Smoothed, learn) -> dict[str, Tensor]:
     "mean1 and cov1 from the law of the first state."
     m, found = s.mean[..., 0, :].reshape(-1, s.mean.shape[-1]), {}
@@ -687,7 +730,8 @@ def _learn_start(model: LGSSM, s: Smoothed, learn) -> dict[str, Tensor]:
     if "mean1" in learn:
         found["mean1"] = mean1
     if "cov1" in learn:
-        found["cov1"] = symmetrize((s.cov[..., 0, :, :].reshape(-1, *s.cov.shape[-2:]) + _outer(m - mean1, m - mean1)).mean(0))
+        cov = s.cov[..., 0, :, :].reshape(-1, *s.cov.shape[-2:])
+        found["cov1"] = symmetrize((cov + _outer(m - mean1, m - mean1)).mean(0))
     return found
 
 
@@ -702,20 +746,22 @@ def em_step(
 ) -> LGSSM:
     "The model after one step of expectation and maximisation, whose evidence is not lower (Shumway and Stoffer 1982)."
     s = smoother(model, a, mask, u, backend)
-    found = _learn_dynamics(model, s, u, learn) | _learn_observation(model, s, a, mask, learn) | _learn_start(model, s, learn)
+    found = _learn_dynamics(model, s, u, learn) | _learn_observation(model, s, a, mask, learn)
+    found |= _learn_start(model, s, learn)
     for k in diagonal:
         old, new = (M.diagonal(dim1=-2, dim2=-1) for M in (getattr(model, k), found[k]))
-        found[k] = torch.diag_embed(torch.where(old > 0, new, 0.0))  # a variance of 0 stays one; rounding is not learned
+        found[k] = torch.diag_embed(torch.where(old > 0, new, 0.0))  # 0 stays 0; rounding is not learned
     return model._replace(**found)
 
-# %% ../nbs/43_own_series.ipynb #3878f96c
+# %% ../nbs/43_own_series.ipynb #44bbe16a
 def _check_em(model: LGSSM, learn) -> None:
     "Raises `InputError` where the maximum has no closed form."
     for k, noise in (("A", "Q"), ("B", "Q"), ("C", "R")):
         if k in learn and getattr(model, noise).shape[-3] != 1:
             raise InputError(f"{k} cannot be learned by EM while {noise} changes in time; use fit_gradient.")
     for k, other in (("A", "B"), ("B", "A")):
-        if k in learn and other not in learn and getattr(model, other) is not None and getattr(model, other).shape[-3] != 1:
+        M = getattr(model, other)
+        if k in learn and other not in learn and M is not None and M.shape[-3] != 1:
             raise InputError(f"{k} cannot be learned by EM while {other} changes in time; use fit_gradient.")
 
 
@@ -730,7 +776,8 @@ def fit_em(
     steps: int = 500,  # most steps
     tol: float = 1e-7,  # nats: ends when a step gains less
 ) -> Fit:
-    "The likeliest matrices by expectation and maximisation, in double precision; the evidence never falls. Raises `InputError` for data or unknowns that do not fit."
+    """The likeliest matrices by expectation and maximisation, in double precision; the evidence never falls.
+    Raises `InputError` for data or unknowns that do not fit."""
     model, learn, diagonal = _double(model), tuple(learn), tuple(diagonal)
     build, free = _unknowns(model, learn, diagonal)
     _check_em(model, learn)
@@ -740,7 +787,8 @@ def fit_em(
         for k in range(steps + 1):
             nats = float(_evidence(model, a, mask, u, 0, backend))
             if k == 0 and not math.isfinite(nats):
-                raise InputError(f"the evidence of the model to start from is {nats}; are its covariances positive definite?")
+                raise InputError(f"the evidence of the model to start from is {nats}; are its covariances positive "
+                                 "definite?")
             if k and not nats > path[-1] - 1e-9 * (1 + abs(path[-1])):  # also NaN: the step is taken back
                 model, why = old, f"step {k} led to {nats} nats, lower than before: rounding; try the backend root"
                 break
@@ -754,7 +802,7 @@ def fit_em(
     learned = {k: Free(v.diagonal() if k in diagonal else v, free[k].kind) for k, v in values.items()}
     return Fit(model, torch.tensor(path, dtype=torch.float64), learned, build, int(mask.sum()), 0, converged, why)
 
-# %% ../nbs/43_own_series.ipynb #23dafc86
+# %% ../nbs/43_own_series.ipynb #d9e56710
 class SeriesForecast(NamedTuple):
     "What is known of a series, then and later."
 
@@ -771,7 +819,8 @@ def forecast_series(
     u: Any = None,  # the controls, those of the future included: [*batch, time + steps, m]
     backend: str = "auto",  # which route
 ) -> SeriesForecast:
-    "Levels filtered and smoothed, and the laws of the observations to come. Raises `InputError` on shapes that do not fit."
+    """Levels filtered and smoothed, and the laws of the observations to come.
+    Raises `InputError` on shapes that do not fit."""
     if steps < 1:
         raise InputError(f"the forecast is to have {steps} steps; at least 1 is needed.")
     a, mask, u = _open(model, y, mask, u)
@@ -784,7 +833,7 @@ def forecast_series(
     level = lambda m: observe(past, m.mean, m.cov, noise=False)
     return SeriesForecast(level(found), level(s), lgssm.forecast(future, last, steps, w).a)
 
-# %% ../nbs/43_own_series.ipynb #e90ffb14
+# %% ../nbs/43_own_series.ipynb #279c6ae3
 def _labels(index: Any, steps: int) -> np.ndarray:
     "The labels of the steps and of those to come; counts where the labels cannot be continued."
     if getattr(index, "freq", None) is not None:  # dates whose distance pandas knows
@@ -811,14 +860,16 @@ def plot_forecast(
     steps, T = forecast.future.mean.shape[-2], len(s.a)
     t = _labels(s.index, steps)
     ax.plot(t[:T], s.a[:, number], ".", ms=4, color=PALETTE["truth"], label="observed")
-    for law, x, name, colour in ((forecast.smoothed, t[:T], "level, smoothed", "smoothing"), (forecast.future, t[T:], "forecast", "filtering")):
+    rows = ((forecast.smoothed, t[:T], "level, smoothed", "smoothing"),
+            (forecast.future, t[T:], "forecast", "filtering"))
+    for law, x, name, colour in rows:
         ax.plot(x, law.mean[:, number].detach().cpu(), color=PALETTE[colour], lw=1.2, label=name)
         for level in levels:
             low, high = (b[:, number].detach().cpu() for b in interval(law, level))
             ax.fill_between(x, low, high, color=PALETTE[colour], alpha=.2, lw=0)
     return ax
 
-# %% ../nbs/43_own_series.ipynb #729bfc11
+# %% ../nbs/43_own_series.ipynb #f19cb55a
 def innovations(
     model: LGSSM,  # the model
     y: Any,  # the series
@@ -831,12 +882,14 @@ def innovations(
     w = whole_steps(model, a, mask, u)
     found = kalman_filter(model, a, mask, u, backend)
     expected = observe(w.model, found.predicted_mean, found.predicted_cov)
-    e = torch.linalg.solve_triangular(torch.linalg.cholesky(expected.cov), (w.a - expected.mean)[..., None], upper=False)
+    L = torch.linalg.cholesky(expected.cov)
+    e = torch.linalg.solve_triangular(L, (w.a - expected.mean)[..., None], upper=False)
     return torch.where(mask, e[..., 0], math.nan)
 
-# %% ../nbs/43_own_series.ipynb #ea93b8e6
+# %% ../nbs/43_own_series.ipynb #c5a6bc10
 class Diagnostics(NamedTuple):
-    "Tests of innovations; a p-value that is small speaks against the model. One entry for each number of the observation."
+    """Tests of innovations; a p-value that is small speaks against the model. One entry for each number of the
+    observation."""
 
     ljung_box: np.ndarray  # statistic: are they correlated in time?
     ljung_box_p: np.ndarray
@@ -862,11 +915,13 @@ def diagnose(
     burn: int = 1,  # steps left out at the beginning, where a vague start rules
     learned: int = 0,  # free numbers, taken from the degrees of freedom of Ljung and Box's test
 ) -> Diagnostics:
-    "Three tests of the standardised innovations. Raises `InputError` for a batch, or a series too short for so many lags."
+    """Three tests of the standardised innovations.
+    Raises `InputError` for a batch, or a series too short for so many lags."""
     with torch.no_grad():
         e = innovations(model, y, mask, u).cpu().double().numpy()
     if e.ndim != 2 or not learned < lags or (~np.isnan(e[burn:])).sum(0).min() < max(lags + 2, 9):
-        raise InputError(f"the innovations have shape {list(e.shape)}; one series [time, p] with more than {max(lags + 1, 8)} observed numbers after burn, and lags above {learned}, is needed.")
+        raise InputError(f"the innovations have shape {list(e.shape)}; one series [time, p] with more than "
+                         f"{max(lags + 1, 8)} observed numbers after burn, and lags above {learned}, is needed.")
     columns = e[burn:].T
     box = np.array([_ljung_box(x, lags) for x in columns])
     gauss = [jarque_bera(x[~np.isnan(x)]) for x in columns]
@@ -877,4 +932,5 @@ def diagnose(
         below = f_law.cdf(ratio, len(last), len(first))
         found.append((ratio, 2 * min(below, 1 - below)))
     spread = np.array(found).T
-    return Diagnostics(box, chi2.sf(box, lags - learned), *(np.array([getattr(g, k) for g in gauss]) for k in ("statistic", "pvalue")), *spread)
+    shape = (np.array([getattr(g, k) for g in gauss]) for k in ("statistic", "pvalue"))
+    return Diagnostics(box, chi2.sf(box, lags - learned), *shape, *spread)

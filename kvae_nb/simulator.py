@@ -44,7 +44,11 @@ class World:
     paddle: float = 0.0  # half the length of pong's paddles; 0: the left and right sides are walls
 
     def __post_init__(self):
-        "Stores the corners as plain tuples. Raises `InputError` when they do not go around a convex polygon."
+        "Stores the corners as plain tuples. Raises `InputError` when they do not go around a convex polygon, or a number makes no sense."
+        for name, least in (("spread", 0), ("gravity", -math.inf), ("wall_elasticity", 0), ("ball_elasticity", 0), ("paddle", 0)):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= least):
+                _refuse(f"the {name} of a world is {value!r}, but must be a number" + (f" of at least {least}." if least == 0 else "."))
         object.__setattr__(self, "corners", tuple((float(x), float(y)) for x, y in self.corners))
         c = np.array(self.corners)
         side, next_side = np.roll(c, -1, axis=0) - c, np.roll(c, -2, axis=0) - np.roll(c, -1, axis=0)
@@ -291,11 +295,26 @@ def _check(sequences, steps, seed, size, radius, speed, balls, dt, substeps, wor
     for name, value, least in (("sequences", sequences, 1), ("steps", steps, 1), ("seed", seed, 0), ("size", size, 8), ("balls", balls, 1), ("substeps", substeps, 1), ("workers", workers, 1)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least):
             _refuse(f"{name} is {value!r}, but must be a whole number of at least {least}.")
+    if seed >= 2**63 or (workers or 1) > 1024:
+        _refuse(f"seed is {seed}, but must be less than 2**63." if seed >= 2**63 else f"workers is {workers}, but more than 1024 processes help nobody.")
     for name, value in (("radius", radius), ("dt", dt)):
         if not (isinstance(value, (int, float, np.number)) and 0 < value < math.inf):
             _refuse(f"{name} is {value!r}, but must be a positive number.")
-    if len(speed) != 2 or not 0 <= speed[0] <= speed[1] < math.inf:
+    if len(speed) != 2 or not 0 <= speed[0] <= speed[1] < 1e100:  # its square is a number, too
         _refuse(f"speed is {speed!r}, but must be two numbers, the lowest and the highest launch speed.")
+
+
+def _check_amount(sequences: int, steps: int, size: int, balls: int, substeps: int):
+    "Raises `InputError` for films that would not fit into the memory, or whose mechanics would take days."
+    amount = sequences * steps * (size**2 + 48 * balls)  # bytes of frames, and of states while they are collected
+    what = f"{sequences} films of {steps} frames of {size}×{size} pixels"
+    if amount > 2**28:  # below this it fits everywhere, and torch, which comes with kvae_nb.files, is not needed
+        from kvae_nb.files import memory_bytes
+
+        if amount > memory_bytes():
+            _refuse(f"{what} are {amount / 2**30:.1f} GiB, more than the memory here ({memory_bytes() / 2**30:.1f} GiB); make fewer, or write them piece by piece (kvae_nb.streaming).")
+    if (work := math.ceil(sequences / BLOCK) * steps * substeps * balls) > 10**9:
+        _refuse(f"{what}, with {balls} ball(s) and {substeps} physics steps a frame, are {work:.0e} steps of {BLOCK} films, which would take days; make fewer, or a smaller dt.")
 
 
 def simulate(
@@ -319,6 +338,7 @@ def simulate(
     speed = world.speed if speed is None else speed
     _check(sequences, steps, seed, size, radius, speed, balls, dt, substeps, workers)
     substeps = substeps or max(10, math.ceil(top_speed(world, speed, balls) * dt / 0.3))
+    _check_amount(int(sequences), int(steps), int(size), int(balls), int(substeps))
     task = dict(steps=int(steps), seed=int(seed), radius=float(radius), speed=tuple(map(float, speed)), balls=int(balls), dt=float(dt), substeps=int(substeps))
     blocks = math.ceil(sequences / BLOCK)
     workers = workers or min(os.cpu_count() or 1, 1 + sequences * steps * balls // 40_000)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .core import Gaussian, InputError, sample_gaussian
-from .dynamics import LSTMWeights, WindowWeights
+from .dynamics import LSTMWeights, WindowWeights, check_vague
 from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
 from .slds import (SLDS, Bound, Chain, Hypotheses, Path, RegimePosterior, SLDSParameters, SwitchingFiltered, draw_path, gumbel, likely_path, merged,
                           observe_all, slds_bound, smoother_chain, switching_filter, switching_smoother)
@@ -83,6 +83,7 @@ def check_switching(
     check_frames(config)
     check_range(config, dim_z=(1, 256), K=(1, 256), transition_units=(1, 8192), transition_window=(1, 4096), transition_layers=(1, 16), posterior_units=(1, 8192), dim_u=(0, 4096), spread=(0, 1e6))
     check_variances(config, "Q", "R", "cov1")
+    check_vague(config.cov1, config.Q, config.R)
     hypotheses = config.K ** (2 if config.filter == "gpb2" else 1)
     if hypotheses * config.dim_z**2 > MOST_NUMBERS:
         raise InputError(f"{hypotheses} hypotheses with covariances of {config.dim_z} × {config.dim_z} are too many for each frame; use fewer regimes (K) or a smaller state (dim_z).")

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'Chain', 'sticky', 'tables', 'marginals', 'times', 'expected_log_prob', 'chain_kl', 'path_log_prob', 'gumbel',
-           'one_hot', 'draw_path', 'best_path', 'all_paths', 'SLDS', 'number_of_regimes', 'along', 'SwitchingSequence',
-           'sample_slds', 'turning_modes', 'Exact', 'given_paths', 'enumerate_paths', 'Hypotheses', 'merge', 'merged',
-           'Tick', 'update_all', 'imm_step', 'gpb2_step', 'Transitions', 'SwitchingFiltered', 'expected_observation',
-           'ticks', 'check_slds', 'first_hypotheses', 'switching_filter', 'SwitchingSmoothed', 'smoother_step',
-           'switching_smoother', 'smoother_chain', 'Path', 'likely_path', 'observe_all', 'SwitchingForecast',
-           'forecast_switching', 'Bound', 'slds_bound', 'Covariances', 'SLDSParameters', 'RegimePosterior', 'SLDSFit',
-           'objective', 'fit_slds', 'RegimeScores', 'regime_scores', 'Labelled', 'bouncing_point', 'turning_point',
-           'HMMPosterior', 'hmm_posterior', 'Autoregression', 'regress', 'fit_autoregression', 'start_from']
+           'one_hot', 'draw_path', 'best_path', 'all_paths', 'SLDS', 'number_of_regimes', 'check_slds', 'along',
+           'SwitchingSequence', 'sample_slds', 'turning_modes', 'Exact', 'given_paths', 'enumerate_paths', 'Hypotheses',
+           'merge', 'merged', 'Tick', 'update_all', 'imm_step', 'gpb2_step', 'Transitions', 'SwitchingFiltered',
+           'expected_observation', 'ticks', 'first_hypotheses', 'switching_filter', 'SwitchingSmoothed',
+           'smoother_step', 'switching_smoother', 'smoother_chain', 'Path', 'likely_path', 'observe_all',
+           'SwitchingForecast', 'forecast_switching', 'Bound', 'slds_bound', 'Covariances', 'SLDSParameters',
+           'RegimePosterior', 'SLDSFit', 'objective', 'check_observed', 'fit_slds', 'RegimeScores', 'regime_scores',
+           'Labelled', 'bouncing_point', 'turning_point', 'HMMPosterior', 'hmm_posterior', 'Autoregression', 'regress',
+           'fit_autoregression', 'start_from']
 
 # %% ../nbs/14_slds.ipynb #eb274c28
 from typing import Literal, NamedTuple
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 
 from .core import Gaussian, InputError, derived_seed, symmetrize
 from .dynamics import WindowWeights
-from .lgssm import LGSSM, Forecast, check_shapes, fast, predict_step, sample_prior, update_step
+from .lgssm import (LGSSM, Forecast, Unchecked, backward_gain, check_alike, check_covariances, check_series, check_shapes, fast,
+                           predict_step, readable, sample_prior, update_step)
 from .vae import glorot_
 
 # %% ../nbs/14_slds.ipynb #c30cacd8
@@ -188,6 +190,27 @@ def number_of_regimes(
     return slds.prior.first.shape[-1]
 
 
+def check_slds(
+    slds: SLDS,  # the model
+    a: Float[Tensor, "*batch time p"] | Unchecked,  # observations
+    mask: Tensor | None | Unchecked,  # True = observed
+    u: Tensor | None | Unchecked,  # controls
+):
+    "Raises `InputError` if types, devices or shapes do not fit, or a covariance is none."
+    check_alike(**dict(zip(SLDS._fields, slds[:7])), first=slds.prior.first, step=slds.prior.step, a=a)
+    if a.dim() < 2:
+        raise InputError(f"a has shape {list(a.shape)}, but [*batch, time, {slds.C.shape[-2]}] is needed; a series of single numbers is a[:, None].")
+    K, steps = number_of_regimes(slds), a.shape[-2]
+    for name, M in zip(SLDS._fields, slds[:7]):
+        if M is not None and len(M) not in (1, K):
+            raise InputError(f"{name} has {len(M)} regimes, but the chain has {K}; give each matrix {K} or 1.")
+    if slds.prior.step.shape[-3] not in (1, steps):
+        raise InputError(f"the chain has tables for {slds.prior.step.shape[-3]} steps, but there are {steps} observations; give it {steps} or 1.")
+    one = LGSSM(*(None if M is None else M[:1] for M in slds[:5]), slds.mean1[0], slds.cov1[0])
+    check_series(one, a, mask, u)
+    check_covariances(LGSSM(*slds[:7]))
+
+
 def along(
     slds: SLDS,  # the model
     s: Float[Tensor, "*batch time K"],  # one-hot: a path of regimes; relaxed: weights
@@ -210,10 +233,12 @@ def sample_slds(
     slds: SLDS,  # the model
     steps: int,  # how many steps to draw
     batch: int = 1,  # how many sequences
-    u: Float[Tensor, "batch time m"] | None = None,  # the controls
+    u: Float[Tensor, "batch time m"] | None | Unchecked = None,  # the controls
     generator: torch.Generator | None = None,  # source of randomness
 ) -> SwitchingSequence:
-    "Sequences drawn from the model: regimes, then states and observations given them. Raises `InputError` if there are not as many controls."
+    "Sequences drawn from the model: regimes, then states and observations given them. Raises `InputError` if there are not as many controls, or no step."
+    check_alike(**dict(zip(SLDS._fields, slds[:7])), first=slds.prior.first, step=slds.prior.step, u=u)
+    if steps < 1 or batch < 1: raise InputError(f"{batch} sequences of {steps} steps were asked for, but at least 1 of each is needed.")
     if u is not None and len(u) != batch:
         raise InputError(f"there are controls for {len(u)} sequences, but {batch} are to be drawn; give batch={len(u)}.")
     s = draw_path(slds.prior, gumbel(batch, steps, number_of_regimes(slds), like=slds.A, generator=generator))
@@ -241,23 +266,25 @@ class Exact(NamedTuple):
 
 def given_paths(
     slds: SLDS,  # the model
-    a: Float[Tensor, "*batch time p"],  # observations
+    a: Float[Tensor, "*batch time p"] | Unchecked,  # observations
     s: Float[Tensor, "paths time K"],  # paths, one-hot
-    mask: Bool[Tensor, "*batch time"] | None = None,  # True = observed
-    u: Float[Tensor, "*batch time m"] | None = None,  # controls
+    mask: Bool[Tensor, "*batch time"] | None | Unchecked = None,  # True = observed
+    u: Float[Tensor, "*batch time m"] | None | Unchecked = None,  # controls
 ) -> Float[Tensor, "*batch paths"]:
     "log p(a|s) of every sequence under every path, nats."
+    check_slds(slds, a, mask, u)
     model = along(slds, s)
     return fast("log_evidence")(model, a.unsqueeze(-3), None if mask is None else mask.unsqueeze(-2), None if u is None else u.unsqueeze(-3)).expand(*a.shape[:-2], len(s))
 
 
 def enumerate_paths(
     slds: SLDS,  # the model
-    a: Float[Tensor, "*batch time p"],  # observations
-    mask: Bool[Tensor, "*batch time"] | None = None,  # True = observed
-    u: Float[Tensor, "*batch time m"] | None = None,  # controls
+    a: Float[Tensor, "*batch time p"] | Unchecked,  # observations
+    mask: Bool[Tensor, "*batch time"] | None | Unchecked = None,  # True = observed
+    u: Float[Tensor, "*batch time m"] | None | Unchecked = None,  # controls
 ) -> Exact:
     "Evidence and posterior by equation (3). Raises `InputError` where there are too many paths."
+    check_slds(slds, a, mask, u)
     K, steps = number_of_regimes(slds), a.shape[-2]
     paths = all_paths(K, steps)
     s = one_hot(paths, K, a)
@@ -434,23 +461,6 @@ def ticks(
     return [Tick(A, C, Q, R, None if shift is None else shift[..., t, :, :]) for t in range(steps)]
 
 
-def check_slds(
-    slds: SLDS,  # the model
-    a: Float[Tensor, "*batch time p"],  # observations
-    mask: Tensor | None,  # True = observed
-    u: Tensor | None,  # controls
-):
-    "Raises `InputError` if shapes do not fit."
-    K, steps = number_of_regimes(slds), a.shape[-2]
-    for name, M in zip(SLDS._fields, slds[:7]):
-        if M is not None and len(M) not in (1, K):
-            raise InputError(f"{name} has {len(M)} regimes, but the chain has {K}; give each matrix {K} or 1.")
-    if slds.prior.step.shape[-3] not in (1, steps):
-        raise InputError(f"the chain has tables for {slds.prior.step.shape[-3]} steps, but there are {steps} observations; give it {steps} or 1.")
-    one = LGSSM(*(None if M is None else M[:1] for M in slds[:5]), slds.mean1[0], slds.cov1[0])
-    check_shapes(one, a.shape[-2], a, mask, u)
-
-
 def first_hypotheses(
     slds: SLDS,  # the model
     batch: tuple[int, ...],  # axes of the sequences
@@ -462,9 +472,9 @@ def first_hypotheses(
 
 def switching_filter(
     slds: SLDS,  # the model
-    a: Float[Tensor, "*batch time p"],  # observations; anything, also NaN, where missing
-    mask: Bool[Tensor, "*batch time"] | None = None,  # True = observed
-    u: Float[Tensor, "*batch time m"] | None = None,  # controls
+    a: Float[Tensor, "*batch time p"] | Unchecked,  # observations; anything, also NaN, where missing
+    mask: Bool[Tensor, "*batch time"] | None | Unchecked = None,  # True = observed
+    u: Float[Tensor, "*batch time m"] | None | Unchecked = None,  # controls
     method: Literal["imm", "gpb2"] = "imm",  # merge before or after the update
     transitions: Transitions | None = None,  # if given, computes Π_t from past a, in the place of the model's table; then a has exactly one batch axis
 ) -> SwitchingFiltered:
@@ -516,7 +526,8 @@ def smoother_step(
     shift = None if tick.shift is None else tick.shift.unsqueeze(-3)
     m, P = h.mean.unsqueeze(-2), h.cov.unsqueeze(-3)
     ahead = predict_step(Gaussian(m, P), tick.A, tick.Q, shift)
-    G = torch.linalg.solve_ex(symmetrize(ahead.cov), tick.A @ P)[0].mT
+    cov = symmetrize(ahead.cov)
+    G = backward_gain(tick.A @ P, cov, cov.detach().diagonal(dim1=-2, dim2=-1) if readable(cov) else None)
     keep = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device) - G @ tick.A
     mean = m + (G @ (later.mean.unsqueeze(-3) - ahead.mean).unsqueeze(-1)).squeeze(-1)
     cov = keep @ P @ keep.mT + G @ (tick.Q + later.cov.unsqueeze(-4)) @ G.mT
@@ -528,7 +539,7 @@ def smoother_step(
 def switching_smoother(
     slds: SLDS,  # the model
     filtered: SwitchingFiltered,  # what its filter returned
-    u: Float[Tensor, "*batch time m"] | None = None,  # controls
+    u: Float[Tensor, "*batch time m"] | None | Unchecked = None,  # controls
 ) -> SwitchingSmoothed:
     "Regimes and states given the whole sequence; exact for K = 1."
     steps = filtered.mean.shape[-3]
@@ -561,9 +572,9 @@ class Path(NamedTuple):
 
 def likely_path(
     slds: SLDS,  # the model
-    a: Float[Tensor, "*batch time p"],  # observations; anything, also NaN, where missing
-    mask: Bool[Tensor, "*batch time"] | None = None,  # True = observed
-    u: Float[Tensor, "*batch time m"] | None = None,  # controls
+    a: Float[Tensor, "*batch time p"] | Unchecked,  # observations; anything, also NaN, where missing
+    mask: Bool[Tensor, "*batch time"] | None | Unchecked = None,  # True = observed
+    u: Float[Tensor, "*batch time m"] | None | Unchecked = None,  # controls
 ) -> Path:
     "The most likely path among those that were kept, one for each present regime."
     check_slds(slds, a, mask, u)
@@ -604,14 +615,16 @@ class SwitchingForecast(NamedTuple):
 
 def forecast_switching(
     slds: SLDS,  # the model
-    a: Float[Tensor, "*batch time p"],  # what was seen
+    a: Float[Tensor, "*batch time p"] | Unchecked,  # what was seen
     steps: int,  # how many steps to look ahead
-    mask: Bool[Tensor, "*batch time"] | None = None,  # True = observed
+    mask: Bool[Tensor, "*batch time"] | None | Unchecked = None,  # True = observed
     u: Float[Tensor, "*batch total m"] | None = None,  # controls of both
     method: Literal["imm", "gpb2"] = "gpb2",  # how the filter merges
     transitions: Transitions | None = None,  # computes Π_t from past a
 ) -> SwitchingForecast:
     "Regimes, states and observations of the next steps when nothing more is seen; with `transitions` the table follows the predicted mean, an approximation."
+    check_alike(A=slds.A, a=a)
+    if steps < 1: raise InputError(f"the forecast is of {steps} steps, but at least 1 is needed.")
     seen = torch.ones(a.shape[:-1], dtype=torch.bool, device=a.device) if mask is None else mask
     unseen = a.new_zeros(*a.shape[:-2], steps, a.shape[-1])
     f = switching_filter(slds, torch.cat([a, unseen], -2), torch.cat([seen, torch.zeros_like(unseen[..., 0], dtype=torch.bool)], -1), u, method, transitions)
@@ -635,11 +648,12 @@ def slds_bound(
     slds: SLDS,  # the model
     q: Chain,  # posterior of the regimes
     s: Float[Tensor, "*batch time K"],  # a path drawn from q, hard or relaxed
-    a: Float[Tensor, "*batch time p"],  # observations
-    mask: Bool[Tensor, "*batch time"] | None = None,  # True = observed
-    u: Float[Tensor, "*batch time m"] | None = None,  # controls
+    a: Float[Tensor, "*batch time p"] | Unchecked,  # observations
+    mask: Bool[Tensor, "*batch time"] | None | Unchecked = None,  # True = observed
+    u: Float[Tensor, "*batch time m"] | None | Unchecked = None,  # controls
 ) -> Bound:
     "The bound (6) from one path."
+    check_slds(slds, a, mask, u)
     w = marginals(q, a.shape[-2])
     return Bound(fast("log_evidence")(along(slds, s), a, mask, u), expected_log_prob(w, q, slds.prior), expected_log_prob(w, q, q))
 
@@ -757,22 +771,50 @@ def objective(
     parameters: SLDSParameters,  # of the model
     posterior: RegimePosterior | None,  # None: the filter's evidence
     method: str,  # which filter
-    a: Float[Tensor, "batch time dim_a"],  # observations
+    a: Float[Tensor, "batch time dim_a"],  # observations; anything, also NaN, where missing
     u: Float[Tensor, "batch time m"] | None,  # controls
     temperature: float,  # of the relaxation
+    mask: Bool[Tensor, "batch time"] | None = None,  # True = observed
 ) -> Float[Tensor, ""]:
-    "What is maximised, per observation."
+    "What is maximised, per step that was observed."
+    system, transitions = parameters.system(parameters.transitions.resting()), parameters.transitions
+    count = a[..., 0].numel() if mask is None else mask.sum().clamp(min=1)
     if posterior is None:
-        return switching_filter(parameters.system(parameters.transitions.resting()), a, None, u, method, parameters.transitions).log_prob.mean()
-    slds, q = parameters(a), posterior(a)
+        return switching_filter(system, a, mask, u, method, transitions).log_prob.sum() / count
+    q, filled = posterior(a, mask), a
+    if mask is not None and transitions.network is not None:  # it reads the past, where something has to stand
+        with torch.no_grad():
+            filled = switching_filter(system, a, mask, u, "imm", transitions).filled
+    slds = parameters(filled)
     s = draw_path(q, gumbel(*a.shape[:-1], number_of_regimes(slds), like=a), temperature)
-    return slds_bound(slds, q, s, a, None, u).elbo.mean() / a.shape[-2]
+    return slds_bound(slds, q, s, a, mask, u).elbo.sum() / count
+
+
+def check_observed(
+    a: Float[Tensor, "batch time dim_a"] | Unchecked,  # observations
+    mask: Bool[Tensor, "batch time"] | None | Unchecked,  # True = observed
+    u: Float[Tensor, "batch time m"] | None | Unchecked,  # controls
+):
+    "Raises `InputError` unless there are sequences to learn from: a is finite wherever it was observed, and u everywhere."
+    check_alike(a=a, u=u)
+    if a.dim() != 3 or 0 in a.shape:
+        raise InputError(f"a has shape {list(a.shape)}, but learning needs [batch, time, dim_a], at least one sequence of one step; a single sequence is a[None].")
+    if mask is not None and (not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != a.shape[:2]):
+        raise InputError(f"the mask has to be a bool tensor of shape {list(a.shape[:2])}, True where a step was observed.")
+    seen = torch.ones_like(a[..., 0], dtype=torch.bool) if mask is None else mask
+    if not seen.any():
+        raise InputError("the mask hides every step, so there is nothing to learn from.")
+    if len(bad := (seen & ~a.isfinite().all(-1)).nonzero()):
+        i, t = bad[0].tolist()
+        raise InputError(f"a is not finite at {len(bad)} observed steps, first in sequence {i} at step {t}; hide what is missing with a mask.")
+    if u is not None and not u.isfinite().all():
+        raise InputError("the controls u are not all finite; they have to be known at every step.")
 
 
 def fit_slds(
     parameters: SLDSParameters,  # changed in place
-    a: Float[Tensor, "batch time dim_a"],  # observations
-    u: Float[Tensor, "batch time m"] | None = None,  # controls
+    a: Float[Tensor, "batch time dim_a"] | Unchecked,  # observations; anything, also NaN, where missing
+    u: Float[Tensor, "batch time m"] | None | Unchecked = None,  # controls
     method: Literal["relaxed", "imm", "gpb2"] = "imm",  # what is maximised
     steps: int = 300,  # of Adam
     lr: float = 0.03,  # at the start; falls along half a cosine
@@ -780,8 +822,13 @@ def fit_slds(
     window: int = 40,  # steps of each sequence in a step of Adam, cut out at random; the filters are loops in time
     temperature: tuple[float, float] = (1.0, 0.3),  # of the relaxation, at the start and from the middle on
     seed: int = 0,  # of batches, noise and the posterior's weights
+    mask: Bool[Tensor, "batch time"] | None | Unchecked = None,  # True = observed; None: everywhere
 ) -> SLDSFit:
-    "Learns a switching system from observations, all of which must be there. Windows begin anywhere, so the law of the first state becomes that of any."
+    "Learns a switching system from observations. Windows begin anywhere, so the law of the first state becomes that of any. Raises `InputError` on data that are not finite, or when learning diverges; the parameters are then those before that step."
+    check_observed(a, mask, u)
+    check_alike(A=parameters.A, a=a)
+    if min(steps, batch, window) < 1:
+        raise InputError(f"steps={steps}, batch={batch} and window={window}, but each has to be at least 1.")
     with torch.random.fork_rng():
         torch.manual_seed(derived_seed(seed))
         posterior = RegimePosterior(parameters.transitions.K, a.shape[-1]).to(a) if method == "relaxed" else None
@@ -791,10 +838,12 @@ def fit_slds(
         for step in range(steps):
             rows, at = torch.randperm(len(a))[:batch], int(torch.randint(max(1, a.shape[1] - window + 1), ()))
             cut = lambda x: None if x is None else x[rows, at : at + window]
-            value = objective(parameters, posterior, method, cut(a), cut(u), hot * (cold / hot) ** min(1.0, 2 * step / steps))
+            value = objective(parameters, posterior, method, cut(a), cut(u), hot * (cold / hot) ** min(1.0, 2 * step / steps), cut(mask))
             optimiser.zero_grad()
             (-value).backward()
-            nn.utils.clip_grad_norm_(trained, 10.0)
+            length = nn.utils.clip_grad_norm_(trained, 10.0)
+            if not (value.isfinite() and length.isfinite()):
+                raise InputError(f"learning diverged at step {step}: the value is {value.item():.3g} and its gradient {length.item():.3g} long; scale the data to the order of 1, or take a smaller lr.")
             optimiser.step()
             cosine.step()
             history.append(value.item())
@@ -813,14 +862,14 @@ def regime_scores(
     found: Int[Tensor, "..."],  # regimes, counted from 0
     true: Int[Tensor, "..."],  # regimes, counted from 0
 ) -> RegimeScores:
-    "Accuracy, NMI and ARI over all steps of all sequences."
+    "Accuracy, NMI and ARI over all steps of all sequences. Raises `InputError` unless both label the same steps, at least one."
     from scipy.optimize import linear_sum_assignment
-    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    from sklearn.metrics import adjusted_rand_score, confusion_matrix, normalized_mutual_info_score
 
+    if found.shape != true.shape or found.numel() == 0 or min(found.min(), true.min()) < 0:
+        raise InputError(f"found has shape {list(found.shape)} and true {list(true.shape)}, but two labellings of the same steps are needed, counted from 0.")
     found, true = found.flatten().cpu().numpy(), true.flatten().cpu().numpy()
-    K = int(max(found.max(), true.max())) + 1
-    table = torch.zeros(K, K).numpy()
-    table[: found.max() + 1, : true.max() + 1] = [[((found == i) & (true == j)).sum() for j in range(true.max() + 1)] for i in range(found.max() + 1)]
+    table = confusion_matrix(found, true, labels=range(max(found.max(), true.max()) + 1))  # found, true
     rows, columns = linear_sum_assignment(-table)
     matching = tuple(int(j) if table[i].sum() and table[:, j].sum() else -1 for i, j in zip(rows, columns))
     return RegimeScores(float(table[rows, columns].sum() / len(true)), float(normalized_mutual_info_score(true, found)), float(adjusted_rand_score(true, found)), matching)
@@ -901,6 +950,7 @@ def regress(
     y: Float[Tensor, "n time p"],  # targets
     weights: Float[Tensor, "n time K"],  # how much each step counts in each regime
     ridge: float = 1.0,  # pull towards a_t = a_{t-1}, in steps
+    known: Bool[Tensor, "n time"] | None = None,  # False where regressor or target is missing; None: all are there
 ) -> tuple[Float[Tensor, "K d p"], Float[Tensor, "K p p"]]:
     "Weighted regressions, one for each regime, and the covariances of what they leave."
     d, p = x.shape[-1], y.shape[-1]
@@ -908,21 +958,29 @@ def regress(
     XX = torch.einsum("ntk,nti,ntj->kij", weights, x, x) + ridge * torch.eye(d, dtype=x.dtype, device=x.device)
     W = still + torch.linalg.solve(XX, torch.einsum("ntk,nti,ntj->kij", weights, x, y - x @ still))
     rest = y.unsqueeze(-2) - torch.einsum("nti,kij->ntkj", x, W)
-    common = (y - x @ still).flatten(0, 1).T.cov().reshape(p, p)
+    moves = (y - x @ still).flatten(0, 1)
+    common = (moves if known is None else moves[known.flatten()]).T.cov().reshape(p, p)
     S = (torch.einsum("ntk,ntki,ntkj->kij", weights, rest, rest) + ridge * common) / (weights.sum((0, 1)) + ridge)[:, None, None]
     return W, S
 
 
 def fit_autoregression(
     K: int,  # number of regimes
-    a: Float[Tensor, "batch time dim_a"],  # observations
-    u: Float[Tensor, "batch time m"] | None = None,  # controls
+    a: Float[Tensor, "batch time dim_a"] | Unchecked,  # observations; anything, also NaN, where missing
+    u: Float[Tensor, "batch time m"] | None | Unchecked = None,  # controls
     iterations: int = 30,  # of expectation-maximisation, in each try
     tries: int = 8,  # beginnings, each from K short pieces of the data
     piece: int = 10,  # their length
     seed: int = 0,
+    mask: Bool[Tensor, "batch time"] | None | Unchecked = None,  # True = observed; None: everywhere
 ) -> Autoregression:
-    "The best of several autoregressive hidden Markov models; all observations must be there."
+    "The best of several autoregressive hidden Markov models; a step counts where it and the one before were observed. Raises `InputError` on data that are not finite, or without three such pairs."
+    check_observed(a, mask, u)
+    known = None if mask is None else mask[:, 1:] & mask[:, :-1]
+    if (a[:, 1:, 0].numel() if known is None else int(known.sum())) < 3:
+        raise InputError("an autoregression needs at least three steps that were observed together with the one before.")
+    if mask is not None:
+        a = torch.where(mask[..., None], a, 0.0)
     x, y = (a[:, :-1] if u is None else torch.cat([a[:, :-1], u[:, 1:]], -1)), a[:, 1:]
     generator, best = torch.Generator().manual_seed(derived_seed(seed)), None
     for _ in range(tries):
@@ -932,9 +990,9 @@ def fit_autoregression(
             w[i, t : t + piece, k] = 1.0
         chain = Chain(*(v.to(a) for v in sticky(K, 0.9)))
         for _ in range(iterations):
-            W, S = regress(x, y, w.to(a))
+            W, S = regress(x, y, w.to(a) if known is None else w.to(a) * known[..., None], known=known)
             log_lik = torch.distributions.MultivariateNormal(torch.einsum("nti,kij->ntkj", x, W), S).log_prob(y.unsqueeze(-2))
-            found = hmm_posterior(chain, log_lik)
+            found = hmm_posterior(chain, log_lik if known is None else torch.where(known[..., None], log_lik, 0.0))
             w = found.weights
             chain = Chain((w[:, 0].sum(0) + 1).log().log_softmax(-1), (found.counts + 1).log().log_softmax(-1)[None])
         if best is None or found.log_evidence > best.log_evidence:

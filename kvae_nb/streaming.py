@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from .core import InputError, atomic_write
-from .data import FILMS, SHARDS, TYPES, Shards, VideoData, film_frames, from_simulation, is_shards, open_shards, read_video_data, spot
+from .data import SHARDS, TYPES, Shards, VideoData, from_simulation, is_shards, open_shards, read_video_data, spot
+from .readers import film_frames, is_film
 from .simulator import BLOCK, UNITS, WORLDS, Simulation, World, draw, simulate, simulate_block, top_speed
 
 # %% ../nbs/05_streaming.ipynb #a25bc619
@@ -60,7 +61,7 @@ class _Shard:
 # %% ../nbs/05_streaming.ipynb #385d19a9
 def _shapes(data: VideoData) -> dict[str, tuple]:
     "The shape of one clip, for each part there is."
-    return {name: tuple(v.shape[1:]) for name in TYPES if (v := getattr(data, name)) is not None}
+    return {name: tuple(v.shape[1:]) for name, v in data.parts().items()}
 
 
 def write_shards(
@@ -128,7 +129,7 @@ def file_chunks(
 ) -> Iterator[VideoData]:
     "The clips that `read_video_data` would give, in pieces; of films and folders only one piece is ever in memory. Raises `InputError` for what cannot be used."
     path = Path(path)
-    film = path.exists() and not is_shards(path) and (path.is_dir() or path.suffix.lower() in FILMS)
+    film = path.exists() and not is_shards(path) and is_film(path)
     if not (film and steps):
         data = open_shards(path, steps, size, channels) if is_shards(path) else read_video_data(path, steps, size, channels)
         yield from (data[k : k + chunk] for k in range(0, len(data), chunk))

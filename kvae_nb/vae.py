@@ -50,6 +50,8 @@ class BernoulliPixels(nn.Module):
 class GaussianPixels(nn.Module):
     "Grey or colour pixels; the decoder's output is their mean, and one standard deviation is learned for all, or fixed."
 
+    support = (-16.0, 16.0)  # a Gaussian has none, but films scaled to [0, 1] or standardised lie in it, and numbers up to 255 do not
+
     def __init__(
         self,
         std: float = 0.3,  # the standard deviation, or where it starts
@@ -532,9 +534,10 @@ class FrameModel(nn.Module):
         x: object,  # frames, as in `elbo`
         mask: object = None,  # bool [batch, time]: True = observed; None = all observed
         noise: object = None,  # what is random, from `noise`; drawn, and all frames decoded, if None
+        values: bool = True,  # whether the pixels are looked at; a training step does not
     ) -> ElboTerms:
         "The bound of a VAE alone, with the prior N(0, I) on each a and no dynamics. Raises `InputError` for inputs that do not fit."
-        x, mask = check_films(self, x, mask)
+        x, mask = check_films(self, x, mask, values)
         x = hide(x, mask)
         noise = self.noise(*x.shape[:2]) if noise is None else noise
         q, plain = self.encoder(x), getattr(self.config, "autoencoder", False)

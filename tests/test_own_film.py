@@ -30,7 +30,8 @@ def test_any_size_becomes_square_sequences(tmp_path, name, height, width):
 def test_black_and_white_stays_black_and_white(tmp_path):
     path = film(tmp_path / "ball.gif", 32, 32, binary=True)
     config = parse(["train", "--data", str(path)])[1]
-    assert config.data.binarize and config.model.pixels == "bernoulli"
+    frames = open_data(config.data).frames
+    assert config.model.pixels == "bernoulli" and set(frames.unique().tolist()) == {0, 255}
 
 
 def test_what_is_said_wins_over_what_is_seen(tmp_path):

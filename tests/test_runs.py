@@ -4,12 +4,12 @@ import csv
 import json
 import math
 import os
-import random
 import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,14 +18,15 @@ from accelerate import PartialState
 
 import kvae_nb.training as training
 from kvae_nb.core import InputError
-from kvae_nb.data import DataConfig, VideoData, from_simulation, save_video_data, split_indices
+from kvae_nb.data import DataConfig, VideoData, batches, from_simulation, save_video_data, split_indices
 from kvae_nb.kvae import KVAE, KVAEConfig
-from kvae_nb.records import Reporter, load_scaler, pack, read_checkpoint, save_checkpoint
+from kvae_nb.records import Progress, Reporter, draw_progress, load_scaler, pack, read_checkpoint, save_checkpoint
 from kvae_nb.rnn import RecurrentConfig
 from kvae_nb.runs import RecurrentRunConfig, RunConfig, SwitchingRunConfig, build_model, load_run, locked, read_config, remove_leftovers, run_data, write_config
 from kvae_nb.simulator import simulate
 from kvae_nb.skvae import SwitchingKVAEConfig
 from kvae_nb.step import TrainConfig, check_training, make_accelerator, make_trainer, train_step
+from kvae_nb.streaming import write_shards
 from kvae_nb.training import fit, same_checkpoint, validate
 
 QUICK = TrainConfig(epochs=1, batch_size=16, join={}, device="cpu", threads=1, picture_every=0, valid_sequences=4)
@@ -101,6 +102,29 @@ def test_pictures_are_drawn_of_data_with_masks_and_controls(tmp_path, config, pa
     assert set(board.Tags()["images"]) == {"imputation", "weights"} and len(board.Images("weights")) == 2
 
 
+def test_pictures_hide_what_the_data_hide():
+    heard, known = {}, torch.ones(16, 6, dtype=torch.bool)
+    known[0, 0] = False
+
+    class Listens(KVAE):
+        def impute(self, x, mask=None, u=None):
+            heard.update(mask=mask, u=u)
+            return super().impute(x, mask, u)
+
+    batch = next(batches(FILMS, 16, torch.arange(16)))._replace(mask=known, u=torch.randn(16, 6, 2))
+    draw_progress(SimpleNamespace(add_figure=lambda *given, **more: None), Listens(replace(TINY, dim_u=2)), batch, 0)
+    assert heard["mask"].tolist() == [[False, True, True, False, False, True]] and torch.equal(heard["u"], batch.u[:1])
+
+
+def test_shards_whose_validation_part_is_hidden_are_named_too(tmp_path):
+    mask = torch.ones(30, 6, dtype=torch.bool)
+    mask[split_indices(30).valid] = False
+    write_shards(tmp_path / "films", [replace(FILMS, mask=mask)], clips=10)
+    with pytest.raises(InputError, match="mask") as error:
+        fit(small(DataConfig(path=str(tmp_path / "films"), steps=6, size=16)), tmp_path / "runs", quiet=True)
+    assert "diverged" not in str(error.value)
+
+
 @pytest.mark.parametrize("hidden, said", [("valid", "validation sequence"), ("train", "training sequence")])
 def test_a_part_without_an_observed_frame_is_named(tmp_path, hidden, said):
     mask = torch.ones(30, 6, dtype=torch.bool)
@@ -126,7 +150,7 @@ GREY = simulate("box", 30, 6, size=16).images / 255 * 0.6 + 0.2
     (simulate("box", 30, 6, size=16).images, "bernoulli"), (FILMS, "bernoulli"),
 ], ids=["float", "bfloat16", "uint8", "black and white", "VideoData"])
 def test_arrays_are_trained_on_without_a_file_or_a_flag(tmp_path, given, pixels):
-    run = fit(small(DataConfig(binarize=None)), tmp_path, data=given, quiet=True)
+    run = fit(small(DataConfig()), tmp_path, data=given, quiet=True)
     found = load_run(run)
     data = run_data(found)
     assert found.config.model.pixels == pixels and sum(map(len, data)) == 30 and data.train.frames.shape[1:] == (6, 1, 16, 16)
@@ -143,6 +167,21 @@ def test_masks_and_controls_in_memory_are_the_same_as_in_a_file(tmp_path):
     here = fit(small(), tmp_path / "runs", data=data, quiet=True)
     file = fit(small(on_disk(tmp_path, mask=data.mask, controls=data.controls)), tmp_path / "runs", quiet=True)
     assert same(weights(here), weights(file)) and load_run(here).model.config.dim_u == 2
+
+
+def test_one_film_is_cut_with_overlap_and_divided_by_place(tmp_path):
+    film = GREY[:5].reshape(30, 16, 16)
+    film = np.concatenate([film, film[::-1], film * 0.5])
+    run = fit(RunConfig(data=DataConfig(steps=6, stride=2), model=TINY, train=QUICK), tmp_path, data=film, quiet=True)
+    parts = run_data(load_run(run))
+    films = [{f.numpy().tobytes() for f in part.frames.flatten(0, 1)[:1]} for part in parts]
+    assert parts.train.frames.shape[1:] == (6, 1, 16, 16) and len(parts.train) > 20 and len(films) == 3
+    cut = replace(FILMS, overlap=2, state=None, contacts=None)  # clips that share frames, in memory
+    kept = fit(small(), tmp_path / "cut", data=cut, quiet=True)
+    by_place = split_indices(30, overlap=2)
+    for part, rows in zip(run_data(load_run(kept)), by_place):
+        assert torch.equal(part.frames, FILMS.frames[rows])
+    fit(resume=kept, changes={"train.epochs": 2}, quiet=True)
 
 
 @pytest.mark.parametrize("given", [np.array(["a"]), np.zeros((0, 6, 16, 16)), np.full((30, 6, 16, 16), np.nan), np.array([None]), np.zeros((30, 6), complex)], ids=["text", "empty", "NaN", "objects", "complex"])
@@ -178,14 +217,16 @@ def step(model=TINY, **train):
     "One step from the same weights; the trainer after it, and its weights before."
     trainer = make_trainer(build_model(small(model=model)), replace(QUICK, **train))
     before = {k: v.clone() for k, v in trainer.bare.state_dict().items()}
-    train_step(trainer, training.Batch(FILMS.frames[:16].float() / 255, None, None) if hasattr(training, "Batch") else next(training.batches(FILMS, 16, torch.arange(16))), 0.0, 0)
+    train_step(trainer, next(batches(FILMS, 16, torch.arange(16))), 0.0, 0)
     return trainer, before
 
 
 def test_weight_decay_shrinks_by_its_share_of_the_rate():
     "AdamW: w ← (1 − lr·d) w, then Adam's step, whose gradients are the same."
     (plain, before), (decayed, _) = step(lr=1e-3), step(lr=1e-3, weight_decay=0.5)
-    for k, v in plain.bare.named_parameters():
+    moved = {k: v for k, v in plain.bare.named_parameters() if not torch.equal(v, before[k])}
+    assert {k.split(".")[0] for k in moved} == {"encoder", "decoder", "dynamics"}
+    for k, v in moved.items():
         torch.testing.assert_close(decayed.bare.get_parameter(k), v - 1e-3 * 0.5 * before[k], rtol=1e-5, atol=1e-7)
 
 
@@ -249,6 +290,11 @@ def test_what_cannot_change_is_refused_by_name_and_nothing_is_written(run, name,
     with pytest.raises(InputError, match=(name.split(".")[-1] or "no setting")):
         fit(resume=run, changes={name: value}, quiet=True)
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "lock"} == before
+
+
+def test_a_configuration_beside_resume_is_not_ignored(run):
+    with pytest.raises(InputError, match="name in changes"):
+        fit(small(epochs=4), resume=run)
 
 
 def test_what_stays_as_it_is_may_be_named(run):
@@ -326,8 +372,10 @@ def test_a_run_is_held_by_one_process_only(run):
 
 
 def test_a_process_that_was_killed_holds_nothing_and_is_named(run):
-    code = f"import os, signal; from kvae_nb.runs import locked\nwith locked({str(run)!r}): print(os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    dead = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+    if not (dead := os.fork()):
+        with locked(run):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(dead, 0)
     fit(resume=run, quiet=True)
     assert f"process {dead} on" in (run / "log.txt").read_text() and "without a word" in (run / "log.txt").read_text()
 
@@ -411,6 +459,21 @@ def test_other_data_under_the_same_name_are_not_measured(tmp_path):
             run_data(run)
         with pytest.raises(InputError, match="have changed since"):
             fit(resume=run.folder, quiet=True)
+
+
+@pytest.mark.parametrize("change", ["mask", "controls", "test", "valid", "split_seed"])
+def test_other_masks_controls_or_held_out_parts_are_noticed(tmp_path, change):
+    parts = {"mask": torch.rand(30, 6) > 0.3, "controls": torch.randn(30, 6, 2)}
+    run = fit(small(on_disk(tmp_path, **parts)), tmp_path / "runs", quiet=True)
+    assert len(run_data(load_run(run)).test) == 3
+    if change in parts:
+        on_disk(tmp_path, **parts | {change: parts[change].flip(0)})
+    else:
+        old = {"test": "test: 0.1", "valid": "valid: 0.05", "split_seed": "split_seed: 0"}[change]
+        (run / "config.yaml").write_text((run / "config.yaml").read_text().replace(f"  {old}\n", f"  {change}: {3 if change == 'split_seed' else 0.3}\n"))
+    for door in (lambda: run_data(load_run(run)), lambda: fit(resume=run, quiet=True)):
+        with pytest.raises(InputError, match="have changed since"):
+            door()
 
 
 def test_another_seed_of_the_simulator_is_other_data(run):
@@ -519,7 +582,7 @@ def test_models_that_cannot_be_trained_are_refused(tmp_path, model, said):
 
 def test_random_numbers_and_types_of_the_caller_stay_as_they_are(run, tmp_path):
     def state():
-        return random.getstate()[1], np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.initial_seed(), torch.get_default_dtype(), torch.get_num_threads()
+        return np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.initial_seed(), torch.get_default_dtype(), torch.get_num_threads()
 
     before = state()
     fit(small(epochs=2, picture_every=1), tmp_path, quiet=True)
@@ -537,6 +600,22 @@ def test_a_caller_in_double_precision_gets_the_same_model(run, tmp_path):
     finally:
         torch.set_default_dtype(torch.float32)
     assert same(weights(double), weights(run))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_gets_the_same_model(run, tmp_path, mode):
+    with mode():
+        assert same(weights(fit(small(epochs=2), tmp_path / "off", quiet=True)), weights(run))
+
+
+@pytest.mark.parametrize("progress", ['{"history": [1]}', '{"epoch": "three", "history": []}', '{"epoch": -1, "history": []}', '{"step": 1.5, "history": []}', '{"best": "high", "history": []}', '{"history": ' + "[" * 100_000])
+def test_a_checkpoint_that_says_nonsense_about_its_progress_is_refused(run, progress):
+    from kvae_nb.records import FORMAT, save_tensors
+
+    path = run / "checkpoints" / "last.safetensors"
+    save_tensors(path, read_checkpoint(path)[0], {"format": FORMAT, "progress": progress})
+    with pytest.raises(InputError, match="does not say how far"):
+        fit(resume=run, quiet=True)
 
 
 def test_each_run_chooses_its_device(monkeypatch):
@@ -567,10 +646,22 @@ def test_the_scale_of_gradients_comes_back(tmp_path):
     assert fresh.state_dict() == scaler.state_dict()
 
 
-def test_scaling_asks_for_gpus_without_waking_them():
-    code = "import os, torch\nimport kvae_nb.step\nasked = []\ntorch._C._cuda_getDeviceCount = lambda: asked.append(1) or 0\ntorch.cuda._device_count_nvml = lambda: 0\nprint(torch.cuda.is_available(), torch.cuda.device_count(), asked)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip().endswith("0 []") or not torch.cuda._is_compiled(), done.stdout + done.stderr
+def test_a_training_that_goes_on_has_its_scale_of_gradients(tmp_path):
+    "As with fp16 on a GPU, with a scaler of the CPU in the place of the GPU's."
+    first, second = (make_trainer(KVAE(TINY), QUICK) for _ in range(2))
+    first.accelerator.scaler, second.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=512.0), torch.amp.GradScaler("cpu")
+    entry = {"train": {}, "valid": {"elbo": -1.0}, "lr": 1e-3, "seconds": 0.0}
+    training.finish_epoch(first, tmp_path, Progress(epoch=1), entry, Reporter(tmp_path, quiet=True))
+    training.restore(second, tmp_path / "checkpoints/last.safetensors")
+    assert second.accelerator.scaler.get_scale() == 512.0
+
+
+def test_asking_for_gpus_leaves_them_asleep(monkeypatch):
+    "The driver's own library is asked (NVML), not CUDA, which would start in a process that is going to be forked."
+    monkeypatch.setattr(torch.cuda, "_is_compiled", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: 2)
+    monkeypatch.setattr(torch._C, "_cuda_getDeviceCount", lambda: pytest.fail("CUDA was started"), raising=False)
+    assert torch.cuda.is_available() and torch.cuda.device_count() == 2
 
 
 def test_a_reporter_keeps_what_was_written_at_its_step(tmp_path):
