@@ -458,3 +458,11 @@ def test_a_route_that_is_asked_by_name_has_digits_or_refuses(backend, power, dty
     right = fi.smoother(judge, x, backend="root").cov.diagonal(dim1=-2, dim2=-1)
     if dtype == f64:
         assert_close(smoothed.cov.diagonal(dim1=-2, dim2=-1), right, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("power", [6, 8, 10, 12])
+@pytest.mark.parametrize("f", [fi.kalman_filter, fi.smoother])
+def test_float64_keeps_six_digits_as_well(f, power):
+    model, a = system(R=[[[1e-4]]], cov1=[[0.01, 0], [0, 10.0**power]]), series(60, 1).cumsum(0)
+    variances = (f(model, a, backend=b).cov.diagonal(dim1=-2, dim2=-1) for b in ("auto", "root"))
+    assert_close(*variances, rtol=1e-6, atol=0)
