@@ -74,7 +74,7 @@ def look_of(
     p = pieces(flat & ~background, background)
     if not p.count.any(): raise InputError("all frames of these films are the same, so there is no ball in them; use films in which something moves")
     usual = p.count[p.count > 0].mode().values
-    size = p.size[p.count == usual].double()
+    size = p.size[p.count == usual].cpu().double()
     room = torch.from_numpy(ndimage.binary_dilation(flat.any(0).numpy()))
     return Look(background, room, usual.item(), size.quantile(.005).item(), size.quantile(.995).item())
 

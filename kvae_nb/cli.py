@@ -24,6 +24,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -214,8 +215,9 @@ def do_simulate(args: Namespace):
     check_numbers(args, sequences=(1, 10**8), steps=(1, 10**6), size=(1, 4096), balls=(1, 100), seed=SEEDS)
     frames = args.sequences * args.steps * args.size**2
     if args.out.endswith(os.sep) or not Path(args.out).suffix:
-        if frames > 2**42:
-            raise InputError(f"{args.sequences} sequences of {args.steps} frames are {frames / 2**40:.1f} TiB; ask for fewer.")
+        there = next(p for p in Path(args.out).absolute().parents if p.exists())
+        if frames > (free := shutil.disk_usage(there).free):
+            raise InputError(f"{args.sequences} sequences of {args.steps} frames take {frames / 2**30:.1f} GiB, but the disk has {free / 2**30:.1f} GiB left; ask for fewer.")
         print(f"{args.out}: {simulate_shards(args)}")
         return
     out = npz_path(args.out, force=args.force, other=" or the name of a new folder")

@@ -250,11 +250,11 @@ BINARY = ("smoothing", "filtering", "copy_last", "interpolation")               
 GREY = ("smoothing", "filtering", "copy_last", "pixel_interpolation", "reconstruction")  # and of others, in grey levels
 
 def plot_imputation_curves(
-    axes:Sequence[Axes],  # two places to draw: gaps, drops
+    axes:Sequence[Axes]|np.ndarray,  # two places to draw: gaps, drops
     results:dict,         # `{'gap': {size: errors}, 'drop': …}`, from `imputation_curves` or from a metrics file
     published:dict|None = PUBLISHED, # the same shape; None: draw ours alone
     grey:bool = False,    # errors in grey levels, beside nothing that was published
-) -> Sequence[Axes]:
+) -> Sequence[Axes]|np.ndarray:
     "The two axes with our methods and every published point."
     names, published = {"gap": "frames in the gap", "drop": "probability that a frame is hidden"}, None if grey else published
     for ax, (kind, xlabel) in zip(axes, names.items()):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from .core import Gaussian, InputError, gaussian_log_prob, psd_root, sample_gaussian
 from .dynamics import ConstantWeights, DynamicsParameters, LSTMWeights, Pass, WindowWeights, check_vague, evidence_dynamics, filter_dynamics, mix
 from .lgssm import LGSSM, joint_log_prob, kalman_filter, observe, rts_smoother
-from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
-from .vae import FrameConfig, FrameModel, check_affordable, check_frames, check_range, check_variances, pick_frames
+from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_affordable, check_generation, check_inputs, check_range, check_variances, hide
+from .vae import FrameConfig, FrameModel, check_frames, pick_frames
 
 # %% ../nbs/13_kvae.ipynb #2eec58aa
 @dataclass(frozen=True)

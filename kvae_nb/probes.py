@@ -55,7 +55,7 @@ def wrong_share(
 ) -> Float[Tensor, "batch horizon"]:
     "The fraction of wrong pixels at each step for which there is a truth."
     n = min(on.shape[1], truth.shape[1])
-    return (on[:, :n] != truth[:, :n]).double().mean((2, 3))
+    return (on[:, :n] != truth[:, :n]).cpu().double().mean((2, 3))
 
 def frames_within(
     error:Float[Tensor, "*batch time"], # errors at steps 1, 2, …
@@ -90,8 +90,8 @@ def judge_films(
     error = wrong_share(on, white(truth, threshold))
     mean = error.mean(0)
     running = (mean.cumsum(0) / torch.arange(1, len(mean) + 1))[:max(GAPS)]
-    return Generation(found.sound.double().mean(0), usual.sound.double().mean().item(), speeds(found.ball, windows), speeds(usual.ball, 1).item(),
-                      mean, frames_within(error, limit).double().quantile(.5).item(), frames_within(running, published_limits(len(running))).item())
+    return Generation(found.sound.cpu().double().mean(0), usual.sound.cpu().double().mean().item(), speeds(found.ball, windows), speeds(usual.ball, 1).item(),
+                      mean, frames_within(error, limit).cpu().double().quantile(.5).item(), frames_within(running, published_limits(len(running))).item())
 
 # %% ../nbs/22_probes.ipynb #bd6608ec
 def plain(
@@ -112,10 +112,10 @@ def curve(
     return np.array(values, dtype=float)
 
 def plot_generation(
-    axes:Sequence[Axes],  # three places to draw: sound frames, speed, error
+    axes:Sequence[Axes]|np.ndarray,  # three places to draw: sound frames, speed, error
     results:Mapping,      # name → `Generation`, or the same from a JSON file
     limit:float = LIMIT,  # the line in the picture of the error
-) -> Sequence[Axes]:
+) -> Sequence[Axes]|np.ndarray:
     "The three axes with a curve for each name, and grey lines for the data and the limit."
     for (name, g), color in zip(plain(results).items(), CYCLE * len(results)):
         steps, parts, known = (len(g[k]) for k in ("sound", "speed", "error"))
@@ -234,16 +234,16 @@ def probe_calibration(
         a = q.sample(torch.randn(q.mean.shape, generator=generator).to(q.mean))
         found.append(torch.stack([distances(law, a, R)[:, here] for law in (out.filtered, out.smoothed)]))
         known.append(b.mask[:, here].cpu())
-    d, w = torch.cat(found, 1), torch.cat(known).double()
+    d, w = torch.cat(found, 1), torch.cat(known).cpu().double()
     inside = torch.special.gammainc(torch.tensor(len(R) / 2, dtype=d.dtype), d / 2) <= torch.tensor(levels, dtype=d.dtype)[:, None, None, None]
     share, mean = (inside * w).sum(2) / w.sum(0), (d * w).sum(1) / w.sum(0) / len(R)
     return Calibration(tuple(levels), share[:, 0], share[:, 1], mean[0], mean[1], w.sum(0).long(), R)
 
 # %% ../nbs/22_probes.ipynb #216c4d10
 def plot_calibration(
-    axes:Sequence[Axes], # two places to draw: filter, smoother
+    axes:Sequence[Axes]|np.ndarray, # two places to draw: filter, smoother
     calibration,         # `Calibration`, or the same from a JSON file
-) -> Sequence[Axes]:
+) -> Sequence[Axes]|np.ndarray:
     "The two axes with the coverage by step of the gap; bands are two standard deviations of a calibrated model's around each level."
     c = plain(calibration)
     for ax, kind, color in zip(axes, ("filtered", "smoothed"), (PALETTE["filtering"], PALETTE["smoothing"])):
@@ -367,11 +367,11 @@ def wheel(
     return hsv_to_rgb(np.stack([hue, np.clip(r / max(np.quantile(r, .95), 1e-12), 0, 1), np.full_like(r, .85)], 1))
 
 def plot_read_out(
-    axes:Sequence[Axes],                # two places to draw: the truth, what is read
+    axes:Sequence[Axes]|np.ndarray,                # two places to draw: the truth, what is read
     points,                             # `ReadOut`, or the same from a JSON file
     columns:tuple[int, int] = (0, 1),   # which numbers of the state: (0, 1) the position, (2, 3) the velocity
     names:Sequence[str] = ("x", "y", "vx", "vy"), # of the numbers of the state
-) -> Sequence[Axes]:
+) -> Sequence[Axes]|np.ndarray:
     "The two axes with the same points in the same colours: where they are, and where z says they are."
     p, pick = plain(points), list(columns)
     there, read = (curve(p[k])[:, pick] for k in ("truth", "read"))

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from .core import Gaussian, InputError, diagonal_log_prob
 from .dynamics import check_dropout
-from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
-from .vae import Encoder, FrameConfig, FrameModel, check_affordable, check_frames, check_range, check_variances, glorot_, pick_frames
+from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_affordable, check_generation, check_inputs, check_range, check_variances, hide
+from .vae import Encoder, FrameConfig, FrameModel, check_frames, glorot_, pick_frames
 
 # %% ../nbs/17_rnn.ipynb #125e06a0
 LOG_VAR = 16.0  # the logarithm of a predicted variance lies between minus and plus this

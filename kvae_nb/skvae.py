@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from .core import Gaussian, InputError, sample_gaussian
 from .dynamics import LSTMWeights, WindowWeights, check_vague
-from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
+from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_affordable, check_generation, check_inputs, check_range, check_variances, hide
 from .slds import (SLDS, Bound, Chain, Hypotheses, Path, RegimePosterior, SLDSParameters, SwitchingFiltered, draw_path, gumbel, likely_path, merged,
                           observe_all, slds_bound, smoother_chain, switching_filter, switching_smoother)
-from .vae import FrameConfig, FrameModel, check_affordable, check_frames, check_range, check_variances, pick_frames
+from .vae import FrameConfig, FrameModel, check_frames, pick_frames
 
 # %% ../nbs/15_skvae.ipynb #8f2f27f3
 @dataclass(frozen=True)

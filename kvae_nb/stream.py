@@ -172,12 +172,14 @@ def checked_frame(
         raise InputError(f"a frame is {frame.dtype} of shape {list(frame.shape)}, but must be uint8 or floats in [0, 1] of shape {[c.channels, c.size, c.size]}.")
     x = number_tensor(frame, next(model.parameters()), "a frame", bytes_too=True)
     low, high = getattr(model.pixels, "support", (-np.inf, np.inf))
+    if frame.dtype == torch.uint8 and low <= 0 and high >= 1:
+        return x[None]  # whole numbers from 0 to 255 need no look
     least, most = (v.item() for v in x.detach().aminmax())
     if not np.isfinite([least, most]).all():
         raise InputError("a frame holds NaN or infinity; give None in its place if it is missing.")
     if least < low - 1e-4 or most > high + 1e-4:
         raise InputError(f"the pixels of a frame lie between {least:g} and {most:g}, but for this model they must lie in [{low:g}, {high:g}]; divide numbers from 0 to 255 by 255.")
-    return x.clamp(low, high)[None]
+    return (x if low <= least and most <= high else x.clamp(low, high))[None]
 
 
 def read_frame(
