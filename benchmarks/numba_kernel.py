@@ -256,16 +256,17 @@ def main():
     for name, (batch, steps, own, changing, lanes) in CASES.items():
         model, a = problem(batch, steps, own, changing)
         given, (run, value) = arguments(model, a, lanes), ours(model, a)
-        for who, f in (("numba", lambda: forward(*given)), ("ours", run)):
+        unknown = (np.empty(len(given[0])), np.empty(len(given[1])), *given[2:])  # arrays, whose lengths the compiler does not know
+        for who, f in (("numba", lambda: forward(*given)), ("ours", run), ("any size", lambda: forward(*unknown))):
             begin = time.process_time()
             f()
             cost.setdefault(who, time.process_time() - begin)  # of the first case: both compile one program for n = 4, p = 2
         right = log_evidence(LGSSM(*(None if M is None else M.double() for M in model)), a.double()).float()
         for result in (value(), torch.from_numpy(given[-1])):
             torch.testing.assert_close(result, right, rtol=1e-4, atol=1e-3)
-        times = side_by_side({"ours": run, "numba": lambda: forward(*given)}, rounds=41)
+        times = side_by_side({"ours": run, "numba": lambda: forward(*given), "any size": lambda: forward(*unknown)}, rounds=41)
         found[name] = {k: round(1e6 * v["min"], 1) for k, v in times.items()}
-        print(f"{name:24} ours {found[name]['ours']:9.1f} µs   numba {found[name]['numba']:9.1f} µs", flush=True)
+        print(f"{name:24} ours {found[name]['ours']:9.1f} µs   numba {found[name]['numba']:9.1f} µs, sizes unknown {found[name]['any size']:9.1f} µs", flush=True)
     print("processor time to compile, seconds:", cost)
     write_json(HERE / "results" / "numba_kernel.json", {"command": "python benchmarks/numba_kernel.py", "machine": spec, "versions": versions("numba", "llvmlite", "torch"),
                                                         "microseconds": found, "compile_s": {k: round(v, 2) for k, v in cost.items()}})

@@ -79,7 +79,7 @@ def diagonal_log_prob(
     "log N(x; mean, diag(var)) in nats, summed over the last axis."
     return -0.5 * ((x - mean).square() / var + var.log() + LOG_2PI).sum(-1)
 
-# %% ../nbs/00_core.ipynb #9c7997b6
+# %% ../nbs/00_core.ipynb #8994238b
 class _SemidefiniteRoot(torch.autograd.Function):
     "The symmetric root D V Λ^½ Vᵀ of singular covariances; NaN where P is indefinite by more than `rounding`."
 
@@ -113,7 +113,7 @@ class _SemidefiniteRoot(torch.autograd.Function):
         by_P = inverse[..., :, None] * inner * inverse[..., None, :]
         return (by_P + torch.diag_embed(by_d * inverse / 2)).to(given), None
 
-# %% ../nbs/00_core.ipynb #abb233c7
+# %% ../nbs/00_core.ipynb #764e2ea2
 def psd_root(
     P: Float[Tensor, "*batch n n"],  # covariances; zeros on the diagonal and eigenvalues that rounding made negative are allowed
     size: Float[Tensor, "*#batch n"] | None = None,  # the variances that P was computed from by subtraction, if it was: less than their rounding is zero
@@ -121,7 +121,7 @@ def psd_root(
     "A root L with L Lᵀ = P: Cholesky's where P is positive definite, a symmetric one where it is singular, NaN where it is indefinite."
     L, info = torch.linalg.cholesky_ex(P)
     singular = (info != 0)[..., None, None]
-    if P.is_cuda and torch.cuda.is_current_stream_capturing():  # a graph cannot look at values
+    if torch._C._functorch.is_functorch_wrapped_tensor(P) or (P.is_cuda and torch.cuda.is_current_stream_capturing()):  # no values to look at
         return L.masked_fill(singular, torch.nan)
     if not singular.any():
         return L
@@ -173,7 +173,7 @@ def seed_everything(
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
-# %% ../nbs/00_core.ipynb #b3a58ae9
+# %% ../nbs/00_core.ipynb #27e728a4
 @contextmanager
 def kept_random_state() -> Iterator[None]:
     "Restores python's, numpy's and torch's global generators, those of the devices as well, when the block ends, however it ends."

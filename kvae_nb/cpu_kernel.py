@@ -30,41 +30,33 @@ def product(X, Y):
     "X Y for matrices given as lists of rows of numbers."
     return [[sum((x * y for x, y in zip(row[1:], col[1:])), row[0] * col[0]) for col in zip(*Y)] for row in X]
 
-
 def flip(X):
     "The transpose."
     return [list(col) for col in zip(*X)]
-
 
 def plus(X, Y):
     "X + Y."
     return [[x + y for x, y in zip(r, s)] for r, s in zip(X, Y)]
 
-
 def minus(X, Y):
     "X − Y."
     return [[x - y for x, y in zip(r, s)] for r, s in zip(X, Y)]
-
 
 def times(c, X):
     "c X for a number c."
     return [[c * x for x in r] for r in X]
 
-
 def eye_minus(X):
     "I − X."
     return [[(1.0 if i == j else 0.0) - x for j, x in enumerate(r)] for i, r in enumerate(X)]
-
 
 def mirror(P):
     "A symmetric matrix from the lower triangle of P."
     return [[P[max(i, j)][min(i, j)] for j in range(len(P))] for i in range(len(P))]
 
-
 def even(P):
     "The symmetric part of P: what a covariance that is symmetric only to rounding is taken for."
     return mirror([[0.5 * (P[i][j] + P[j][i]) if j < i else P[i][j] for j in range(len(P))] for i in range(len(P))])
-
 
 def sandwich(X, P):
     "X P Xᵀ for symmetric P: half of it computed, the other half copied, so that it is symmetric to the last bit."
@@ -75,7 +67,6 @@ def sandwich(X, P):
 def positive(d):
     "The number, or NaN where it is not positive: a tensor, or a `Lane` (28b)."
     return d.or_nan() if hasattr(d, "or_nan") else torch.where(d > 0, d, math.nan)
-
 
 def inverse(S):
     "The inverse of a symmetric positive definite matrix, and the logarithm of its determinant; NaN if it is not positive definite."
@@ -96,7 +87,6 @@ def predict_cov(P, A, Q):
     "Covariance one step ahead."
     return dict(Pp=plus(sandwich(A, P), even(Q)))
 
-
 def update_cov(Pp, C, R, seen):
     "Inverse and determinant of the innovation covariance, gain, filtered covariance by Joseph's form."
     V, logdet = inverse(plus(sandwich(C, Pp), even(R)))
@@ -104,21 +94,17 @@ def update_cov(Pp, C, R, seen):
     K = product(product(Pp, flip(C)), V)
     return dict(V=V, logdet=[[logdet]], K=K, P=plus(sandwich(eye_minus(product(K, C)), Pp), sandwich(K, even(R))))
 
-
 def prior_cov(Pp):
     "The covariance of the first state."
     return dict(Pp=even(Pp))
-
 
 def spoil(Pp, logdet):
     "The predicted covariance, NaN where the innovation covariance it leads to is not positive definite."
     return dict(Pp=[[x + (logdet[0][0] - logdet[0][0]) for x in row] for row in Pp])
 
-
 def predict_mean(m, A, c):
     "Mean one step ahead."
     return dict(mp=plus(product(A, m), c))
-
 
 def update_mean(mp, a, C, K, V, logdet, seen, total):
     "Filtered mean, S⁻¹e, log p(a_t | past), and the sum of these so far."
@@ -134,16 +120,13 @@ def back_update_cov(N, P, C, K, V, g):
     dC = product(flip(K), eye_minus(product(N, P)))
     return dict(N=plus(sandwich(flip(J), N), sandwich(flip(C), V)), dC=times(-1.0 * g[0][0], dC), dR=times(-0.5 * g[0][0], D))
 
-
 def back_noise_cov(N, g):
     "The share of Q (or of cov1): (1)."
     return dict(dQ=times(-0.5 * g[0][0], N))
 
-
 def back_predict_cov(N, P, A, g):
     "N of the filtered of the step before, and the share of A."
     return dict(N=sandwich(flip(A), N), dA=times(-1.0 * g[0][0], product(product(N, A), P)))
-
 
 def back_update_mean(r, m, P, C, K, Ve, g):
     "ρ of the predicted from ρ of the filtered, the smoothed mean (4), and the shares of a, C and R: (2), (3)."
@@ -151,23 +134,19 @@ def back_update_mean(r, m, P, C, K, Ve, g):
     gu = times(g[0][0], u)
     return dict(r=plus(r, product(flip(C), u)), ms=ms, da=times(-1.0, gu), dC=product(gu, flip(ms)), dR=times(0.5, product(gu, flip(u))))
 
-
 def back_noise_mean(r, g):
     "The shares of Q (or of cov1) and of what is added to the mean: (1)."
     gr = times(g[0][0], r)
     return dict(dc=gr, dQ=times(0.5, product(gr, flip(r))))
-
 
 def back_predict_mean(r, m, P, A, g):
     "ρ of the filtered of the step before, and the share of A."
     Ar = product(flip(A), r)
     return dict(r=Ar, dA=product(times(g[0][0], r), flip(plus(m, product(P, Ar)))))
 
-
 def smooth_cov(P, N):
     "Smoothed covariance: (4)."
     return dict(Ps=minus(P, sandwich(P, N)))
-
 
 def smooth_lag(Pp, N, A, P):
     "Cov(z_t, z_{t-1}) given everything, with P of the step before: (I − P_p N) A P."
@@ -195,14 +174,12 @@ GRADIENTS = ("dA", "dC", "dQ", "dR", "dcov1", "dmean1", "dc", "da")  # arrays li
 ARGUMENTS = ("steps", "lanes", "shared", *GIVEN, *(f"{k}.{s}" for k in GIVEN for s in ("lane", "time")), *BETWEEN, *GRADIENTS)
 LETTERS = Letters(SHAPES, ARGUMENTS, GRADIENTS)
 
-
 def new_kernel(n: int, p: int, size: int) -> Kernel:
     "An empty program for n states, p observations and numbers of so many bytes."
     return Kernel(LETTERS, {"n": n, "p": p, "1": 1}, size)
 
-# %% ../nbs/28_cpu_kernel.ipynb #a9e62d3d
+# %% ../nbs/28_cpu_kernel.ipynb #f2de6980
 COVARIANCES = {"Pp", "P", "K", "V", "logdet", "Ps", "lag"}
-
 
 def where(k: Kernel, name: str, t):
     "Array, offset, and strides of a letter in [time, entry, lane]; a single lane serves all."
@@ -210,13 +187,12 @@ def where(k: Kernel, name: str, t):
     alone = k.equal(lanes, 1)
     return name, name, k.mul(k.mul(t, entries), lanes), k.b.select(alone, k.int(0), k.int(1)), lanes
 
-
 def fetch_matrix(k: Kernel, name: str, t, first):
     "A matrix of the model at step t; one that does not change is fetched at the first step only."
     with k.b.if_then(k.b.or_(k.equal(t, first), k.b.icmp_signed("!=", k.arg[f"{name}.time"], k.int(0)))):
         k.fetch(name, name, k.mul(t, f"{name}.time"), f"{name}.lane")
 
-# %% ../nbs/28_cpu_kernel.ipynb #202664c9
+# %% ../nbs/28_cpu_kernel.ipynb #e7b2831b
 @lru_cache(None)
 def forward_kernel(
     n: int,  # length of z
@@ -245,7 +221,7 @@ def forward_kernel(
             k.keep("total", "total", 0, 1, 0)
     return k.compile()
 
-# %% ../nbs/28_cpu_kernel.ipynb #ce0578ac
+# %% ../nbs/28_cpu_kernel.ipynb #1bf9b4a5
 def _first_or(k: Kernel, t, name: str, prior: str, step, begin=None):
     "At the first step the prior, later the prediction."
     with k.b.if_else(k.equal(t, 0)) as (first, later):
@@ -256,7 +232,6 @@ def _first_or(k: Kernel, t, name: str, prior: str, step, begin=None):
         with later:
             k.do(step)
 
-
 def _forward_cov(k: Kernel, t, predicted: bool):
     "One step of the covariances."
     _first_or(k, t, "Pp", "cov1", predict_cov, prior_cov)
@@ -265,7 +240,6 @@ def _forward_cov(k: Kernel, t, predicted: bool):
         k.do(spoil)
     for name in ("P", "K", "V", "logdet") + (("Pp",) if predicted else ()):
         k.keep(*where(k, name, t))
-
 
 def _forward_mean(k: Kernel, t, predicted: bool, stored: bool):
     "One step of the means, with gains that are at hand or stored."
@@ -282,7 +256,6 @@ def _forward_mean(k: Kernel, t, predicted: bool, stored: bool):
 # %% ../nbs/28_cpu_kernel.ipynb #58c4a2b1
 STEPS = {"P": (back_update_cov, back_noise_cov, back_predict_cov), "m": (back_update_mean, back_noise_mean, back_predict_mean)}
 STEPS["Pm"] = tuple(together(x, y) for x, y in zip(STEPS["P"], STEPS["m"]))
-
 
 @lru_cache(None)
 def backward_kernel(
@@ -322,7 +295,7 @@ def backward_kernel(
                 _step_back(k, t, predict, filtered, result, halves)
     return k.compile()
 
-# %% ../nbs/28_cpu_kernel.ipynb #5bb1c60f
+# %% ../nbs/28_cpu_kernel.ipynb #0604ab28
 def _give(k: Kernel, t, noise, halves: str):
     "Adds this step's shares to the gradients of C, R, a, and of the noise that came in before it."
     k.do(noise)
@@ -338,7 +311,6 @@ def _give(k: Kernel, t, noise, halves: str):
             if "m" in halves:
                 with k.when("c"):
                     k.gather("dc", "dc", k.mul(t, "c.time"), "c.lane")
-
 
 def _step_back(k: Kernel, t, predict, filtered, result: str, halves: str):
     "Back through the transition into step t."
@@ -356,7 +328,6 @@ def _step_back(k: Kernel, t, predict, filtered, result: str, halves: str):
 # %% ../nbs/28_cpu_kernel.ipynb #f8d4c4d4
 MOST = 8  # states and observations for which a kernel is made; the program grows with their third power
 
-
 def cpu_kernel_fits(
     model: LGSSM,  # the model
     a: Tensor,  # the observations
@@ -364,7 +335,6 @@ def cpu_kernel_fits(
     "Whether there is a kernel for this: float32 or float64 on the CPU, at most 8 states and 8 observations."
     sizes = model.A.shape[-1], model.C.shape[-2]
     return a.device.type == "cpu" and a.dtype in (torch.float32, torch.float64) and 1 <= min(sizes) <= max(sizes) <= MOST
-
 
 def flatten(M: Tensor, batch: tuple[int, ...], axes: int) -> Tensor:
     "`M` with one batch axis, of length 1 if it has none or shares them; `axes` axes come after it."
@@ -377,14 +347,16 @@ def flatten(M: Tensor, batch: tuple[int, ...], axes: int) -> Tensor:
         return M.reshape(1, *tail)
     return M.expand(*batch, *tail).reshape(-1, *tail)
 
-
-def arrange(model: LGSSM, a: Tensor, mask: Tensor | None, u: Tensor | None) -> tuple[tuple[int, ...], list]:
-    "The batch shape, and everything the kernels read. Raises `InputError` on what does not fit, or what no kernel is made for."
+def arrange(model: LGSSM, a: Tensor | Unchecked, mask: Tensor | None | Unchecked, u: Tensor | None | Unchecked, wide: bool = False) -> tuple[tuple[int, ...], list]:
+    "The batch shape, and everything the kernels read, in float64 if `wide`. Raises `InputError` on what does not fit, or what no kernel is made for."
     batch = check_series(model, a, mask, u)
     if not cpu_kernel_fits(model, a):
         raise InputError(f"there is no CPU kernel for {model.A.shape[-1]} states, {a.shape[-1]} observations and {a.dtype} on {a.device}; use backend='auto' or 'loop'.")
     if any(x is not None and torch._C._functorch.is_functorch_wrapped_tensor(x) for x in (*model, a, mask, u)):
         raise InputError("the CPU kernel does not work inside transformations of torch.func (vmap, grad, hessian); use backend='loop' or 'scan'.")
+    if wide:
+        *model, a, u = (None if x is None else x.double() for x in (*model, a, u))
+        model = LGSSM(*model)
     if mask is not None:
         a = torch.where(mask[..., None], a, 0.0)
     shift = None if u is None else (model.B @ u[..., None]).squeeze(-1)
@@ -398,7 +370,6 @@ PLACE = {k: i for i, k in enumerate(ARGUMENTS)}
 READ = {k: (PLACE[k], PLACE[f"{k}.lane"], PLACE[f"{k}.time"]) for k in GIVEN}
 SHARED = ("A", "C", "Q", "R", "cov1", "seen")  # what decides whether all sequences have the same covariances
 
-
 @lru_cache(1024)
 def plan(names: tuple[str, ...], n: int, p: int, steps: int, lanes: int, shared: int) -> tuple[int, dict]:
     "How long a piece of memory has to be to hold arrays [time, entry, lane] for these letters, and where each begins: (start, rows, columns, lanes)."
@@ -409,12 +380,11 @@ def plan(names: tuple[str, ...], n: int, p: int, steps: int, lanes: int, shared:
         start += (1 if k == "total" else steps) * rows * cols * width
     return start, places
 
-
 def side_by_side(M: Tensor | None) -> Tensor | None:
     "The same numbers, as they stand in memory one after the other (a view may show them repeated, turned or negated)."
     return M if M is None or M.is_contiguous() and not M.is_neg() else M.resolve_neg().contiguous()
 
-# %% ../nbs/28_cpu_kernel.ipynb #c382594d
+# %% ../nbs/28_cpu_kernel.ipynb #8820bd03
 class Call:
     "The arguments of the kernels for one batch, and the memory between them."
 
@@ -494,7 +464,7 @@ class Evidence(torch.autograd.Function):
         found = dict(zip(inputs, space.to(call.like.dtype).split(sizes)))
         return *(found[k].view_as(inputs[k]) if wanted and k in found else None for k, wanted in zip(GIVEN, ctx.needs_input_grad)),
 
-# %% ../nbs/28_cpu_kernel.ipynb #d27e6d13
+# %% ../nbs/28_cpu_kernel.ipynb #d99d2933
 def cpu_evidence(
     model: LGSSM,  # the model
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations; anything, also NaN, where missing
@@ -506,14 +476,13 @@ def cpu_evidence(
     return Evidence.apply(*given).reshape(batch)
 
 # %% ../nbs/28_cpu_kernel.ipynb #130577ff
-def _forward(model: LGSSM, a: Tensor, mask: Tensor | None, u: Tensor | None) -> tuple[tuple[int, ...], Call]:
+def _forward(model: LGSSM, a: Tensor | Unchecked, mask: Tensor | None | Unchecked, u: Tensor | None | Unchecked, wide: bool = False) -> tuple[tuple[int, ...], Call]:
     "Filters, and keeps everything."
-    batch, given = arrange(model, a, mask, u)
+    batch, given = arrange(model, a, mask, u, wide)
     call = Call(given)
     call.make("P", "K", "V", "logdet", "m", "Ve", "total", "Pp", "mp", "log_prob")
     call.run(forward_kernel, True)
     return batch, call
-
 
 @torch.no_grad()
 def cpu_filter(
@@ -528,7 +497,6 @@ def cpu_filter(
     found[-1] = found[-1][..., 0]
     return Filtered(*(found if len(batch) == 1 else (x.reshape(*batch, *x.shape[1:]) for x in found)))
 
-
 @torch.no_grad()
 def cpu_smoother(
     model: LGSSM,  # the model
@@ -537,9 +505,7 @@ def cpu_smoother(
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls
 ) -> Smoothed:
     "The smoothed moments by equation (4), computed in float64, without gradients. Raises `InputError` as `cpu_evidence` does."
-    check_series(model, a, mask, u)
-    *double, wide, v = (None if M is None else M.double() for M in (*model, a, u))
-    batch, call = _forward(LGSSM(*double), wide, mask, v)
+    batch, call = _forward(model, a, mask, u, wide=True)
     call.make("ms", "Ps", "lag")
     call.run(backward_kernel, "smoother")
     call.narrow(a.dtype, "ms", "Ps", "lag")

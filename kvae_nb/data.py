@@ -779,9 +779,11 @@ def batches(
     order: Int[Tensor, "n"],  # positions of the sequences to visit
     drop_last: bool = False,  # leave out a last batch that is not full
 ) -> Iterator[Batch]:
-    "Batches of float frames on the device of the data, in this order; from the disk they are read ahead by a thread."
+    "Batches of float frames on the device of the data, in this order; from the disk they are read ahead by a thread. Raises `InputError` for a size below 1."
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}, but must be at least 1.")
     lazy = isinstance(data, Shards)
-    groups = [g for g in order.to("cpu" if lazy else data.frames.device).split(batch_size) if len(g) == batch_size or not drop_last]
+    groups = [g for g in order.to("cpu" if lazy else data.frames.device).split(batch_size) if len(g) == batch_size or (len(g) and not drop_last)]
     if lazy:
         stream = torch.cuda.Stream(data.device) if data.device.type == "cuda" else None
         with closing(ahead(_fetch(data, g, stream) for g in groups)) as read:

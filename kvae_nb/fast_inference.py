@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['BACKENDS', 'Name', 'PLAIN', 'KERNEL_SMOOTHER', 'LONG', 'DENSE', 'KERNEL_STEPS', 'loop_smoother', 'Backend', 'needs',
-           'lacks', 'wants_gradients', 'transformed', 'Choice', 'choose', 'in_double', 'refuse', 'route',
+           'lacks', 'wants_gradients', 'transformed', 'Choice', 'choose', 'in_double', 'hopeless', 'refuse', 'route',
            'log_evidence', 'kalman_filter', 'smoother']
 
 # %% ../nbs/30_fast_inference.ipynb #737f32a3
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -48,7 +49,7 @@ BACKENDS = {
 }
 Name = Literal["auto", "loop", "information", "scan", "root", "cpu", "gpu"]
 
-# %% ../nbs/30_fast_inference.ipynb #10fa4637
+# %% ../nbs/30_fast_inference.ipynb #be1b3faa
 def needs(
     backend: str,  # a name
     what: str,  # evidence, filter or smoother
@@ -130,6 +131,16 @@ def in_double(function: Callable) -> Callable:
     return run
 
 
+def hopeless(name: str, what: str, model: LGSSM, a: Tensor, mask: Tensor | None) -> float | None:
+    "κ, where it is so large that this backend's answer would be all rounding; else None."
+    if name not in ("loop", "scan", "cpu") or not readable(*model, a):
+        return None
+    kappa = vagueness(model, a.shape[-2], mask)
+    kernel = name == "cpu" and what == "smoother"
+    limit = 100 * KERNEL_SMOOTHER if kernel else 1 / torch.finfo(a.dtype).eps
+    return kappa if limit < kappa < math.inf else None
+
+
 def refuse(what: str, name: str, model: LGSSM, a: Tensor, mask: Tensor | None, u: Tensor | None):
     "Raises `InputError` for a backend that does not exist or cannot answer this."
     if name not in BACKENDS:
@@ -143,6 +154,8 @@ def refuse(what: str, name: str, model: LGSSM, a: Tensor, mask: Tensor | None, u
         raise InputError(f"the backend {name!r} does not work inside transformations of torch.func (vmap, grad, hessian); choose loop or scan, or auto.")
     if what != "evidence" and not backend.moments_have_gradients and gradients:
         raise InputError(f"the {what} of backend {name!r} has no gradients; choose loop, scan or root, or call it under torch.no_grad().")
+    if (kappa := hopeless(name, what, model, a, mask)) is not None:
+        raise InputError(f"the {what} of backend {name!r} would have no digits left: the prior is {kappa:.0e} times wider than the noise; choose root, or auto.")
     if missing := lacks(model, name, what, gradients):
         raise InputError(f"the {what} of backend {name!r} needs {missing.replace('|', ' or ')} positive definite, but it is singular or indefinite; choose loop, or auto.")
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from jaxtyping import Bool, Float
 from .core import InputError
-from .lgssm import LGSSM, Filtered, Smoothed, check_shapes
+from .lgssm import LGSSM, Filtered, Smoothed, check_series, first_only
 
 # %% ../nbs/29_gpu_kernel.ipynb #ffa10e12
 class tl:
@@ -407,13 +407,13 @@ class _Evidence(torch.autograd.Function):
         out = _run_forward(a, mask, A, C, Q, R, shift, mean1, cov1, lanes, steps, ("evidence", *(("mean_p", "cov_p") if gradient else ())))
         ctx.lanes, ctx.steps, ctx.kinds = lanes, steps, _kinds(a, mask, A, C, Q, R, shift, cov1, lanes)
         ctx.shapes = [None if x is None else x.shape for x in args]
-        ctx.save_for_backward(a, mask, A, C, R, out.get("mean_p"), out.get("cov_p"))
+        ctx.save_for_backward(a, mask, A, C, R, Q, shift, mean1, cov1, out.get("mean_p"), out.get("cov_p"))  # all inputs: `first_only` looks at them
         return out["evidence"][0, 0]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_only("gpu")
     def backward(ctx, gain):
-        a, mask, A, C, R, mean_p, cov_p = ctx.saved_tensors
+        a, mask, A, C, R, *_, mean_p, cov_p = ctx.saved_tensors
         grads = [a.new_empty(*shape[:2], ctx.lanes) if shape and wanted else None for shape, wanted in zip(ctx.shapes, ctx.needs_input_grad[4:])]
         da, dA, dC, dQ, dR, dshift, dmean1, dcov1 = grads
         _launch("_backward", ctx.lanes, a, mask, A, C, R, mean_p, cov_p, gain.contiguous(), da, dA, dC, dQ, dR, dshift, dmean1, dcov1, None, None, None,
@@ -441,8 +441,7 @@ def gpu_kernel_fits(model:LGSSM,                       # the model
 
 def _laid_out(model, a, mask, u):
     "Batch shape and everything a kernel reads, as [time, entry, lane]. Raises `InputError` where the call cannot be served."
-    steps = a.shape[-2]
-    batch = check_shapes(model, steps, a, mask, u)
+    batch, steps = check_series(model, a, mask, u), a.shape[-2]
     if why := _misfit(model, a, mask, u): raise InputError(why)
     shift = None if u is None or steps == 1 else (model.B if model.B.shape[-3] == 1 else model.B[..., 1:, :, :]) @ u[..., 1:, :, None]
     mats = [_lay(x, batch, 3) for x in (model.A, model.C, model.Q, model.R)]

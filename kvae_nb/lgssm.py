@@ -103,7 +103,7 @@ def check_series(model:LGSSM,  # the model
     if a.dim() < 2: raise InputError(f"a has shape {list(a.shape)}, but [*batch, time, {model.C.shape[-2]}] is needed; a series of single numbers is a[:, None].")
     return check_shapes(model, a.shape[-2], a, mask, u)
 
-# %% ../nbs/11_lgssm.ipynb #a0d4f2db
+# %% ../nbs/11_lgssm.ipynb #657bdc8a
 def readable(*tensors:Tensor|None,  # whose values a decision would depend on
             )->bool:
     "Whether values can be looked at without waiting for a device, and outside of compilers and transformations of functions (`torch.func`)."
@@ -309,7 +309,7 @@ def log_evidence(model:LGSSM,                                # the model
     "log p(a_1 … a_T), the states integrated out exactly: equation (E). Raises `InputError` on shapes that do not fit."
     return kalman_filter(model, a, mask, u).log_prob.sum(-1)
 
-# %% ../nbs/11_lgssm.ipynb #d54e268c
+# %% ../nbs/11_lgssm.ipynb #8645c6a3
 def _longest_gap(mask):
     "The most steps in a row that were not observed."
     seen = np.pad(mask.numpy().reshape(-1, mask.shape[-1]), ((0, 0), (1, 1)), constant_values=True)
@@ -369,7 +369,7 @@ def backward_gain(CP:Float[Tensor, "*batch n k"],        # A Σ, the covariance 
     "The gain (P⁺ CP)ᵀ. Singular is what has less variance than rounding leaves of `size`; without a size it is NaN."
     L, info = torch.linalg.cholesky_ex(P)
     if size is None: return torch.cholesky_solve(CP, torch.where(info[..., None, None] == 0, L, math.nan)).mT
-    tiny, I = 4 * P.shape[-1] * torch.finfo(P.dtype).eps, torch.eye(P.shape[-1], dtype=P.dtype)
+    tiny, I = 4 * P.shape[-1] * torch.finfo(P.dtype).eps, torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
     singular = ((info != 0) | (L.detach().diagonal(dim1=-2, dim2=-1).square() <= tiny * size).any(-1))[..., None, None]
     if not singular.any(): return torch.cholesky_solve(CP, L).mT
     regular = torch.cholesky_solve(CP, torch.linalg.cholesky_ex(P.where(~singular, I))[0]).mT
@@ -516,7 +516,7 @@ def forecast(future:LGSSM,   # the steps to come: `A[..., 0, :, :]` takes `last`
     z = Gaussian(mean, _recur_cov(_after_first(model.A), W))
     return Forecast(z, observe(model, *z))
 
-# %% ../nbs/11_lgssm.ipynb #efa77953
+# %% ../nbs/11_lgssm.ipynb #4b2a1187
 class _NoSecond(torch.autograd.Function):
     "The identity, as a function of everything a gradient depends on; its derivative is an error."
 

@@ -46,7 +46,8 @@ def save_tensors(
     tensors: dict[str, Tensor],  # by name, contiguous, on the CPU
     meta: dict[str, str],  # entries; `format` says what the file is
 ):
-    "Writes tensors, entries and their hash, atomically. Raises `OSError` if there is no space or no permission; what was there before stays."
+    """Writes tensors, entries and their hash, atomically. Raises `OSError` if there is no space or no permission;
+    what was there before stays."""
     with atomic_write(path) as tmp:
         try:
             save_file(tensors, tmp, meta | {"sha256": digest(tensors, meta)})
@@ -58,7 +59,8 @@ def read_tensors(
     path: str | Path,  # a .safetensors file
     format: str,  # what its entry of this name has to say
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    "Tensors and entries of a file that `save_tensors` wrote; of another format no tensors. Raises `InputError` if it is damaged, `FileNotFoundError` if it is missing."
+    """Tensors and entries of a file that `save_tensors` wrote; of another format no tensors. Raises `InputError` if
+    it is damaged, `FileNotFoundError` if it is missing."""
     try:
         with safe_open(path, "pt") as f:
             meta = f.metadata() or {}
@@ -67,7 +69,10 @@ def read_tensors(
     except FileNotFoundError:
         raise
     except Exception as error:  # safetensors, torch and the system have several kinds
-        raise InputError(f"{path} is damaged or no safetensors file ({' '.join(str(error).split())[:200]}); restore it or train again.") from None
+        raise InputError(
+            f"{path} is damaged or no safetensors file ({' '.join(str(error).split())[:200]}); restore it or "
+            "train again."
+        ) from None
     if not whole:
         raise InputError(f"{path} is damaged: its contents do not match its checksum; restore it or train again.")
     return tensors, meta
@@ -97,7 +102,8 @@ def pack(
     for name, p in model.named_parameters():
         for key, value in (optimiser.state.get(p, {}) if optimiser else {}).items():
             tensors[f"optimiser.{name}.{key}"] = value
-    tensors |= {f"scaler.{k}": torch.tensor(v, dtype=torch.int64 if isinstance(v, int) else torch.float64) for k, v in (scaler.state_dict() if scaler else {}).items()}
+    for key, value in (scaler.state_dict() if scaler else {}).items():
+        tensors[f"scaler.{key}"] = torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
     return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
 
@@ -121,16 +127,22 @@ def read_checkpoint(
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; give a run folder with a checkpoint in it.") from None
     if meta.get("format") != FORMAT:
-        raise InputError(f"{path} was not written by this version of kvae_nb (its format is {meta.get('format')!r}, expected {FORMAT!r}); train again or use the version that wrote it.")
+        raise InputError(
+            f"{path} was not written by this version of kvae_nb (its format is {meta.get('format')!r}, expected "
+            f"{FORMAT!r}); train again or use the version that wrote it."
+        )
     try:
         found = json.loads(meta["progress"])
         progress = Progress(**{**found, "history": tuple(found["history"])})
         counts = (progress.epoch, progress.step, progress.skipped, progress.attempt)
-        if not all(type(n) is int and n >= 0 for n in counts) or not isinstance(progress.best, (int, float)) or not all(isinstance(e, dict) for e in progress.history):
+        numbers = all(type(n) is int and n >= 0 for n in counts) and isinstance(progress.best, (int, float))
+        if not numbers or not all(isinstance(e, dict) for e in progress.history):
             raise ValueError("not numbers")
         return tensors, progress
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise InputError(f"{path} is damaged: it does not say how far the run was; restore it or train again.") from None
+        raise InputError(
+            f"{path} is damaged: it does not say how far the run was; restore it or train again."
+        ) from None
 
 
 def load_weights(
@@ -142,7 +154,10 @@ def load_weights(
     own, found = model.state_dict(), {k[6:]: v for k, v in tensors.items() if k.startswith("model.")}
     wrong = sorted(own.keys() ^ found.keys()) or [k for k in own if own[k].shape != found[k].shape]
     if wrong:
-        raise InputError(f"{path} belongs to another model ({wrong[0]} does not fit, and {len(wrong) - 1} more); use the config.yaml it was trained with.")
+        raise InputError(
+            f"{path} belongs to another model ({wrong[0]} does not fit, and {len(wrong) - 1} more); use the "
+            "config.yaml it was trained with."
+        )
     model.load_state_dict(found)
 
 
@@ -195,7 +210,8 @@ def validate(
     data: VideoData,  # on the model's device
     config: TrainConfig,  # how many sequences, and the seed
 ) -> ElboTerms:
-    "The parts of the plain bound for the first validation sequences, all frames decoded; the caller's random numbers stay as they are."
+    """The parts of the plain bound for the first validation sequences, all frames decoded; the caller's random
+    numbers stay as they are."""
     n = min(len(data), config.valid_sequences)
     model.eval()
     with kept_random_state():
@@ -283,7 +299,8 @@ def what_is_said(
     data: VideoData,  # on the model's device
     config: TrainConfig,  # how many sequences
 ) -> CollapseReport | None:
-    "How much the encoder says about the observed frames of the first validation sequences; None if there are not two to compare."
+    """How much the encoder says about the observed frames of the first validation sequences; None if there are not
+    two to compare."""
     n = min(len(data), config.valid_sequences)
     model.eval()
     q, masks = zip(*((model.posterior(hide(b.x, b.mask)), b.mask) for b in batches(data[:n], 50, torch.arange(n))))
@@ -323,7 +340,8 @@ def curves(
     entry: dict,  # of one epoch, some of its values dicts
 ) -> dict:
     "The same numbers in one level: train_elbo, valid_elbo, …"
-    return {f"{k}_{name}" if name else k: v for k, value in entry.items() for name, v in (value.items() if isinstance(value, dict) else [("", value)])}
+    parts = {k: value if isinstance(value, dict) else {"": value} for k, value in entry.items()}
+    return {f"{k}_{name}" if name else k: v for k, part in parts.items() for name, v in part.items()}
 
 
 def write_status(
@@ -335,4 +353,5 @@ def write_status(
     path = inside(run, run / "metrics.json")
     content = json.loads(path.read_text(encoding="utf-8"))
     with atomic_write(path) as tmp:
-        tmp.write_text(json.dumps({**content, "status": status, **({"reason": reason} if reason else {})}, indent=1) + "\n", encoding="utf-8")
+        content |= {"status": status, **({"reason": reason} if reason else {})}
+        tmp.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

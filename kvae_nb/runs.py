@@ -123,7 +123,10 @@ def kind_of(
         return KINDS[name]
     if isinstance(name, str) and ":" in name:
         return import_object(name, Kind)
-    raise InputError(f"there is no kind of model {name!r}; choose one of: {', '.join(KINDS)}; or name one of your own by its import path, package.module:KIND.")
+    raise InputError(
+        f"there is no kind of model {name!r}; choose one of: {', '.join(KINDS)}; or name one of your own by its "
+        "import path, package.module:KIND."
+    )
 
 
 def preset(
@@ -160,7 +163,8 @@ def new_run_folder(
 def locked(
     run: str | Path,  # its folder
 ) -> Iterator[str]:
-    "Holds the run inside the block; yields the note of a process that has died while it held it, or ''. Raises `InputError`, which says by whom, if it is held."
+    """Holds the run inside the block; yields the note of a process that has died while it held it, or ''. Raises
+    `InputError`, which says by whom, if it is held."""
     try:
         import fcntl
     except ImportError:
@@ -172,7 +176,10 @@ def locked(
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{run} is being trained by {note or 'another process'}; wait until it has finished, or end that process first.") from None
+            raise InputError(
+                f"{run} is being trained by {note or 'another process'}; wait until it has finished, or end that "
+                "process first."
+            ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
         file.flush()
@@ -186,9 +193,10 @@ def remove_leftovers(
     run: str | Path,  # its folder, held by the caller
 ):
     "Removes what a process that died while it wrote has left: hidden files beside those that it was writing."
+    names = r"config|started|metrics|data|history|best|last|epoch_\d+"
     for folder in (Path(run), Path(run) / "checkpoints"):
         for path in folder.glob(".*-????????.*"):
-            if re.fullmatch(r"\.(config|started|metrics|data|history|best|last|epoch_\d+)-\w{8}\.(yaml|json|txt|csv|npz|safetensors)", path.name):
+            if re.fullmatch(rf"\.({names})-\w{{8}}\.(yaml|json|txt|csv|npz|npy|safetensors)", path.name):
                 path.unlink(missing_ok=True)
 
 # %% ../nbs/18_runs.ipynb #228a78ef
@@ -206,7 +214,8 @@ def written_out(
     make: type,  # the dataclass whose fields they are
     name: str = "",  # how the user calls it
 ):
-    "The same, with numbers in the place of schedules written out as constant ones. Raises `InputError` if another value stands where fields should be."
+    """The same, with numbers in the place of schedules written out as constant ones. Raises `InputError` if another
+    value stands where fields should be."""
     for f in fields(make):
         value, called = found[f.name], f"{name}{f.name}"
         if value is None and type(None) not in get_args(f.type):
@@ -214,7 +223,9 @@ def written_out(
         if f.type is Schedule and isinstance(value, (int, float)) and not isinstance(value, bool):
             found[f.name] = type(found)(**asdict(Schedule(end=float(value))))
         elif is_dataclass(f.type) and not isinstance(value, type(found)):
-            raise InputError(f"{called} is {value!r}, but has fields of its own: {', '.join(g.name for g in fields(f.type))}.")
+            raise InputError(
+                f"{called} is {value!r}, but has fields of its own: {', '.join(g.name for g in fields(f.type))}."
+            )
         elif is_dataclass(f.type):
             written_out(value, f.type, f"{called}.")
     return found
@@ -223,7 +234,8 @@ def written_out(
 def parsed(
     content: object,  # names and values, nested, as YAML has them
 ) -> RunConfig:
-    "The configuration these fields describe. Raises `InputError` if the kind or a field is unknown, or a value of the wrong type."
+    """The configuration these fields describe. Raises `InputError` if the kind or a field is unknown, or a value of
+    the wrong type."""
     from jsonargparse import ArgumentParser  # here, for it takes a while to load
 
     if not isinstance(content, dict):
@@ -237,13 +249,17 @@ def parsed(
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"it is not a valid configuration ({' '.join(str(error).split())[:300]}); compare it with the config.yaml of a new run.") from None
+        raise InputError(
+            f"it is not a valid configuration ({' '.join(str(error).split())[:300]}); compare it with the "
+            "config.yaml of a new run."
+        ) from None
 
 
 def read_config(
     path: str | Path,  # a .yaml file
 ) -> RunConfig:
-    "The configuration in a file. Raises `InputError` naming the file if its kind or a field is unknown, or a value of the wrong type."
+    """The configuration in a file. Raises `InputError` naming the file if its kind or a field is unknown, or a value
+    of the wrong type."""
     if not Path(path).exists():
         raise InputError(f"{path} does not exist; give a run folder with a config.yaml.")
     content = read_yaml(path)
@@ -268,7 +284,8 @@ def build_model(
     config: RunConfig,  # kind and sizes of the model, seed of its weights
     attempt: int = 0,  # how often the training began again
 ) -> nn.Module:
-    "A new model with weights that are a function of seed and attempt. Raises `InputError` if none can be built from its configuration."
+    """A new model with weights that are a function of seed and attempt. Raises `InputError` if none can be built from
+    its configuration."""
     make = kind_of(config.kind).model
     try:
         with kept_random_state(), single_precision():
@@ -277,7 +294,9 @@ def build_model(
     except InputError:
         raise
     except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:  # numbers beyond all bounds have many ways to fail
-        raise InputError(f"no model can be built from its configuration ({' '.join(str(error).split())[:200]}).") from None
+        raise InputError(
+            f"no model can be built from its configuration ({' '.join(str(error).split())[:200]})."
+        ) from None
 
 
 def has_levels(
@@ -292,7 +311,8 @@ def fit_config_to_data(
     config: RunConfig,  # what was asked for
     data: VideoData,  # what there is
 ) -> RunConfig:
-    "The configuration with frame size, channels, number of controls and, where that was left open, the law of the pixels taken from the data."
+    """The configuration with frame size, channels, number of controls and, where that was left open, the law of the
+    pixels taken from the data."""
     found = {"size": data.size, "channels": data.channels, "dim_u": 0 if data.controls is None else data.controls.shape[-1]}
     known = {f.name: f.default for f in fields(config.model)}
     if config.data.binarize is None:
@@ -318,23 +338,32 @@ def found_data(
     config: DataConfig,  # names a file, or a simulated world
     run: str | Path,  # the run's folder
 ) -> DataConfig:
-    "The same with the path at which the data are now. Raises `InputError`, which says where they were looked for, if they are nowhere."
+    """The same with the path at which the data are now. Raises `InputError`, which says where they were looked for,
+    if they are nowhere."""
     if not config.path:
         return config
-    places = dict.fromkeys(os.path.abspath(Path(folder) / config.path) for folder in (run, str(started(run).get("folder", ".")), "."))
+    folders = (run, str(started(run).get("folder", ".")), ".")
+    places = dict.fromkeys(os.path.abspath(Path(folder) / config.path) for folder in folders)
     for place in places:
         if os.path.exists(place):
             return replace(config, path=place)
     if started(run).get("data") == "memory":
-        raise InputError(f"the data of {run} were given in memory and are too large to be kept with it; give them again, as in fit(resume=..., data=...).")
-    raise InputError(f"the data of {run} are not there: {config.path} was looked for as {' and as '.join(places)}; put the file there, or set data.path.")
+        raise InputError(
+            f"the data of {run} were given in memory and are too large to be kept with it; give them again, as "
+            "in fit(resume=..., data=...)."
+        )
+    raise InputError(
+        f"the data of {run} are not there: {config.path} was looked for as {' and as '.join(places)}; put the "
+        "file there, or set data.path."
+    )
 
 
 def beside(
     config: DataConfig,  # how they are divided
     data: VideoData,
 ) -> str:
-    "Sixteen hex digits that depend on what the frames' fingerprint leaves out: masks, controls, and which sequences are held out."
+    """Sixteen hex digits that depend on what the frames' fingerprint leaves out: masks, controls, and which sequences
+    are held out."""
     h = hashlib.sha256(repr([len(data), config.test, config.valid, config.split_seed, data.overlap]).encode())
     for v in (data.mask, data.controls):
         h.update(b"none" if v is None or v.is_meta else v.contiguous().cpu().numpy().tobytes())
@@ -349,9 +378,15 @@ def check_data(
     "Raises `InputError` if these are not the data that the run was started with, as far as that was noted."
     note = Path(run) / "data.txt"
     if note.exists() and note.read_text(encoding="utf-8", errors="replace").strip() != data.fingerprint():
-        raise InputError(f"the data of {run} have changed since it was started, so which of them were held out can no longer be told; restore them, or measure on other videos (--data).")
+        raise InputError(
+            f"the data of {run} have changed since it was started, so which of them were held out can no longer "
+            "be told; restore them, or measure on other videos (--data)."
+        )
     if started(run).get("beside", beside(config, data)) != beside(config, data):
-        raise InputError(f"the masks, the controls or the division (data.test, data.valid, data.split_seed) of {run} have changed since it was started; restore them, or measure on other videos (--data).")
+        raise InputError(
+            f"the masks, the controls or the division (data.test, data.valid, data.split_seed) of {run} have "
+            "changed since it was started; restore them, or measure on other videos (--data)."
+        )
 
 
 def divided(
@@ -368,7 +403,10 @@ def check_given(
 ):
     "Raises `InputError` if the run's model was an object that its configuration does not build, and none is given."
     if model is None and (name := started(run).get("model")):
-        raise InputError(f"the model of {run} was given as an object ({name}), which config.yaml does not build; give one, as in load_run(..., model=...) or fit(resume=..., model=...), or train it as a Kind of its own.")
+        raise InputError(
+            f"the model of {run} was given as an object ({name}), which config.yaml does not build; give one, as "
+            "in load_run(..., model=...) or fit(resume=..., model=...), or train it as a Kind of its own."
+        )
 
 
 def overlapping(
@@ -396,7 +434,9 @@ def load_run(
     "The model of a run. Raises `InputError` if the folder, its configuration or its checkpoint cannot be used."
     folder = Path(folder)
     if not (folder / "config.yaml").exists():
-        raise InputError(f"{folder} is not a run folder (it has no config.yaml); give one that `kvae train` has written.")
+        raise InputError(
+            f"{folder} is not a run folder (it has no config.yaml); give one that `kvae train` has written."
+        )
     config, path = read_config(folder / "config.yaml"), checkpoint_in(folder, checkpoint)
     check_given(folder, model)
     tensors, progress = read_checkpoint(path)
@@ -408,7 +448,8 @@ def load_run(
 def run_data(
     run: Run,  # a trained model
 ) -> Split:
-    "The run's own training, validation and test sequences. Raises `InputError` if they cannot be found or have changed since the training."
+    """The run's own training, validation and test sequences. Raises `InputError` if they cannot be found or have
+    changed since the training."""
     data = overlapping(open_data(found_data(run.config.data, run.folder)), run.folder)
     check_data(run.folder, run.config.data, data)
     return divided(run.config.data, data)

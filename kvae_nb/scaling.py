@@ -32,7 +32,10 @@ def _work(function: Callable, args: tuple, processes: int, answer: str):
     state = PartialState(cpu=not torch.cuda.is_available())
     try:
         if state.num_processes != processes:
-            raise InputError(f"{state.num_processes} process(es) were started, but {processes} were asked for; start them with torchrun instead.")
+            raise InputError(
+                f"{state.num_processes} process(es) were started, but {processes} were asked for; start them "
+                "with torchrun instead."
+            )
         result = function(*args)
     except InputError as error:
         result = error
@@ -53,7 +56,9 @@ def launch(
     if 0 < gpus < processes:
         raise InputError(f"processes is {processes}, but this machine has {gpus} GPU(s).")
     if torch.cuda.is_initialized():
-        raise InputError("this kernel has used the GPU already, and cannot be forked any more; restart it and launch first.")
+        raise InputError(
+            "this kernel has used the GPU already, and cannot be forked any more; restart it and launch first."
+        )
     AcceleratorState._reset_state(reset_partial_state=True)
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(None):
         notebook_launcher(_work, (partial(function, **named), args, processes, f"{folder}/answer"), num_processes=processes, use_port=str(free_port()))

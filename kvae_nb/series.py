@@ -9,7 +9,7 @@ __all__ = ['MATRICES', 'local_level', 'local_linear_trend', 'seasonal', 'autoreg
            'Errors', 'standard_errors', 'em_step', 'fit_em', 'SeriesForecast', 'forecast_series', 'plot_forecast',
            'innovations', 'Diagnostics', 'diagnose']
 
-# %% ../nbs/43_own_series.ipynb #cc83c78a
+# %% ../nbs/43_own_series.ipynb #33fdd6ac
 import math
 import warnings
 from collections.abc import Callable
@@ -29,7 +29,7 @@ from .core import LOG_2PI, Gaussian, InputError, symmetrize
 from .lgssm import LGSSM, Filtered, Smoothed, between, check_shapes, observe
 from .plots import PALETTE, quiet
 
-# %% ../nbs/43_own_series.ipynb #a9d5ea8a
+# %% ../nbs/43_own_series.ipynb #c18c4b24
 def _model(A, C, Q, R, mean1, cov1) -> LGSSM:
     "A model without controls from its matrices; each gets a time axis of 1."
     return LGSSM(A[None], None, C[None], Q[None], R[None], mean1, cov1)
@@ -55,7 +55,7 @@ def local_level(
     one = torch.ones(1, 1, dtype=torch.float64)
     return _model(one, one, _float64(level).reshape(1, 1), _float64(noise).reshape(1, 1), *_start(mean, var, 1))
 
-# %% ../nbs/43_own_series.ipynb #d657c0ca
+# %% ../nbs/43_own_series.ipynb #05d0d2c4
 def local_linear_trend(
     level: float | Tensor,  # variance of the level's steps
     slope: float | Tensor,  # variance of the slope's steps
@@ -84,7 +84,7 @@ def seasonal(
     first = torch.eye(n, dtype=A.dtype)[:1]
     return _model(A, first, _float64(var) * first.mT @ first, _float64(noise).reshape(1, 1), *_start(0.0, var1, n))
 
-# %% ../nbs/43_own_series.ipynb #f8427fc0
+# %% ../nbs/43_own_series.ipynb #d11afc8a
 def autoregression(
     weights: Any,  # φ_1 … φ_p, of the value one step back, two steps back …
     var: float | Tensor,  # variance of what is new at each step
@@ -102,7 +102,7 @@ def autoregression(
     cov1 = torch.linalg.solve(torch.eye(n * n, dtype=A.dtype) - torch.kron(A, A), Q.flatten()).reshape(n, n)
     return _model(A, first, Q, _float64(noise).reshape(1, 1), torch.zeros(n, dtype=A.dtype), symmetrize(cov1))
 
-# %% ../nbs/43_own_series.ipynb #a8b7a155
+# %% ../nbs/43_own_series.ipynb #f50407b9
 def add(
     *models: LGSSM,  # without batch axes, controls or matrices that change in time
 ) -> LGSSM:
@@ -119,7 +119,7 @@ def add(
     mean1, cov1 = torch.cat([M.mean1 for M in models]), torch.block_diag(*(M.cov1 for M in models))
     return _model(diag("A"), C, diag("Q"), R, mean1, cov1)
 
-# %% ../nbs/43_own_series.ipynb #c059570d
+# %% ../nbs/43_own_series.ipynb #3aa5a842
 class Series(NamedTuple):
     "Observations as the functions below take them, and what was read."
 
@@ -146,7 +146,7 @@ def _numbers(y: Any) -> np.ndarray:
         raise InputError(f"the series holds {x.dtype}, but numbers are needed (NaN where one is missing).")
     return np.ma.filled(x.astype(np.float64), np.nan)
 
-# %% ../nbs/43_own_series.ipynb #dc07b2f0
+# %% ../nbs/43_own_series.ipynb #03702a45
 def _index(y: Any, steps: int) -> Any:
     "The labels of the steps. Raises `InputError` if they are out of order, warns where steps seem to be left out."
     if not hasattr(y, "to_numpy"):
@@ -164,7 +164,7 @@ def _index(y: Any, steps: int) -> Any:
                       "was left out (reindex, asfreq)", stacklevel=3)
     return index
 
-# %% ../nbs/43_own_series.ipynb #4a5ec553
+# %% ../nbs/43_own_series.ipynb #6774f0b9
 def as_series(
     y: Any,  # pandas Series or DataFrame, array, tensor or list: [time], [time, p] or [*batch, time, p]
     mask: Any = None,  # bool, the shape of `y`, True where observed; None: everywhere but at NaN
@@ -191,7 +191,7 @@ def as_series(
     note = f"{note}, {(~seen).sum()} of {seen.size} missing"
     return Series(torch.from_numpy(x), torch.from_numpy(seen), index, note)
 
-# %% ../nbs/43_own_series.ipynb #e0e18100
+# %% ../nbs/43_own_series.ipynb #82befa7f
 def _mask(model: LGSSM, a: Tensor, mask: Any) -> Tensor:
     "The mask as it is. Raises `InputError` for one that is not bool, or not for every single number."
     shape, kind = list(getattr(mask, "shape", ())), getattr(mask, "dtype", type(mask).__name__)
@@ -239,7 +239,7 @@ def _open(model: LGSSM, a: Any, mask: Any, u: Any) -> tuple[Tensor, Tensor, Tens
         raise InputError("the series is infinite, or NaN where the mask says observed; missing numbers are NaN.")
     return a, mask, u
 
-# %% ../nbs/43_own_series.ipynb #f6da88a1
+# %% ../nbs/43_own_series.ipynb #6ddf070f
 class WholeSteps(NamedTuple):
     "The same problem with a mask for whole steps."
 
@@ -268,7 +268,7 @@ def whole_steps(
     constant = 0.5 * LOG_2PI * (~mask & some[..., None]).to(C.dtype).sum(-1)
     return WholeSteps(model._replace(C=C, R=R), a, some, constant)
 
-# %% ../nbs/43_own_series.ipynb #d1661971
+# %% ../nbs/43_own_series.ipynb #5fad3b5f
 def log_evidence(
     model: LGSSM,  # the model
     a: Any,  # the observations [*batch, time, p], or [time] where p = 1; NaN where missing
@@ -311,7 +311,7 @@ def smoother(
     w = whole_steps(model, a, mask, u)
     return fast_inference.smoother(w.model, w.a, w.mask, u, backend)
 
-# %% ../nbs/43_own_series.ipynb #376d7cfe
+# %% ../nbs/43_own_series.ipynb #f50d3f3a
 class Link(NamedTuple):
     "a_t given the state and what was seen of a_t: mean F z_t + g, covariance V, all 0 noise where seen."
 
@@ -334,7 +334,7 @@ def link(
     K = scale[..., :, None] * K * (D / scale)[..., None, :]
     return Link(model.C - K @ model.C, (K @ a[..., None])[..., 0], symmetrize(model.R - K @ model.R))
 
-# %% ../nbs/43_own_series.ipynb #a8f78b49
+# %% ../nbs/43_own_series.ipynb #c5fccb78
 def fill_in(
     model: LGSSM,  # the model
     y: Any,  # the series, NaN where missing
@@ -351,7 +351,7 @@ def fill_in(
     hidden = ~mask[..., :, None] & ~mask[..., None, :]
     return Gaussian(mean, torch.where(hidden, symmetrize(F @ s.cov @ F.mT + V), 0.0))
 
-# %% ../nbs/43_own_series.ipynb #58bde6ba
+# %% ../nbs/43_own_series.ipynb #d0dcde46
 class Interval(NamedTuple):
     "The bounds of intervals."
 
@@ -369,7 +369,7 @@ def interval(
     half = norm.ppf((1 + level) / 2) * law.cov.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
     return Interval(law.mean - half, law.mean + half)
 
-# %% ../nbs/43_own_series.ipynb #11c5c75d
+# %% ../nbs/43_own_series.ipynb #f91c3b91
 class Free(NamedTuple):
     "An unknown of a model: the value to start from, and what kind of value it is."
 
@@ -413,7 +413,7 @@ def stationary(
         raise InputError(f"the weights {start.tolist()} to start from have no stationary law.")
     return Free(start, "stationary")
 
-# %% ../nbs/43_own_series.ipynb #f48bb6da
+# %% ../nbs/43_own_series.ipynb #fe590d8a
 def _partial_correlations(w: Tensor) -> Tensor:
     "The partial autocorrelations of an autoregression (Durbin and Levinson, backwards)."
     found = []
@@ -450,7 +450,7 @@ def _natural(x: Tensor, free: Free) -> Tensor:
     if free.kind == "covariance":
         n, rows = len(start), torch.tril_indices(len(start), len(start))
         X = x.new_zeros(n, n).index_put((rows[0], rows[1]), x)
-        L = torch.linalg.cholesky(start) @ (X.tril(-1) + torch.diag(X.diagonal().exp()))
+        L = lgssm._root(start) @ (X.tril(-1) + torch.diag(X.diagonal().exp()))
         return L @ L.mT
     return start + x.reshape(start.shape) * start.abs().clamp(min=1.0)
 
@@ -460,7 +460,7 @@ def _values(x: Tensor, learn: dict[str, Free]) -> dict[str, Tensor]:
     parts = x.split([_size(f) for f in learn.values()])
     return {k: _natural(part, f) for part, (k, f) in zip(parts, learn.items())}
 
-# %% ../nbs/43_own_series.ipynb #571d5c3d
+# %% ../nbs/43_own_series.ipynb #5061f16f
 class Fit(NamedTuple):
     "What a fit found, and how it ended."
 
@@ -493,7 +493,7 @@ class Fit(NamedTuple):
         "Schwarz's criterion: log(observed numbers) for each free number, minus twice the evidence."
         return math.log(self.seen) * self.free - 2 * float(self.log_evidence[-1])
 
-# %% ../nbs/43_own_series.ipynb #44675f70
+# %% ../nbs/43_own_series.ipynb #9debad23
 MATRICES = ("A", "B", "C", "Q", "R", "mean1", "cov1")
 
 
@@ -522,7 +522,7 @@ def _unknowns(model: LGSSM, names: tuple, diagonal: tuple) -> tuple[Callable, di
 
     return build, learn
 
-# %% ../nbs/43_own_series.ipynb #e419c5d8
+# %% ../nbs/43_own_series.ipynb #e35e75a4
 def _data(model: LGSSM, y: Any, mask: Any, u: Any, free: int, burn: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """Observations, mask and controls for a fit.
     Raises `InputError` for a series from which these numbers cannot be learned."""
@@ -556,7 +556,7 @@ def _evidence(model: LGSSM, a, mask, u, burn: int, backend: str) -> Tensor:
         return log_evidence(model, a, mask, u, backend).sum()
     return kalman_filter(model, a, mask, u, backend).log_prob[..., burn:].sum()
 
-# %% ../nbs/43_own_series.ipynb #5b8904a9
+# %% ../nbs/43_own_series.ipynb #4fc816ab
 def _objective(build, learn, a, mask, u, burn, backend) -> Callable:
     "x → minus the evidence for each observed number, and its gradient; what has no evidence counts as very bad."
     seen = int(mask[..., burn:, :].sum())
@@ -571,7 +571,7 @@ def _objective(build, learn, a, mask, u, burn, backend) -> Callable:
 
     return function
 
-# %% ../nbs/43_own_series.ipynb #d7d741bb
+# %% ../nbs/43_own_series.ipynb #b23b974f
 def fit_gradient(
     model: LGSSM | Callable,  # a model to start from, or a function name=value → model
     y: Any,  # the series; one model for all sequences of a batch
@@ -608,7 +608,7 @@ def fit_gradient(
         path, why = -seen * torch.tensor(path, dtype=torch.float64), f"{done.message} after {done.nit} steps"
         return Fit(build(**values), path, learn, build, seen, burn, bool(done.success), why)
 
-# %% ../nbs/43_own_series.ipynb #db43df89
+# %% ../nbs/43_own_series.ipynb #e6a3c862
 class Errors(NamedTuple):
     "How exactly the learned numbers are known."
 
@@ -619,6 +619,8 @@ class Errors(NamedTuple):
 def _covariance(H: Tensor, slope: Tensor, names: list) -> Tensor:
     """The inverse of the information H.
     Raises `InputError` where it has none, or a step by Newton would still gain something."""
+    if not (H.isfinite().all() and slope.isfinite().all()):
+        raise InputError("the evidence has no second derivatives here; is a learned covariance singular?")
     scale = H.diagonal().clamp(min=1e-300).rsqrt()  # to correlations, so that units do not matter
     size, turn = torch.linalg.eigh(scale[:, None] * H * scale)
     flat = bool((H.diagonal() <= 1e-6).any()) or not bool((size > 1e-6).all())
@@ -634,7 +636,7 @@ def _covariance(H: Tensor, slope: Tensor, names: list) -> Tensor:
         raise InputError(f"the fit is not at the maximum, which is some {gain:.2g} nats higher; give it more steps.")
     return inverse
 
-# %% ../nbs/43_own_series.ipynb #1f21f8dd
+# %% ../nbs/43_own_series.ipynb #8437950a
 def standard_errors(
     fit: Fit,  # what was learned
     y: Any,  # from this series
@@ -661,7 +663,7 @@ def standard_errors(
     parts = cov.diagonal().clamp(min=0).sqrt().split([f.start.numel() for f in fit.learn.values()])
     return Errors({k: part.reshape(f.start.shape) for part, (k, f) in zip(parts, fit.learn.items())}, cov)
 
-# %% ../nbs/43_own_series.ipynb #14649c70
+# %% ../nbs/43_own_series.ipynb #673fcae7
 def _regress(zx, xx, G, free) -> Tensor:
     """G of z = G x + noise from the sums of z xᵀ and x xᵀ; only the columns marked `free` are found, the others stay
     as they are."""
@@ -705,7 +707,7 @@ def _learn_dynamics(model: LGSSM, s: Smoothed, u: Tensor | None, learn) -> dict[
         found["Q"] = symmetrize(_total(left) / left.shape[:-2].numel())[None]
     return found
 
-# %% ../nbs/43_own_series.ipynb #1b6e3871
+# %% ../nbs/43_own_series.ipynb #ca43ae93
 def _learn_observation(model: LGSSM, s: Smoothed, a, mask, learn) -> dict[str, Tensor]:
     """C and R from the moments of states and whole observations, what is missing replaced by its law: equations (F)
     and (M)."""
@@ -722,7 +724,7 @@ def _learn_observation(model: LGSSM, s: Smoothed, a, mask, learn) -> dict[str, T
         found["R"] = symmetrize(_total(left) / some.sum())[None]
     return found
 
-# %% ../nbs/43_own_series.ipynb #99342c34
+# %% ../nbs/43_own_series.ipynb #8c522149
 def _learn_start(model: LGSSM, s: Smoothed, learn) -> dict[str, Tensor]:
     "mean1 and cov1 from the law of the first state."
     m, found = s.mean[..., 0, :].reshape(-1, s.mean.shape[-1]), {}
@@ -753,7 +755,7 @@ def em_step(
         found[k] = torch.diag_embed(torch.where(old > 0, new, 0.0))  # 0 stays 0; rounding is not learned
     return model._replace(**found)
 
-# %% ../nbs/43_own_series.ipynb #44bbe16a
+# %% ../nbs/43_own_series.ipynb #3e7ac3be
 def _check_em(model: LGSSM, learn) -> None:
     "Raises `InputError` where the maximum has no closed form."
     for k, noise in (("A", "Q"), ("B", "Q"), ("C", "R")):
@@ -802,7 +804,7 @@ def fit_em(
     learned = {k: Free(v.diagonal() if k in diagonal else v, free[k].kind) for k, v in values.items()}
     return Fit(model, torch.tensor(path, dtype=torch.float64), learned, build, int(mask.sum()), 0, converged, why)
 
-# %% ../nbs/43_own_series.ipynb #d9e56710
+# %% ../nbs/43_own_series.ipynb #53c8cb5a
 class SeriesForecast(NamedTuple):
     "What is known of a series, then and later."
 
@@ -833,7 +835,7 @@ def forecast_series(
     level = lambda m: observe(past, m.mean, m.cov, noise=False)
     return SeriesForecast(level(found), level(s), lgssm.forecast(future, last, steps, w).a)
 
-# %% ../nbs/43_own_series.ipynb #279c6ae3
+# %% ../nbs/43_own_series.ipynb #2c1a978e
 def _labels(index: Any, steps: int) -> np.ndarray:
     "The labels of the steps and of those to come; counts where the labels cannot be continued."
     if getattr(index, "freq", None) is not None:  # dates whose distance pandas knows
@@ -869,7 +871,7 @@ def plot_forecast(
             ax.fill_between(x, low, high, color=PALETTE[colour], alpha=.2, lw=0)
     return ax
 
-# %% ../nbs/43_own_series.ipynb #f19cb55a
+# %% ../nbs/43_own_series.ipynb #f6a54aa7
 def innovations(
     model: LGSSM,  # the model
     y: Any,  # the series
@@ -886,7 +888,7 @@ def innovations(
     e = torch.linalg.solve_triangular(L, (w.a - expected.mean)[..., None], upper=False)
     return torch.where(mask, e[..., 0], math.nan)
 
-# %% ../nbs/43_own_series.ipynb #c5a6bc10
+# %% ../nbs/43_own_series.ipynb #fe4fdc66
 class Diagnostics(NamedTuple):
     """Tests of innovations; a p-value that is small speaks against the model. One entry for each number of the
     observation."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .core import Gaussian, InputError, derived_seed, symmetrize
 from .dynamics import WindowWeights
 from .lgssm import (LGSSM, Forecast, Unchecked, backward_gain, check_alike, check_covariances, check_series, check_shapes, fast,
-                           predict_step, sample_prior, update_step)
+                           predict_step, readable, sample_prior, update_step)
 from .vae import glorot_
 
 # %% ../nbs/14_slds.ipynb #c30cacd8
@@ -527,7 +527,7 @@ def smoother_step(
     m, P = h.mean.unsqueeze(-2), h.cov.unsqueeze(-3)
     ahead = predict_step(Gaussian(m, P), tick.A, tick.Q, shift)
     cov = symmetrize(ahead.cov)
-    G = backward_gain(tick.A @ P, cov, cov.detach().diagonal(dim1=-2, dim2=-1))
+    G = backward_gain(tick.A @ P, cov, cov.detach().diagonal(dim1=-2, dim2=-1) if readable(cov) else None)
     keep = torch.eye(G.shape[-1], dtype=G.dtype, device=G.device) - G @ tick.A
     mean = m + (G @ (later.mean.unsqueeze(-3) - ahead.mean).unsqueeze(-1)).squeeze(-1)
     cov = keep @ P @ keep.mT + G @ (tick.Q + later.cov.unsqueeze(-4)) @ G.mT

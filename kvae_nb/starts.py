@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'as_file', 'from_memory', 'trained', 'take_over', 'described', 'is_built', 'flat', 'changed', 'Task',
-           'check_observed', 'given_model', 'fitted', 'plan', 'plan_resumed', 'begin']
+           'check_observed', 'given_model', 'fitted', 'opened', 'plan', 'plan_resumed', 'begin']
 
 # %% ../nbs/33_starts.ipynb #46ea96d0
 import json
@@ -29,8 +29,8 @@ from .data import DataConfig, Shards, Split, VideoData, decide_levels, open_data
 from .files import inside
 from .records import Progress, load_weights, read_checkpoint, save_checkpoint
 from kvae_nb.runs import (
-    KINDS, RunConfig, beside, build_model, check_data, check_given, divided, fit_config_to_data, found_data, kind_of, load_run, locked, new_run_folder, overlapping, parsed, preset, read_config,
-    remove_leftovers, write_config,
+    KINDS, RunConfig, beside, build_model, check_data, check_given, divided, fit_config_to_data, found_data, kind_of,
+    load_run, locked, new_run_folder, overlapping, parsed, preset, read_config, remove_leftovers, write_config,
 )
 from .step import TrainConfig, check_training
 
@@ -48,7 +48,10 @@ def as_file(
         data = (data.detach().float() if data.dtype == torch.bfloat16 else data.detach()).cpu().numpy()
     if not isinstance(data, np.ndarray) or data.dtype.kind not in "buif" or 0 in data.shape:
         what = f"{data.dtype} of shape {list(data.shape)}" if isinstance(data, np.ndarray) else type(data).__name__
-        raise InputError(f"data are {what}, but must be an array or tensor of numbers, such as [films, frames, height, width], none of them 0, or a VideoData.")
+        raise InputError(
+            f"data are {what}, but must be an array or tensor of numbers, such as [films, frames, height, "
+            "width], none of them 0, or a VideoData."
+        )
     np.save(Path(folder) / "data.npy", data)
     return Path(folder) / "data.npy"
 
@@ -59,7 +62,8 @@ def from_memory(
     folder: str | Path,  # for the file
     side: int | None = None,  # pixels on a side that the model sees; None: as they are
 ) -> tuple[DataConfig, VideoData]:
-    "The configuration of the file, which goes into the run's folder, and the data. Raises `InputError` for what cannot be used."
+    """The configuration of the file, which goes into the run's folder, and the data. Raises `InputError` for what
+    cannot be used."""
     path, overlap = as_file(data, folder), 0
     if isinstance(data, VideoData):
         config, overlap = replace(config, stride=0, layout="auto", white=None), data.overlap
@@ -100,25 +104,35 @@ def take_over(
     own, found = model.state_dict(), trained(source)[2].state_dict()
     fitting = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
     if not fitting:
-        raise InputError(f"{source} has no weights that fit this model ({len(found)} tensors, none of equal name and shape); start from a model that is more like it.")
+        raise InputError(
+            f"{source} has no weights that fit this model ({len(found)} tensors, none of equal name and shape); "
+            "start from a model that is more like it."
+        )
     model.load_state_dict(fitting, strict=False)
     new = sorted({k.split(".")[0] for k in own if k not in fitting})
-    return f"{len(fitting)} of {len(own)} tensors are taken over from {source}" + (f"; new is what is left of: {', '.join(new)}" if new else "")
+    rest = f"; new is what is left of: {', '.join(new)}" if new else ""
+    return f"{len(fitting)} of {len(own)} tensors are taken over from {source}{rest}"
 
 # %% ../nbs/33_starts.ipynb #b23bdcd4
 def described(
     config: RunConfig | None,  # as given
     model: nn.Module,  # as given
 ) -> RunConfig:
-    "The configuration with the kind and sizes of this model, where it is of a known kind. Raises `InputError` if it does not follow the protocol in float32."
-    missing = [name for name in ("elbo", "impute", "posterior", "noise", "parts") if not callable(getattr(model, name, None))]
+    """The configuration with the kind and sizes of this model, where it is of a known kind. Raises `InputError` if it
+    does not follow the protocol in float32."""
+    methods = ("elbo", "impute", "posterior", "noise", "parts")
+    missing = [name for name in methods if not callable(getattr(model, name, None))]
     if not isinstance(model, nn.Module) or missing:
-        raise InputError(f"{type(model).__name__} cannot be trained: it is no module with the methods of the protocol (missing: {', '.join(missing) or 'torch.nn.Module'}).")
+        raise InputError(
+            f"{type(model).__name__} cannot be trained: it is no module with the methods of the protocol "
+            f"(missing: {', '.join(missing) or 'torch.nn.Module'})."
+        )
     if any(p.dtype != torch.float32 for p in model.parameters()):
         raise InputError(f"the weights of {type(model).__name__} are not float32; give model.float().")
     base = config or RunConfig(train=TrainConfig(join={}))
     for name, kind in KINDS.items():
-        if isinstance(kind.model, type) and isinstance(model, kind.model) and isinstance(getattr(model, "config", None), type(kind.run().model)):
+        known = isinstance(kind.model, type) and isinstance(model, kind.model)
+        if known and isinstance(getattr(model, "config", None), type(kind.run().model)):
             return kind.run(data=base.data, model=model.config, train=base.train, kind=name)
     return base
 
@@ -133,7 +147,8 @@ def is_built(
     except InputError:
         return False
     shapes = [{k: v.shape for k, v in m.state_dict().items()} for m in (model, twin)]
-    return type(twin) is type(model) and getattr(model, "config", None) == getattr(twin, "config", None) and shapes[0] == shapes[1]
+    configs = [getattr(m, "config", None) for m in (model, twin)]
+    return type(twin) is type(model) and configs[0] == configs[1] and shapes[0] == shapes[1]
 
 # %% ../nbs/33_starts.ipynb #e73694f3
 FIXED = {"train.seed", "train.valid_sequences", "train.name"}  # of the training; of data and model everything but the place of the file
@@ -156,26 +171,36 @@ def changed(
     changes: dict[str, object],  # dotted names and what they are to be
     of: Path | None = None,  # a run that is gone on with; None: everything may change
 ) -> tuple[RunConfig, list[str]]:
-    "The new configuration, and what has changed in words. Raises `InputError`, which names it, for a setting that there is not or that must stay."
+    """The new configuration, and what has changed in words. Raises `InputError`, which names it, for a setting that
+    there is not or that must stay."""
     if not changes:
         return config, []
     content = asdict(config)
     if of and changes.get("kind", config.kind) != config.kind:
-        raise InputError(f"kind is {config.kind} in {of}, and cannot become {changes['kind']} when the run goes on; start a new run.")
+        raise InputError(
+            f"kind is {config.kind} in {of}, and cannot become {changes['kind']} when the run goes on; start a "
+            "new run."
+        )
     for name, value in changes.items():
         *outer, last = name.split(".")
         place = content
         for key in outer:
             place = place.get(key) if isinstance(place, dict) else None
         if not isinstance(place, dict) or (last not in place and outer != ["train", "join"]):
-            raise InputError(f"changes name {name!r}, which is no setting of this run; the settings are those of its config.yaml, such as train.epochs.")
+            raise InputError(
+                f"changes name {name!r}, which is no setting of this run; the settings are those of its "
+                "config.yaml, such as train.epochs."
+            )
         place[last] = asdict(value) if is_dataclass(value) else value
     new = parsed(content)
     old, now = flat(asdict(config)), flat(asdict(new))
     differ = [k for k in now if k not in old or old[k] != now[k]]
     for name in differ if of else []:
         if name in FIXED or not name.startswith(("train.", "data.path")):
-            raise InputError(f"{name} is {old.get(name)} in {of}, and cannot become {now[name]} when the run goes on; start a new run, or take over its weights (start).")
+            raise InputError(
+                f"{name} is {old.get(name)} in {of}, and cannot become {now[name]} when the run goes on; start a "
+                "new run, or take over its weights (start)."
+            )
     return new, [f"{k} from {old.get(k)} to {now[k]}" for k in differ]
 
 # %% ../nbs/33_starts.ipynb #f2997449
@@ -199,15 +224,22 @@ def check_observed(
     valid = parts.valid if len(parts.valid) else parts.train
     for name, part in (("training", parts.train), ("validation", valid[: config.valid_sequences])):
         if part.mask is not None and not part.mask.is_meta and not part.mask.any():
-            raise InputError(f"the {len(part)} {name} sequence(s) have no observed frame, for the mask hides them all; change the mask, or which sequences these are (data.split_seed, data.valid).")
+            raise InputError(
+                f"the {len(part)} {name} sequence(s) have no observed frame, for the mask hides them all; change "
+                "the mask, or which sequences these are (data.split_seed, data.valid)."
+            )
 
 
 def given_model(
     config: RunConfig | None,  # as given
     model: nn.Module | None,  # as given
     init: str | Path | None,  # weights to go on from
+    start: str | Path | None,  # weights to take over where they fit
 ) -> tuple[RunConfig, nn.Module | None, dict, list[str]]:
-    "The configuration of what is trained, the model if it is not a new one, and what to note and say about it."
+    """The configuration of what is trained, the model if it is not a new one, and what to note and say about it.
+    Raises `InputError` if weights are to come from two places."""
+    if init is not None and (model is not None or start is not None) or (model is not None and start is not None):
+        raise InputError("model, init and start each say where the weights come from; give one of them.")
     if model is not None:
         return described(config, model), model, {}, [f"the model is the {type(model).__name__} that was given"]
     if init is None:
@@ -227,10 +259,31 @@ def fitted(
 ) -> RunConfig:
     "The configuration for these data. Raises `InputError` if a model that has its sizes cannot see them."
     found = fit_config_to_data(config, data)
-    differ = [f"{f.name} {getattr(config.model, f.name)} and not {getattr(found.model, f.name)}" for f in fields(config.model) if getattr(config.model, f.name) != getattr(found.model, f.name)]
+    pairs = [(f.name, getattr(config.model, f.name), getattr(found.model, f.name)) for f in fields(config.model)]
+    differ = [f"{field} {old} and not {new}" for field, old, new in pairs if old != new]
     if model is not None and getattr(model, "config", None) == config.model and differ:
-        raise InputError(f"{name} cannot see these data: it has {', '.join(differ)}; give such data, or take over only the weights that fit (start).")
+        raise InputError(
+            f"{name} cannot see these data: it has {', '.join(differ)}; give such data, or take over only the "
+            "weights that fit (start)."
+        )
     return found
+
+
+def opened(
+    held: ExitStack,  # closes what is opened here
+    config: DataConfig,
+    data: object,  # as given to `fit`; None: what config names
+    side: int | None,  # pixels on a side that a given model sees
+) -> tuple[DataConfig, VideoData, Path | None]:
+    "Where the data are, what they are, and the file that was made of an array."
+    if data is None:
+        return config, open_data(config), None
+    if isinstance(data, Shards):
+        place = os.path.abspath(data.folder)
+        return replace(config, path=place, steps=data.steps, size=data.size), decide_levels(data, config.binarize), None
+    folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
+    config, whole = from_memory(data, config, folder, side)
+    return config, whole, folder / config.path
 
 
 def plan(
@@ -244,30 +297,24 @@ def plan(
     changes: dict[str, object] | None,
 ) -> Task:
     "What the arguments of `fit` mean together. Raises `InputError` if that cannot be trained."
-    if resume is not None and config is not None:
-        raise InputError(f"a run that goes on has its own configuration; leave config out beside resume={resume}, and name in changes what is to be different.")
     if resume is not None:
-        return plan_resumed(held, Path(resume), data, model, init or start, changes or {})
-    if init is not None and (model is not None or start is not None) or (model is not None and start is not None):
-        raise InputError("model, init and start each say where the weights come from; give one of them.")
-    config, model, notes, said = given_model(config, model, init)
+        return plan_resumed(held, Path(resume), data, model, (config, init, start), changes or {})
+    config, model, notes, said = given_model(config, model, init, start)
     config, _ = changed(config, changes or {})
     check_training(config.train)
-    if data is None:
-        file, whole = None, open_data(config.data)
-    elif isinstance(data, Shards):
-        file, whole = None, decide_levels(data, config.data.binarize)
-        config = replace(config, data=replace(config.data, path=os.path.abspath(data.folder), steps=data.steps, size=data.size))
-    else:
-        folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
-        found, whole = from_memory(data, config.data, folder, getattr(getattr(model, "config", None), "size", None))
-        config, file = replace(config, data=found), folder / found.path
+    found, whole, file = opened(held, config.data, data, getattr(getattr(model, "config", None), "size", None))
+    config = replace(config, data=found)
+    if file:
         notes |= {"data": "memory", **({"overlap": whole.overlap} if whole.overlap else {})}
     asked, config = config, fitted(config, whole, model, str(init or type(model).__name__))
     if getattr(asked.model, "pixels", None) != getattr(config.model, "pixels", None):
-        said.append("the frames have grey levels or colours, so the pixels are Gaussian (data.binarize true would make them black and white)")
+        said.append(
+            "the frames have grey levels or colours, so the pixels are Gaussian (data.binarize true would make "
+            "them black and white)"
+        )
     if start is not None:
-        model, config, notes = build_model(config), replace(config, train=replace(config.train, restarts=0)), {**notes, "start": str(start)}
+        model, config = build_model(config), replace(config, train=replace(config.train, restarts=0))
+        notes |= {"start": str(start)}
         said.append(take_over(model, start))
     elif model is not None and not notes.get("init"):
         config = replace(config, train=replace(config.train, restarts=0))
@@ -277,10 +324,20 @@ def plan(
     return Task(config, whole, parts, None, model, file, notes, tuple(said))
 
 
-def plan_resumed(held: ExitStack, run: Path, data, model: nn.Module | None, other, changes: dict[str, object]) -> Task:
+def plan_resumed(
+    held: ExitStack,  # closes what is opened here
+    run: Path,  # that goes on
+    data: object,
+    model: nn.Module | None,
+    other: tuple,  # what has no place here
+    changes: dict[str, object],
+) -> Task:
     "The same for a run that is gone on with."
-    if other is not None:
-        raise InputError(f"a run that goes on has its own weights, so init and start have no place beside resume={run}; leave them out.")
+    if any(v is not None for v in other):
+        raise InputError(
+            "a run that goes on has its own configuration and weights, so config, init and start have no place "
+            f"beside resume={run}; name in changes what is to be different."
+        )
     config, said = changed(read_config(run / "config.yaml"), changes, run)
     check_training(config.train)
     check_given(run, model)
@@ -302,12 +359,15 @@ def begin(
     out: str | Path,  # where new runs are kept
     held: ExitStack,  # holds the run until it is closed
 ) -> tuple[Path, list[str]]:
-    "The folder of the run, which from now on nobody else may train, and lines for its log. Raises `InputError` if it cannot go on so."
+    """The folder of the run, which from now on nobody else may train, and lines for its log. Raises `InputError` if
+    it cannot go on so."""
     if task.run is None:
         run = new_run_folder(out, task.config.train.name)
         held.enter_context(locked(run))
         write_config(task.config, run / "config.yaml")
-        notes = {"beside": beside(task.config.data, task.data), "folder": os.getcwd(), "time": f"{datetime.now():%Y-%m-%d %H:%M:%S}", "kvae_nb": __version__, "torch": torch.__version__, "python": platform.python_version(), "machine": platform.node()}
+        versions = {"kvae_nb": __version__, "torch": torch.__version__, "python": platform.python_version()}
+        place = {"folder": os.getcwd(), "machine": platform.node(), "time": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+        notes = {"beside": beside(task.config.data, task.data), **place, **versions}
         (run / "started.json").write_text(json.dumps(notes | task.notes, indent=1) + "\n", encoding="utf-8")
         (run / "data.txt").write_text(task.data.fingerprint() + "\n", encoding="utf-8")
         if task.file:
@@ -319,7 +379,10 @@ def begin(
     check_data(run, task.config.data, task.data)
     last = run / "checkpoints" / "last.safetensors"
     if last.exists() and (done := read_checkpoint(last)[1].epoch) > task.config.train.epochs:
-        raise InputError(f"train.epochs is {task.config.train.epochs}, but {run} has finished {done} epochs already; ask for more.")
+        raise InputError(
+            f"train.epochs is {task.config.train.epochs}, but {run} has finished {done} epochs already; ask for "
+            "more."
+        )
     if task.said:
         write_config(task.config, inside(run, run / "config.yaml"))
     if not (run / "data.txt").exists():

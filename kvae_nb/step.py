@@ -114,7 +114,10 @@ def check_training(
             right = "be 0 or a positive number" if most == math.inf else f"lie between 0 and {most:g}"
             raise InputError(f"train.{name} is {getattr(config, name)}, but must {right}.")
     if not re.fullmatch(r"(\w[\w.-]{0,99})?", config.name):
-        raise InputError(f"train.name is {config.name!r}, but must be a word of letters, digits, '-', '_' and '.', which becomes part of a folder's name.")
+        raise InputError(
+            f"train.name is {config.name!r}, but must be a word of letters, digits, '-', '_' and '.', which "
+            "becomes part of a folder's name."
+        )
     check_schedule(config.beta, "train.beta")
     check_schedule(config.temperature, "train.temperature", positive=True)
 
@@ -193,7 +196,10 @@ def check_join(
     "Raises `InputError` if a part is named that the model does not have."
     for name in join:
         if name not in parts:
-            raise InputError(f"train.join names the part {name!r}, which this model does not have; its parts are: {', '.join(parts)}.")
+            raise InputError(
+                f"train.join names the part {name!r}, which this model does not have; its parts are: "
+                f"{', '.join(parts)}."
+            )
 
 # %% ../nbs/19_step.ipynb #beaee362
 def make_accelerator(
@@ -210,7 +216,10 @@ def make_accelerator(
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed, kwargs_handlers=[find_unused])
     if accelerator.device.type != device.type:
-        raise InputError(f"train.device is {config.device!r}, but this process is bound to {accelerator.device.type} (by an earlier run or by ACCELERATE_… variables); start a new one.")
+        raise InputError(
+            f"train.device is {config.device!r}, but this process is bound to {accelerator.device.type} (by an "
+            "earlier run or by ACCELERATE_… variables); start a new one."
+        )
     return accelerator
 
 # %% ../nbs/19_step.ipynb #759ab102
@@ -274,12 +283,21 @@ def make_trainer(
     "The model on its device with its optimiser. Raises `InputError` if device or parts are not there."
     check_join(model.parts(), config.join)
     if config.vae_epochs and not hasattr(model, "frame_elbo"):
-        raise InputError(f"train.vae_epochs is {config.vae_epochs}, but {type(model).__name__} has no bound of single frames (frame_elbo); leave it 0.")
+        raise InputError(
+            f"train.vae_epochs is {config.vae_epochs}, but {type(model).__name__} has no bound of single frames "
+            "(frame_elbo); leave it 0."
+        )
     accelerator = make_accelerator(config)
     if config.batch_size < accelerator.num_processes:
-        raise InputError(f"train.batch_size is {config.batch_size}, which leaves nothing for some of {accelerator.num_processes} processes; give each at least one sequence.")
+        raise InputError(
+            f"train.batch_size is {config.batch_size}, which leaves nothing for some of "
+            f"{accelerator.num_processes} processes; give each at least one sequence."
+        )
     if config.vae_epochs and accelerator.num_processes > 1:
-        raise InputError("train.vae_epochs needs a single process; train these epochs in one, and go on from its weights (start) in several.")
+        raise InputError(
+            "train.vae_epochs needs a single process; train these epochs in one, and go on from its weights "
+            "(start) in several."
+        )
     model = model.to(accelerator.device, memory_format=torch.channels_last)
     wrapped, optimiser = accelerator.prepare(model, make_optimiser(model, config.lr, config.weight_decay))
     dials = Dials(*(torch.ones((), device=accelerator.device) for _ in Dials._fields))
@@ -320,7 +338,8 @@ def whole_batch(
     trainer: Trainer,  # knows the processes
     terms: ElboTerms,  # of this process's rows
 ) -> tuple[Tensor, Tensor]:
-    "What to divide the loss by, so that the average over processes is the loss of the whole batch; and log q - log p of the whole batch, in nats per frame."
+    """What to divide the loss by, so that the average over processes is the loss of the whole batch; and log q - log
+    p of the whole batch, in nats per frame."""
     acc, sums = trainer.accelerator, torch.stack([terms.frames.sum(), (terms.log_posterior - terms.log_prior).sum()]).detach()
     frames, kl = sums if acc.num_processes == 1 else acc.reduce(sums, "sum") / acc.num_processes
     frames = frames.clamp(min=1 / acc.num_processes)  # a batch in which every frame is hidden says nothing, which is no error

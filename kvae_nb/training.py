@@ -34,20 +34,26 @@ from .data import Split, VideoData, batches, describe, epoch_order
 from .files import inside
 from .protocol import ElboTerms
 from kvae_nb.records import (
-    FORMAT, Progress, Reporter, checkpoint_in, digest, draw_progress, load_optimiser, load_scaler, load_weights, pack, read_checkpoint, read_tensors, same_checkpoint,
-    save_checkpoint, save_tensors, say_collapse, summary, validate, what_is_said, write_metrics, write_status,
+    FORMAT, Progress, Reporter, checkpoint_in, digest, draw_progress, load_optimiser, load_scaler, load_weights,
+    pack, read_checkpoint, read_tensors, same_checkpoint, save_checkpoint, save_tensors, say_collapse, summary,
+    validate, what_is_said, write_metrics, write_status,
 )
 from kvae_nb.runs import (
-    KINDS, PRESETS, RECURRENT_PRESETS, SWITCHING_PRESETS, Kind, RecurrentRunConfig, Run, RunConfig, SwitchingRunConfig, build_model, check_data, fit_config_to_data, kind_of,
-    load_run, new_run_folder, preset, read_config, run_data, single_precision, write_config, written_out,
+    KINDS, PRESETS, RECURRENT_PRESETS, SWITCHING_PRESETS, Kind, RecurrentRunConfig, Run, RunConfig,
+    SwitchingRunConfig, build_model, check_data, fit_config_to_data, kind_of, load_run, new_run_folder, preset,
+    read_config, run_data, single_precision, write_config, written_out,
 )
 from .starts import Task, begin, plan
 from .step import Replayed, Taken, TrainConfig, Trainer, make_trainer, pace, replayable, reseed, train_step
 
-_all_ = ["FORMAT", "KINDS", "PRESETS", "RECURRENT_PRESETS", "SWITCHING_PRESETS", "Kind", "Progress", "RecurrentRunConfig", "Reporter", "Run", "RunConfig", "SwitchingRunConfig",
-         "build_model", "check_data", "checkpoint_in", "digest", "draw_progress", "fit_config_to_data", "kind_of", "load_optimiser", "load_run", "load_weights", "new_run_folder",
-         "pack", "preset", "read_checkpoint", "read_config", "read_tensors", "reseed", "run_data", "same_checkpoint", "save_checkpoint", "save_tensors", "say_collapse", "summary",
-         "validate", "what_is_said", "write_config", "write_metrics", "written_out"]
+_all_ = [
+    "FORMAT", "KINDS", "PRESETS", "RECURRENT_PRESETS", "SWITCHING_PRESETS", "Kind", "Progress",
+    "RecurrentRunConfig", "Reporter", "Run", "RunConfig", "SwitchingRunConfig", "build_model", "check_data",
+    "checkpoint_in", "digest", "draw_progress", "fit_config_to_data", "kind_of", "load_optimiser", "load_run",
+    "load_weights", "new_run_folder", "pack", "preset", "read_checkpoint", "read_config", "read_tensors", "reseed",
+    "run_data", "same_checkpoint", "save_checkpoint", "save_tensors", "say_collapse", "summary", "validate",
+    "what_is_said", "write_config", "write_metrics", "written_out",
+]
 
 # %% ../nbs/20_training.ipynb #86458eaa
 def spread(
@@ -62,7 +68,8 @@ def liveness(
     model: nn.Module,  # encodes and decodes
     x: Tensor,  # frames [batch, time, channel, height, width]
 ) -> float:
-    "Variance of the decoded frames over variance of the true ones: near 1 if the model is good, 0 if encoder or decoder is idle."
+    """Variance of the decoded frames over variance of the true ones: near 1 if the model is good, 0 if encoder or
+    decoder is idle."""
     return spread(model.decode(model.encode(x))) / max(spread(x), 1e-8)
 
 
@@ -163,16 +170,24 @@ def train_epoch(
 
 
 def say_skipped(now: int, before: int, k: int, progress: Progress, reporter: Reporter) -> int:
-    "How many of the first k steps of an epoch were skipped, after a line about new ones. Raises `InputError` if not one was taken."
+    """How many of the first k steps of an epoch were skipped, after a line about new ones. Raises `InputError` if not
+    one was taken."""
     if now > before:
-        reporter.say(f"step {progress.step + k}: loss or gradient was not finite {now - before} times since the last look; these steps were skipped ({progress.skipped + now} so far)")
+        reporter.say(
+            f"step {progress.step + k}: loss or gradient was not finite {now - before} times since the last "
+            f"look; these steps were skipped ({progress.skipped + now} so far)"
+        )
     if now == k and k >= 20:
-        raise InputError(f"the first {k} steps of epoch {progress.epoch + 1} gave no finite loss; lower the learning rate, or look for extreme values in the data.")
+        raise InputError(
+            f"the first {k} steps of epoch {progress.epoch + 1} gave no finite loss; lower the learning rate, or "
+            "look for extreme values in the data."
+        )
     return now
 
 
 def report_if_dead(trainer: Trainer, batch, attempt: int, step: int, reporter: Reporter) -> bool:
-    "Whether the model is dead, which is reported. Raises `DeadStart` if the training should begin again. All processes come to the same answer."
+    """Whether the model is dead, which is reported. Raises `DeadStart` if the training should begin again. All
+    processes come to the same answer."""
     x = batch.x if batch.mask is None else batch.x.nan_to_num()
     signs = torch.tensor([liveness(trainer.bare, x), response(trainer.bare, x)], device=trainer.accelerator.device)
     alive, answer = trainer.accelerator.reduce(signs, "mean").tolist()
@@ -181,11 +196,15 @@ def report_if_dead(trainer: Trainer, batch, attempt: int, step: int, reporter: R
         return False
     if answer > DEAF and step < START:
         if step == GRACE:
-            reporter.say(f"step {step}: slow start, the encoder still puts all frames in nearly the same place (liveness {alive:.4f})")
+            reporter.say(
+                f"step {step}: slow start, the encoder still puts all frames in nearly the same place (liveness "
+                f"{alive:.4f})"
+            )
         return False
     again = step <= START and attempt < trainer.config.restarts
     what = "the decoder draws one image, whatever a is" if answer <= DEAF else "all frames are decoded to nearly the same image"
-    reporter.say(f"step {step}: DEAD START, {what}; " + ("the training begins again with other weights" if again else "try another seed or a lower learning rate"))
+    then = "the training begins again with other weights" if again else "try another seed or a lower learning rate"
+    reporter.say(f"step {step}: DEAD START, {what}; {then}")
     if again:
         raise DeadStart(f"dead at step {step}")
     return True
@@ -238,7 +257,10 @@ def check_shares(
 ):
     "Raises `InputError` if there are more processes than sequences."
     if sequences < trainer.accelerator.num_processes:
-        raise InputError(f"{sequences} training sequence(s) leave nothing for some of {trainer.accelerator.num_processes} processes; start fewer, or give more or shorter sequences.")
+        raise InputError(
+            f"{sequences} training sequence(s) leave nothing for some of {trainer.accelerator.num_processes} "
+            "processes; start fewer, or give more or shorter sequences."
+        )
 
 # %% ../nbs/20_training.ipynb #01596c49
 @contextmanager
@@ -261,7 +283,8 @@ def orderly_end():
         raise SystemExit(128 + number)
 
     here = threading.current_thread() is threading.main_thread()
-    mine = [s for s in (signal.SIGTERM, getattr(signal, "SIGHUP", None)) if s and here and signal.getsignal(s) is signal.SIG_DFL]
+    known = [s for s in (signal.SIGTERM, getattr(signal, "SIGHUP", None)) if s and here]
+    mine = [s for s in known if signal.getsignal(s) is signal.SIG_DFL]
     for s in mine:
         signal.signal(s, end)
     try:
@@ -272,9 +295,11 @@ def orderly_end():
 
 
 def say_end(run: Path, error: BaseException, reporter: Reporter):
-    "A line and an entry in metrics.json about a training that ends before its time. Raises `KeyboardInterrupt` that says how to go on, if it was one."
+    """A line and an entry in metrics.json about a training that ends before its time. Raises `KeyboardInterrupt` that
+    says how to go on, if it was one."""
     stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-    text = f"stopped; it goes on with kvae train --resume {run}" if stopped else f"failed: {' '.join(str(error).split())[:300] or type(error).__name__}"
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    text = f"stopped; it goes on with kvae train --resume {run}" if stopped else f"failed: {reason}"
     if reporter.main:
         write_status(run, "stopped" if stopped else "failed", "" if stopped else text)
         if stopped:
@@ -295,7 +320,8 @@ def fit(
     start: str | Path | None = None,  # pretrained weights or a run whose weights are taken over where they fit
     changes: dict[str, object] | None = None,  # settings that override those of config or of the resumed run, by dotted names
 ) -> Path:
-    "Trains a model, or goes on with a run, and returns the run's folder. Raises `InputError` if data, configuration or checkpoint cannot be used."
+    """Trains a model, or goes on with a run, and returns the run's folder. Raises `InputError` if data, configuration
+    or checkpoint cannot be used."""
     tune_cpu()
     with ExitStack() as held, kept_random_state(), single_precision(), torch.inference_mode(False), torch.enable_grad():
         task = plan(held, config, resume, data, model, init, start, changes)
@@ -331,37 +357,55 @@ def train_all(trainer: Trainer, data: Split, run: Path, progress: Progress, repo
     while progress.epoch < config.epochs:
         tick, now = time.perf_counter(), pace(config, progress.epoch, progress.step)
         progress, means = train_epoch(trainer, train, progress, reporter, replay)
-        valued, said = judged(validate(trainer.bare, valid, config), progress), what_is_said(trainer.bare, valid, config)
+        valued = judged(validate(trainer.bare, valid, config), progress)
+        said = what_is_said(trainer.bare, valid, config)
         say_collapse(said, progress, reporter)
-        entry = {"epoch": progress.epoch, "step": progress.step, **now._asdict(), "train": means, "valid": valued, "collapse": said.scalars() if said else {}}
+        entry = {"epoch": progress.epoch, "step": progress.step, **now._asdict(), "train": means, "valid": valued}
+        entry["collapse"] = said.scalars() if said else {}
         entry["seconds"] = round(time.perf_counter() - tick, 2)
         progress = finish_epoch(trainer, run, progress, entry, reporter)
-        reporter.scalars("epoch", {**now._asdict(), **{f"{s}_{k}": v for s in ("train", "valid") for k, v in entry[s].items()}}, progress.step)
+        bounds = {f"{s}_{k}": v for s in ("train", "valid") for k, v in entry[s].items()}
+        reporter.scalars("epoch", {**now._asdict(), **bounds}, progress.step)
         reporter.scalars("collapse", entry["collapse"], progress.step)
         if config.picture_every and reporter.main and progress.epoch % config.picture_every == 0:
             with kept_random_state():
                 draw_progress(reporter.writer, trainer.bare, next(batches(valid, 1, torch.arange(1))), progress.step)
     if reporter.main:
-        write_metrics(run, progress, "finished", seconds=round(sum(e.get("seconds", 0) for e in progress.history), 1), device=str(device), torch=torch.__version__, machine=platform.machine())
+        seconds = round(sum(e.get("seconds", 0) for e in progress.history), 1)
+        facts = {"device": str(device), "torch": torch.__version__, "machine": platform.machine()}
+        write_metrics(run, progress, "finished", seconds=seconds, **facts)
         if progress.history and progress.history[-1].get("collapse", {}).get("active_units") == 0:
-            reporter.say(f"no unit of a is active in the end: the model tells no frame from another, and what it fills in will be one picture; {progress.step} steps may be too few (more epochs, a smaller train.batch_size)")
+            reporter.say(
+                "no unit of a is active in the end: the model tells no frame from another, and what it fills in "
+                f"will be one picture; {progress.step} steps may be too few (more epochs, a smaller "
+                "train.batch_size)"
+            )
         reporter.say(f"finished in {time.perf_counter() - started:.0f} s: {run}")
 
 # %% ../nbs/20_training.ipynb #0c9d758c
 def judged(terms: ElboTerms, progress: Progress) -> dict[str, float]:
-    "The validation bound and its parts in nats per frame. Raises `InputError` if there was nothing to judge by, or the bound is no number any more."
+    """The validation bound and its parts in nats per frame. Raises `InputError` if there was nothing to judge by, or
+    the bound is no number any more."""
     if terms.frames.sum() == 0:
-        raise InputError("the validation sequences have no observed frame, for the mask hides them all; change the mask, or which sequences these are (data.split_seed, data.valid).")
+        raise InputError(
+            "the validation sequences have no observed frame, for the mask hides them all; change the mask, or "
+            "which sequences these are (data.split_seed, data.valid)."
+        )
     found = summary(terms)
     if not math.isfinite(found["elbo"]):
-        raise InputError(f"the training has diverged, for in epoch {progress.epoch} the bound is no longer a finite number; start again with a smaller train.lr.")
+        raise InputError(
+            f"the training has diverged, for in epoch {progress.epoch} the bound is no longer a finite number; "
+            "start again with a smaller train.lr."
+        )
     return found
 
 
 def say_start(task: Task, run: Path, trainer: Trainer, said: list[str], reporter: Reporter):
     "The first lines of the log: what is trained on what, and what was decided about it."
-    acc = trainer.accelerator
-    reporter.say(f"{'resuming' if task.run else 'starting'} {run}: {len(task.parts.train)} training sequences of {task.data.steps} frames, {sum(p.numel() for p in trainer.bare.parameters())} parameters, on {acc.device}" + (f", in {acc.num_processes} processes" if acc.num_processes > 1 else ""))
+    acc, weights = trainer.accelerator, sum(p.numel() for p in trainer.bare.parameters())
+    what = f"{len(task.parts.train)} training sequences of {task.data.steps} frames, {weights} parameters"
+    where = f"on {acc.device}" + (f", in {acc.num_processes} processes" if acc.num_processes > 1 else "")
+    reporter.say(f"{'resuming' if task.run else 'starting'} {run}: {what}, {where}")
     for line in (describe(task.data), *task.said, *said):
         reporter.say(line)
 
@@ -381,7 +425,9 @@ def finish_epoch(trainer: Trainer, run: Path, progress: Progress, entry: dict, r
     place = lambda name: inside(run, run / "checkpoints" / f"{name}.safetensors")
 
     def write():
-        reporter.say(f"epoch {progress.epoch}/{trainer.config.epochs}: train {entry['train'].get('elbo', math.nan):.2f}, valid {score:.2f} nats per frame, lr {entry['lr']:.2g}, {entry['seconds']:.0f} s" + (" *" if better else ""))
+        bounds = f"train {entry['train'].get('elbo', math.nan):.2f}, valid {score:.2f} nats per frame"
+        rate = f"lr {entry['lr']:.2g}, {entry['seconds']:.0f} s" + (" *" if better else "")
+        reporter.say(f"epoch {progress.epoch}/{trainer.config.epochs}: {bounds}, {rate}")
         write_metrics(run, progress, "running")
         if better:
             save_checkpoint(place("best"), trainer.bare, None, progress)

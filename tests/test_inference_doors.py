@@ -104,6 +104,13 @@ def test_a_mask_for_each_coordinate_points_to_the_series_and_is_never_taken_for_
     assert fi.log_evidence(m, series(2, 2, 2), torch.eye(2, dtype=torch.bool)).shape == (2,)  # two sequences of two steps
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.complex64])
+@pytest.mark.parametrize("door", EVIDENCES)
+def test_one_type_that_is_too_short_is_refused_as_well(door, dtype):
+    with pytest.raises(InputError, match="float32 or float64 is needed"):
+        EVIDENCES[door](cast(system(), dtype), series(20, 1).to(dtype))
+
+
 def test_other_functions_of_a_model_refuse_as_well():
     m, a = system(), series(20, 1)
     filtered, last = lgssm.kalman_filter(m, a), Gaussian(m.mean1, m.cov1)
@@ -433,3 +440,21 @@ def test_a_switching_system_with_known_states_is_smoothed_as_the_linear_one():
         law = dense(m, a)[1]
         n = m.A.shape[-1]
         assert_close(found.mean[:, 0].flatten(), law.mean[: 8 * n], rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [f32, f64])
+@pytest.mark.parametrize("power", [2, 5, 7, 9, 12, 16])
+@pytest.mark.parametrize("backend", CPU_ROUTES)
+def test_a_route_that_is_asked_by_name_has_digits_or_refuses(backend, power, dtype):
+    v = 10.0**power
+    model, a = cast(system(cov1=[[0.01, 0], [0, v]]), dtype), series(60, 1).cumsum(0).to(dtype)
+    judge, x = cast(model, f64), a.double()
+    try:
+        evidence, smoothed = fi.log_evidence(model, a, backend=backend), fi.smoother(model, a, backend=backend)
+    except InputError as refusal:
+        assert backend not in ("root", "information") and power > 5 and "no digits left" in str(refusal)
+        return
+    assert evidence.isfinite() and ((evidence.double() - fi.log_evidence(judge, x, backend="root")).abs() < 3)
+    right = fi.smoother(judge, x, backend="root").cov.diagonal(dim1=-2, dim2=-1)
+    if dtype == f64:
+        assert_close(smoothed.cov.diagonal(dim1=-2, dim2=-1), right, rtol=0.05, atol=0)

@@ -5,7 +5,8 @@ import pytest
 
 from kvae_nb.cli import main, parse
 from kvae_nb.core import InputError
-from kvae_nb.data import looks_grey, open_data
+from kvae_nb.data import describe, looks_grey, open_data
+from kvae_nb.runs import RunConfig, fit_config_to_data
 
 
 def film(path, height, width, frames=45, grey=False, binary=False):
@@ -22,16 +23,18 @@ def film(path, height, width, frames=45, grey=False, binary=False):
 def test_any_size_becomes_square_sequences(tmp_path, name, height, width):
     path = film(tmp_path / name, height, width)
     config = parse(["train", "--data", str(path)])[1]
-    assert not config.data.binarize and config.model.pixels == "gaussian"
     data = open_data(config.data)
+    found = fit_config_to_data(RunConfig(data=config.data, model=config.model), data)
+    assert found.data.binarize is False and found.model.pixels == "gaussian" and "levels kept" in describe(data)
     assert (len(data), data.steps, data.size) == (2, 20, 32) and data.frames.float().std() > 10
 
 
 def test_black_and_white_stays_black_and_white(tmp_path):
     path = film(tmp_path / "ball.gif", 32, 32, binary=True)
     config = parse(["train", "--data", str(path)])[1]
-    frames = open_data(config.data).frames
-    assert config.model.pixels == "bernoulli" and set(frames.unique().tolist()) == {0, 255}
+    data = open_data(config.data)
+    found = fit_config_to_data(RunConfig(data=config.data, model=config.model), data)
+    assert found.data.binarize and found.model.pixels == "bernoulli" and set(data.frames.unique().tolist()) == {0, 255}
 
 
 def test_what_is_said_wins_over_what_is_seen(tmp_path):

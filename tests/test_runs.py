@@ -20,7 +20,7 @@ import kvae_nb.training as training
 from kvae_nb.core import InputError
 from kvae_nb.data import DataConfig, VideoData, batches, from_simulation, save_video_data, split_indices
 from kvae_nb.kvae import KVAE, KVAEConfig
-from kvae_nb.records import Reporter, draw_progress, load_scaler, pack, read_checkpoint, save_checkpoint
+from kvae_nb.records import Progress, Reporter, draw_progress, load_scaler, pack, read_checkpoint, save_checkpoint
 from kvae_nb.rnn import RecurrentConfig
 from kvae_nb.runs import RecurrentRunConfig, RunConfig, SwitchingRunConfig, build_model, load_run, locked, read_config, remove_leftovers, run_data, write_config
 from kvae_nb.simulator import simulate
@@ -644,6 +644,16 @@ def test_the_scale_of_gradients_comes_back(tmp_path):
     load_scaler(fresh, pack(model, optimiser))  # an older checkpoint knows of none
     load_scaler(None, tensors)  # and another precision needs none
     assert fresh.state_dict() == scaler.state_dict()
+
+
+def test_a_training_that_goes_on_has_its_scale_of_gradients(tmp_path):
+    "As with fp16 on a GPU, with a scaler of the CPU in the place of the GPU's."
+    first, second = (make_trainer(KVAE(TINY), QUICK) for _ in range(2))
+    first.accelerator.scaler, second.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=512.0), torch.amp.GradScaler("cpu")
+    entry = {"train": {}, "valid": {"elbo": -1.0}, "lr": 1e-3, "seconds": 0.0}
+    training.finish_epoch(first, tmp_path, Progress(epoch=1), entry, Reporter(tmp_path, quiet=True))
+    training.restore(second, tmp_path / "checkpoints/last.safetensors")
+    assert second.accelerator.scaler.get_scale() == 512.0
 
 
 def test_asking_for_gpus_leaves_them_asleep(monkeypatch):

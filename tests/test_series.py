@@ -145,7 +145,7 @@ def test_what_stands_at_missing_places_and_how_large_the_noise_is_changes_nothin
 
 @pytest.mark.parametrize("a, mask", [
     (torch.zeros(4, 3), torch.ones(4, dtype=torch.bool)),           # for whole steps: which is meant?
-    (torch.zeros(2, 3, 3), torch.ones(2, 3, dtype=torch.bool)),     # [batch, time], could be read as [time, p]
+    (torch.zeros(3, 3, 3), torch.ones(3, 3, dtype=torch.bool)),     # [batch, time], could be read as [time, p]
     (torch.zeros(4, 3), torch.ones(4, 1, dtype=torch.bool)),
     (torch.zeros(2, 4, 3), torch.ones(3, 4, 3, dtype=torch.bool)),
     (torch.zeros(0, 3), None), (torch.zeros(()), None), (torch.zeros(4, 0), None), (torch.zeros(0), None),
@@ -516,6 +516,8 @@ def test_errors_are_refused_away_from_the_maximum_and_where_nothing_is_determine
     far = series.fit_gradient(series.local_level, NILE, UNKNOWN, steps=1)
     assert not far.converged
     with pytest.raises(InputError, match="maximum"): series.standard_errors(far, NILE)
+    near = far._replace(learn={"level": series.positive(2500.), "noise": series.positive(14000.)})
+    with pytest.raises(InputError, match="nats higher"): series.standard_errors(near, NILE)
     both = lambda level, noise, more: series.local_level(level, noise + more)
     for start in (5e3, 1e4):
         flat = series.fit_gradient(both, NILE, UNKNOWN | {"more": series.positive(start)})
@@ -528,6 +530,13 @@ def test_a_variance_that_ends_at_zero_has_no_error_and_the_others_have_theirs():
     errors = series.standard_errors(fit, y).errors
     assert float(fit.values["level"]) < 1e-5 and errors["level"].isnan()
     torch.testing.assert_close(errors["noise"], fit.values["noise"] * math.sqrt(2 / 199), rtol=1e-3, atol=0)  # the textbook's for a variance
+
+
+def test_errors_are_refused_where_a_covariance_has_become_singular():
+    a = sample_prior(random_model(p=2), 40).a
+    fit = series.fit_em(random_model(p=2), a, ("R",), steps=2)
+    flat = fit._replace(learn={"R": series.Free(torch.ones(2, 2, dtype=F64), "covariance")})
+    with pytest.raises(InputError, match="singular"): series.standard_errors(flat, a)
 
 
 def test_float32_tensors_are_fitted_in_double_precision():
