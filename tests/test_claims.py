@@ -24,7 +24,7 @@ TOKEN = re.compile(rf"(?<![\w.]){DIGITS}|\b(?:{'|'.join(WORDS)})\b", re.I)  # "o
 WORDS["one"] = 1
 NUMBER = rf"({DIGITS}|\b(?:{'|'.join(WORDS)})\b)"
 UNREAD = re.compile(r"^```.*?^```|^~~~.*?^~~~|`[^`\n]+`|<!--.*?-->|(?<=\])\([^)\s]*\)", re.M | re.S)  # code and addresses
-REFERENCE = re.compile(r"\[(?:notebook )?(\d\d)\b[^\]]*\]\([^)]*\b\1_[^)]*\)")  # [13](13_kvae.ipynb)
+REFERENCE = re.compile(r"\[(?:notebook )?(\d\d[a-z]?)\b[^\]]*\]\([^)]*\b\1_[^)]*\)")  # [13](13_kvae.ipynb)
 
 
 def read(name):
