@@ -466,3 +466,11 @@ def test_float64_keeps_six_digits_as_well(f, power):
     model, a = system(R=[[[1e-4]]], cov1=[[0.01, 0], [0, 10.0**power]]), series(60, 1).cumsum(0)
     variances = (f(model, a, backend=b).cov.diagonal(dim1=-2, dim2=-1) for b in ("auto", "root"))
     assert_close(*variances, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("steps", [60, 260])
+def test_a_smoother_with_gradients_is_computed_in_float64(steps):
+    model, a = cast(system(Q=[[[1e-4, 0], [0, 1e-4]]], cov1=[[0.01, 0], [0, 500.0]]), f32), series(steps, 1).cumsum(0).float()
+    found = fi.smoother(model._replace(A=model.A.clone().requires_grad_()), a).cov
+    assert found.requires_grad and found.dtype == f32
+    assert_close(found.detach().double(), fi.smoother(cast(model, f64), a.double(), backend="root").cov, rtol=1e-6, atol=1e-9)
