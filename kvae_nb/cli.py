@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'LISTS', 'SHORT', 'NUMBER', 'SEEDS', 'SAMPLE', 'WILD', 'VERBS', 'lengthen', 'new_parser', 'add_force',
            'simulate_parser', 'train_parser', 'run_parser', 'evaluate_parser', 'impute_parser', 'generate_parser',
-           'board_parser', 'check_numbers', 'npz_path', 'simulate_shards', 'do_simulate', 'do_train', 'newest_run',
-           'Given', 'given_weights', 'given_run', 'given', 'is_sample', 'read_for', 'held_out', 'test_data', 'warn',
-           'table', 'do_evaluate', 'parse_gap', 'hidden_mask', 'impute_all', 'new_films', 'do_impute', 'nobody_pushes',
-           'given_prefix', 'do_generate', 'do_board', 'usage', 'asked_for', 'resumed', 'parse', 'run_words', 'ended',
-           'main']
+           'board_parser', 'check_numbers', 'npz_path', 'simulate_shards', 'was_simulated', 'do_simulate', 'do_train',
+           'newest_run', 'Given', 'given_weights', 'given_run', 'given', 'is_sample', 'read_for', 'held_out',
+           'test_data', 'warn', 'table', 'do_evaluate', 'parse_gap', 'hidden_mask', 'impute_all', 'new_films',
+           'do_impute', 'nobody_pushes', 'given_prefix', 'do_generate', 'do_board', 'usage', 'asked_for', 'resumed',
+           'parse', 'run_words', 'ended', 'main']
 
 # %% ../nbs/41_cli.ipynb #99813b6d
 import signal
@@ -45,7 +45,7 @@ from .annealing import Schedule
 from .core import InputError, atomic_write, derived_seed, pick_device, tune_cpu
 from .data import VideoData, batches, decide_levels, describe, from_simulation, has_grey, is_shards, mask_gap, mask_random, open_data, open_shards, read_video_data, save_video_data
 from .evaluation import BINARY, GREY, RESULTS, EvaluationConfig, evaluate, save_figure, weak_bound, write_evaluation, write_json
-from .files import check_output, inside, memory_bytes, read_yaml
+from .files import array_headers, check_output, inside, memory_bytes, read_yaml
 from .plots import plot_imputation, video_rows, write_video
 from .pretrained import ENDING, load_pretrained, pretrained_names
 from .runs import KINDS, Run, divided, kind_of, load_run, preset, run_data, written_out
@@ -210,6 +210,16 @@ def simulate_shards(args: Namespace) -> str:
     return f"{len(data)} sequences of {data.steps} frames in {len(data.index.clips)} shard(s), {data.frames.numel() / 2**20:.1f} MB of frames"
 
 
+def was_simulated(
+    path: str,  # that may exist
+) -> bool:
+    "Whether this is an ordinary file of films by `kvae simulate`, wall contacts and all, which the same words make again."
+    try:
+        return not Path(path).is_symlink() and {"images", "state", "contacts"} == set(array_headers(path)) - {"levels"}
+    except InputError:
+        return False
+
+
 def do_simulate(args: Namespace):
     "`kvae simulate`."
     check_numbers(args, sequences=(1, 10**8), steps=(1, 10**6), size=(1, 4096), balls=(1, 100), seed=SEEDS)
@@ -220,12 +230,13 @@ def do_simulate(args: Namespace):
             raise InputError(f"{args.sequences} sequences of {args.steps} frames take {frames / 2**30:.1f} GiB, but the disk has {free / 2**30:.1f} GiB left; ask for fewer.")
         print(f"{args.out}: {simulate_shards(args)}")
         return
-    out = npz_path(args.out, force=args.force, other=" or the name of a new folder")
+    again = was_simulated(args.out)
+    out = npz_path(args.out, force=args.force or again, other=" or the name of a new folder")
     if frames > memory_bytes() // 2:
         raise InputError(f"{frames / 2**30:.1f} GiB of frames are too many for one file, which is made in memory; let --out be a folder, for shards.")
     sim = simulate(args.world, args.sequences, args.steps, args.seed, args.size, args.radius, balls=args.balls)
     save_video_data(out, from_simulation(sim))
-    print(f"{out}: {args.sequences} sequences of {args.steps} frames, {sim.contacts.sum()} wall contacts")
+    print(f"{out}: {args.sequences} sequences of {args.steps} frames, {sim.contacts.sum()} wall contacts" + (", in the place of earlier simulated films" if again else ""))
 
 # %% ../nbs/41_cli.ipynb #acd21369
 def do_train(args: Namespace):

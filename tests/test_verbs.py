@@ -96,6 +96,16 @@ def test_every_verb_asks_before_it_replaces(here, capsys, line, file):
     assert kvae(f"{line} --force", capsys)[0] == 0 and path.read_bytes() != b"precious"
 
 
+def test_simulated_films_are_made_again_and_only_those_are_replaced(here, capsys):
+    line = "simulate --sequences 2 --steps 3 --size 16 --out {}"
+    code, out, _ = kvae(line.format("c.npz"), capsys)
+    assert code == 0 and "in the place of earlier simulated films" in out
+    np.savez("own.npz", images=np.load("c.npz")["images"])
+    os.symlink("c.npz", "link.npz")
+    for name in ("own.npz", "link.npz"):
+        assert kvae(line.format(name), capsys)[0] == 2
+
+
 def test_evaluate_renews_its_own_results_and_says_so(here, capsys):
     assert "in the place of" not in kvae(f"evaluate run {QUICK}", capsys)[1]
     assert "in the place of earlier results" in kvae(f"evaluate run {QUICK}", capsys)[1]
