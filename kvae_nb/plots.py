@@ -294,7 +294,7 @@ def plot_curves(
     for k, color in zip(keys, CYCLE * len(keys)):
         xs, ys = series(history, k, x)
         if not len(ys): raise InputError(f"the history holds no '{k}'; one of its own names would be right")
-        ax.plot(xs, ys, color=color, lw=1.5, label=k)
+        ax.plot([as_array(v) for v in xs], [as_array(v) for v in ys], color=color, lw=1.5, label=k)
     if len(keys) > 1: ax.legend(fontsize=8, frameon=False)
     return quiet(ax, x, ylabel or ", ".join(keys))
 
