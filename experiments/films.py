@@ -20,7 +20,7 @@ import torch
 from pack import command
 from switching_box import measure
 
-from kvae_nb.cli import flatten
+from kvae_nb.starts import flat
 from kvae_nb.core import atomic_write, tune_cpu
 from kvae_nb.training import fit, load_run, preset, run_data
 
@@ -47,13 +47,13 @@ def bent(model, data) -> float:
 def changes(config) -> dict:
     "Fields of the model and its training that differ from the preset that the command names."
     words = command(config).split()
-    start, found = flatten(asdict(preset(words[words.index("--preset") + 1], config.kind))), flatten(asdict(config))
+    start, found = flat(asdict(preset(words[words.index("--preset") + 1], config.kind))), flat(asdict(config))
     return {k: v for k, v in found.items() if v != start[k] and k.startswith(("model.", "train.")) and k not in ("train.seed", "train.threads")}
 
 
 def settings(config) -> dict:
     "What the table of levers shows."
-    found = flatten(asdict(config))
+    found = flat(asdict(config))
     return {k.split(".")[-1]: found[k] for k in LEVERS if k in found} | {"beta": [config.train.beta.start if config.train.beta.kind != "constant" else config.train.beta.end, config.train.beta.end]}
 
 

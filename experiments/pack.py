@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from kvae_nb.cli import flatten
+from kvae_nb.starts import flat
 from kvae_nb.core import InputError, tune_cpu
 from kvae_nb.evaluation import held_out_elbo, imputation_curves
 from kvae_nb.pretrained import check_error, load_pretrained, pack, pretrained_names
@@ -37,10 +37,10 @@ def command(config: RunConfig) -> str:
     "What has to be typed for this configuration: the preset that is nearest to it, and what differs."
     found_so = None if config.data.binarize else config.data.binarize  # black and white is what the reader finds by itself
     config = replace(config, data=replace(config.data, path=Path(config.data.path).name, binarize=found_so))
-    wanted, written = flatten(asdict(config)), lambda v: json.dumps(v) if isinstance(v, (dict, list, tuple, bool)) else str(v)
+    wanted, written = flat(asdict(config)), lambda v: json.dumps(v) if isinstance(v, (dict, list, tuple, bool)) else str(v)
     found = []
     for name, start in kind_of(config.kind).presets.items():
-        there = flatten(asdict(start))
+        there = flat(asdict(start))
         differs = [word for k, v in wanted.items() if v != there[k] for word in (f"--{k}", written(v))]
         found.append(["kvae", "train", "--model", config.kind, "--preset", name, *differs])
     return shlex.join(min(found, key=len))

@@ -599,7 +599,7 @@ def moody(config):
     raise RuntimeError("not today")
 
 
-@pytest.mark.parametrize("part", [Broken, Broken(), moody, lambda c: 3, KVAE, 3, lambda: None], ids=repr)
+@pytest.mark.parametrize("part", [Broken, Broken(), moody, lambda c: 3, KVAE, 3, lambda: None], ids=["class", "module", "raises", "a number", "model", "no part", "no argument"])
 @pytest.mark.parametrize("name", ["encoder", "decoder", "pixels"])
 def test_parts_that_do_not_fit_are_refused(name, part):
     refused(lambda: KVAE(KVAE_SMALL, **{name: part}))
