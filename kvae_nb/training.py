@@ -332,11 +332,12 @@ def fit(
         last = run / "checkpoints" / "last.safetensors"
         if last.exists():
             progress = restore(trainer, last)
-        agree(trainer, lambda: write_first(trainer, run, progress, task.model is not None and not last.exists()))
         held.enter_context(orderly_end())
         while True:
             reporter = Reporter(run, trainer.accelerator.is_main_process, progress.step, quiet)
             try:
+                keep = task.model is not None and not last.exists()
+                agree(trainer, lambda: write_first(trainer, run, progress, keep))
                 say_start(task, run, trainer, said, reporter)
                 train_all(trainer, task.parts, run, progress, reporter)
                 return run
