@@ -42,7 +42,7 @@ from matplotlib.figure import Figure
 
 from . import __version__
 from .annealing import Schedule
-from .core import InputError, atomic_write, derived_seed, pick_device, tune_cpu
+from .core import InputError, atomic_write, derived_seed, kept_denormals, pick_device, tune_cpu
 from .data import VideoData, batches, decide_levels, describe, from_simulation, has_grey, is_shards, mask_gap, mask_random, open_data, open_shards, read_video_data, save_video_data
 from .evaluation import BINARY, GREY, RESULTS, EvaluationConfig, evaluate, save_figure, weak_bound, write_evaluation, write_json
 from .files import array_headers, check_output, inside, memory_bytes, read_yaml
@@ -648,8 +648,9 @@ def run_words(
         print(f"kvae_nb {__version__}" if words[:1] == ["--version"] else usage())
     else:
         do, args = parse(words)
-        tune_cpu()
-        do(args)
+        with kept_denormals():
+            tune_cpu()
+            do(args)
     sys.stdout.flush()  # here, where a closed pipe is understood
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOG_2PI', 'InputError', 'Gaussian', 'symmetrize', 'condition', 'gaussian_log_prob', 'diagonal_log_prob', 'psd_root',
            'sample_gaussian', 'derived_seed', 'seed_everything', 'kept_random_state', 'pick_device', 'tune_cpu',
-           'atomic_write']
+           'flushes_denormals', 'kept_denormals', 'atomic_write']
 
 # %% ../nbs/00_core.ipynb #87966c70
 import ctypes
@@ -216,6 +216,21 @@ def tune_cpu():
     libc = ctypes.CDLL(None)
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)
+
+# %% ../nbs/00_core.ipynb #96dc0062
+def flushes_denormals() -> bool:
+    "Whether denormal numbers are rounded to zero at present; torch can be told, but not asked."
+    return (torch.tensor(1e-300, dtype=torch.float64) * 1e-10).item() == 0
+
+
+@contextmanager
+def kept_denormals():
+    "What is done about denormal numbers is, after the block, as it was before."
+    before = flushes_denormals()
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 # %% ../nbs/00_core.ipynb #e058cd97
 @contextmanager

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .annealing import DEAF, UNSEEN
-from .core import InputError, kept_random_state, tune_cpu
+from .core import InputError, kept_denormals, kept_random_state, tune_cpu
 from .data import Split, VideoData, batches, describe, epoch_order
 from .files import inside
 from .protocol import ElboTerms
@@ -322,8 +322,10 @@ def fit(
 ) -> Path:
     """Trains a model, or goes on with a run, and returns the run's folder. Raises `InputError` if data, configuration
     or checkpoint cannot be used."""
-    tune_cpu()
-    with ExitStack() as held, kept_random_state(), single_precision(), torch.inference_mode(False), torch.enable_grad():
+    with (
+        ExitStack() as held, kept_random_state(), kept_denormals(), single_precision(), torch.inference_mode(False), torch.enable_grad(),
+    ):
+        tune_cpu()
         task = plan(held, config, resume, data, model, init, start, changes)
         held.enter_context(threads(task.config.train.threads))
         trainer, progress = prepare(task.config, model=task.model)  # refuses before a folder is made
@@ -332,11 +334,12 @@ def fit(
         last = run / "checkpoints" / "last.safetensors"
         if last.exists():
             progress = restore(trainer, last)
-        agree(trainer, lambda: write_first(trainer, run, progress, task.model is not None and not last.exists()))
         held.enter_context(orderly_end())
         while True:
             reporter = Reporter(run, trainer.accelerator.is_main_process, progress.step, quiet)
             try:
+                keep = task.model is not None and not last.exists()
+                agree(trainer, lambda: write_first(trainer, run, progress, keep))
                 say_start(task, run, trainer, said, reporter)
                 train_all(trainer, task.parts, run, progress, reporter)
                 return run

@@ -133,8 +133,8 @@ TINY = "train --preset demo --data.sequences 40 --data.steps 6 --data.size 16 --
 
 @pytest.mark.parametrize("words, said", [
     (TINY + " --epochs 2 --train.lr 1e9", "diverged"),
-    ("generate box --seed -1 --out d", "a seed is -1"),
-    ("impute box --data sample --drop .5 --seed -1 --out d.npz", "a seed is -1"),
+    ("generate box --seed -1 --out d", "seed is -1"),
+    ("impute box --data sample --drop .5 --seed -1 --out d.npz", "seed is -1"),
     ("train --data.split_seed -1 --data.sequences 40", "split_seed is -1"),
     ("impute pendulum --data sample --gap 4:8 --out p.npz", "no controls"),
 ], ids=["diverged", "generate", "impute", "split", "controls"])
