@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['GRACE', 'START', 'LOOK', 'spread', 'liveness', 'response', 'DeadStart', 'watched', 'epoch_rows', 'steps_of', 'tally',
            'train_epoch', 'say_skipped', 'report_if_dead', 'prepare', 'restore', 'agree', 'check_shares', 'threads',
-           'orderly_end', 'say_end', 'fit', 'train_all', 'judged', 'say_start', 'write_first', 'finish_epoch', 'FORMAT',
-           'KINDS', 'PRESETS', 'RECURRENT_PRESETS', 'SWITCHING_PRESETS', 'Kind', 'Progress', 'RecurrentRunConfig',
-           'Reporter', 'Run', 'RunConfig', 'SwitchingRunConfig', 'build_model', 'check_data', 'checkpoint_in', 'digest',
-           'draw_progress', 'fit_config_to_data', 'kind_of', 'load_optimiser', 'load_run', 'load_weights',
-           'new_run_folder', 'pack', 'preset', 'read_checkpoint', 'read_config', 'read_tensors', 'reseed', 'run_data',
-           'same_checkpoint', 'save_checkpoint', 'save_tensors', 'say_collapse', 'summary', 'validate', 'what_is_said',
-           'write_config', 'write_metrics', 'written_out']
+           'undisturbed', 'orderly_end', 'say_end', 'fit', 'train_all', 'judged', 'say_start', 'write_first',
+           'finish_epoch', 'FORMAT', 'KINDS', 'PRESETS', 'RECURRENT_PRESETS', 'SWITCHING_PRESETS', 'Kind', 'Progress',
+           'RecurrentRunConfig', 'Reporter', 'Run', 'RunConfig', 'SwitchingRunConfig', 'build_model', 'check_data',
+           'checkpoint_in', 'digest', 'draw_progress', 'fit_config_to_data', 'kind_of', 'load_optimiser', 'load_run',
+           'load_weights', 'new_run_folder', 'pack', 'preset', 'read_checkpoint', 'read_config', 'read_tensors',
+           'reseed', 'run_data', 'same_checkpoint', 'save_checkpoint', 'save_tensors', 'say_collapse', 'summary',
+           'validate', 'what_is_said', 'write_config', 'write_metrics', 'written_out']
 
 # %% ../nbs/20_training.ipynb #f33a24c9
 import math
@@ -277,6 +277,14 @@ def threads(
 
 
 @contextmanager
+def undisturbed():
+    "What a training sets for a whole process (random numbers, types, gradients, denormals) is as before after it."
+    with kept_random_state(), kept_denormals(), single_precision(), torch.inference_mode(False), torch.enable_grad():
+        tune_cpu()
+        yield
+
+
+@contextmanager
 def orderly_end():
     "SIGTERM and SIGHUP raise `SystemExit` inside the block, where nobody else has said what they do."
     def end(number, frame):
@@ -322,10 +330,7 @@ def fit(
 ) -> Path:
     """Trains a model, or goes on with a run, and returns the run's folder. Raises `InputError` if data, configuration
     or checkpoint cannot be used."""
-    with (
-        ExitStack() as held, kept_random_state(), kept_denormals(), single_precision(), torch.inference_mode(False), torch.enable_grad(),
-    ):
-        tune_cpu()
+    with ExitStack() as held, undisturbed():
         task = plan(held, config, resume, data, model, init, start, changes)
         held.enter_context(threads(task.config.train.threads))
         trainer, progress = prepare(task.config, model=task.model)  # refuses before a folder is made
