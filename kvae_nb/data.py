@@ -32,7 +32,7 @@ from torch import Tensor
 
 from .core import InputError, atomic_write, derived_seed
 from .files import memory_bytes
-from .readers import FILMS, Reading, check_wanted, film_frames, fit_frames, frames_of, is_film, read_frames
+from .readers import FILMS, Reading, arrange, check_wanted, film_frames, fit_frames, frames_of, is_film, read_frames
 from .simulator import Simulation, simulate
 
 # %% ../nbs/02_data.ipynb #c02cad4a
@@ -600,6 +600,10 @@ def check_data_config(
 ):
     "Raises `InputError` for settings that cannot be meant, before anything is read or simulated."
     check_wanted(config.steps, config.size, stride=config.stride)
+    if config.layout != "auto":
+        arrange(np.empty((0,) * len(config.layout)), config.layout)
+    if config.white is not None and not 0 < config.white < np.inf:
+        raise InputError(f"white is {config.white}, but must be the number of a white pixel, such as 1, 255 or 4095; or null.")
     if config.sequences < 1:
         raise InputError(f"sequences is {config.sequences}, but must be at least 1.")
     for name, value in (("split_seed", config.split_seed), ("simulate_seed", config.simulate_seed)):

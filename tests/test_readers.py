@@ -409,7 +409,7 @@ def test_what_was_trained_before_is_opened_as_before():
 # ---- what cannot be meant --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("change", [
     {"size": 0}, {"size": -8}, {"size": 12}, {"size": 8 * 10**6}, {"steps": 0}, {"steps": -3}, {"steps": 10**9}, {"sequences": 0}, {"sequences": -5}, {"sequences": 10**20}, {"split_seed": 2**64}, {"split_seed": -1},
-    {"simulate_seed": 2**63}, {"test": 1.0}, {"valid": -0.1}, {"test": float("nan")}, {"stride": -1}, {"world": "torus"},
+    {"layout": "q"}, {"layout": "NNTHW"}, {"white": -1.0}, {"white": float("nan")}, {"simulate_seed": 2**63}, {"test": 1.0}, {"valid": -0.1}, {"test": float("nan")}, {"stride": -1}, {"world": "torus"},
 ])  # fmt: skip
 def test_a_configuration_that_cannot_be_meant(change):
     with pytest.raises(InputError) as refused:
