@@ -66,7 +66,7 @@ def choose_clips(
     return torch.from_numpy(a % max(n, 1)) if a.ndim else slice(int(a) % n, int(a) % n + 1)
 
 
-def _check_threshold(threshold: float):
+def _check_threshold(threshold: float | np.floating):
     "Raises `InputError` outside 0 … 1, where whole numbers of 8 bits would begin anew."
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold is {threshold}, but must be between 0 (black) and 1 (white).")
@@ -135,7 +135,7 @@ class VideoData:
 
     def binarized(
         self,
-        threshold: float = 0.0,  # on the scale from 0 to 1
+        threshold: float | np.floating = 0.0,  # on the scale from 0 to 1
     ) -> "VideoData":
         "The same clips in black and white: 255 where a pixel is brighter than `threshold`, 0 elsewhere. Raises `InputError` for a threshold outside 0 … 1."
         _check_threshold(threshold)
@@ -452,7 +452,7 @@ class Shards(VideoData):
         "Refused: there are no contents to apply `fn` to."
         raise TypeError("clips on the disk must be read before a function is applied to them, as in shards[:100].map(fn)")
 
-    def binarized(self, threshold: float = 0.0) -> "Shards":
+    def binarized(self, threshold: float | np.floating = 0.0) -> "Shards":
         "The same set, with what is read made black and white."
         _check_threshold(threshold)
         return replace(self, thresholds=(*self.thresholds, threshold))
@@ -671,9 +671,9 @@ class Split(NamedTuple):
 
 def split_indices(
     n: int,  # number of sequences
-    test: float = 0.1,  # fraction kept for the test
-    valid: float = 0.05,  # fraction kept for choosing a checkpoint
-    seed: int = 0,
+    test: float | np.floating = 0.1,  # fraction kept for the test
+    valid: float | np.floating = 0.05,  # fraction kept for choosing a checkpoint
+    seed: object = 0,
     overlap: int = 0,  # with how many of the clips after it a clip shares frames; more than 0: divided by place
 ) -> SplitIndices:
     "Which sequence belongs to which set: disjoint, complete but for the gaps between overlapping clips, a function of the arguments alone. Raises `InputError` when nothing is left to train on."
@@ -699,9 +699,9 @@ def _by_place(n: int, n_test: int, n_valid: int, overlap: int) -> SplitIndices:
 
 def split(
     data: VideoData,
-    test: float = 0.1,  # fraction kept for the test
-    valid: float = 0.05,  # fraction kept for choosing a checkpoint
-    seed: int = 0,
+    test: float | np.floating = 0.1,  # fraction kept for the test
+    valid: float | np.floating = 0.05,  # fraction kept for choosing a checkpoint
+    seed: object = 0,
 ) -> Split:
     "Training, validation and test set, on the disk if the data are. Raises `InputError` when nothing is left to train on."
     return Split(*(data.subset(index) for index in split_indices(len(data), test, valid, seed, data.overlap)))

@@ -693,3 +693,11 @@ def test_an_image_too_large_to_be_one_and_a_name_too_long_to_be_one(tmp_path, mo
         assert not looks_grey(path)
         with pytest.raises(InputError, match="does not exist"):
             read_video_data(path)
+
+
+def test_numbers_of_numpy_divide_a_set_too():
+    data = VideoData(torch.zeros(20, 2, 1, 8, 8, dtype=torch.uint8))
+    assert [len(p) for p in split(data, np.float32(0.2), np.float64(0.1), np.int64(3))] == [14, 2, 4] and not data.binarized(np.float32(0.5)).frames.any()
+    for seed in (1.5, -1, 2**64):
+        with pytest.raises(InputError, match="seed"):
+            split(data, seed=seed)
