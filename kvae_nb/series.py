@@ -10,9 +10,11 @@ __all__ = ['MATRICES', 'local_level', 'local_linear_trend', 'seasonal', 'autoreg
            'innovations', 'Diagnostics', 'diagnose']
 
 # %% ../nbs/43_own_series.ipynb #33fdd6ac
+import inspect
 import math
 import warnings
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,8 +28,10 @@ from torch import Tensor
 
 from . import fast_inference, lgssm
 from .core import LOG_2PI, Gaussian, InputError, symmetrize
+from .files import memory_bytes
 from .lgssm import LGSSM, Filtered, Smoothed, between, check_shapes, observe
 from .plots import PALETTE, quiet
+from .protocol import whole_number
 
 # %% ../nbs/43_own_series.ipynb #c18c4b24
 def _model(A, C, Q, R, mean1, cov1) -> LGSSM:
@@ -36,8 +40,11 @@ def _model(A, C, Q, R, mean1, cov1) -> LGSSM:
 
 
 def _float64(x) -> Tensor:
-    "`x` in double precision; gradients go through."
-    return torch.as_tensor(x, dtype=torch.float64)
+    "`x` in double precision; gradients go through. Raises `InputError` for what is no numbers."
+    try:
+        return torch.as_tensor(x, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{str(x)[:60]!r} is given where numbers are needed.") from None
 
 
 def _start(mean, var, n) -> tuple[Tensor, Tensor]:
@@ -70,14 +77,14 @@ def local_linear_trend(
 
 
 def seasonal(
-    period: int,  # steps in a year, week, day …; at least 2
+    period: Any,  # steps in a year, week, day …; from 2 to 2000
     var1: Any = 1e7,  # variance of the first seasonal effects
     var: float | Tensor = 0.0,  # variance of their change; 0: the same pattern for ever
     noise: float | Tensor = 0.0,  # variance of the observation around the effect
 ) -> LGSSM:
-    "Effects that sum to zero over a period, up to a step of that variance. Raises `InputError` for a period below 2."
-    if period < 2:
-        raise InputError(f"the period is {period}, but a season needs at least 2 steps.")
+    "Effects that sum to zero over a period, up to a step of that variance. Raises `InputError` for a period below 2 or above 2000."
+    if not 2 <= (period := whole_number(period, "the period")) <= 2000:
+        raise InputError(f"the period is {period}, but a season needs at least 2 steps, and its matrices at most 2000.")
     n = period - 1
     A = torch.diag(torch.ones(n - 1, dtype=torch.float64), -1)
     A = torch.cat([-torch.ones(1, n, dtype=A.dtype), A[1:]])
@@ -388,8 +395,9 @@ def positive(
     start: Any,  # variances; what starts at 0 stays 0
 ) -> Free:
     "Numbers that stay positive. Raises `InputError` for negative ones."
-    if not (_float64(start) >= 0).all() or not (_float64(start) > 0).any():
-        raise InputError(f"start values {_float64(start).tolist()} are to stay positive, but one is negative or all "
+    x = _float64(start)
+    if not ((x >= 0) & x.isfinite()).all() or not (x > 0).any():
+        raise InputError(f"start values {x.tolist()} are to stay positive, but one is negative or not finite, or all "
                          "are 0.")
     return Free(_float64(start).detach(), "positive")
 
@@ -523,9 +531,11 @@ def _unknowns(model: LGSSM, names: tuple, diagonal: tuple) -> tuple[Callable, di
     return build, learn
 
 # %% ../nbs/43_own_series.ipynb #e35e75a4
-def _data(model: LGSSM, y: Any, mask: Any, u: Any, free: int, burn: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def _data(model: LGSSM, y: Any, mask: Any, u: Any, free: int, burn: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     """Observations, mask and controls for a fit.
     Raises `InputError` for a series from which these numbers cannot be learned."""
+    if isinstance(burn, bool) or not isinstance(burn, Integral) or burn < 0:
+        raise InputError(f"burn is {burn!r}, but must be a whole number of steps, 0 for none.")
     u = u.detach().cpu().double() if isinstance(u, Tensor) else u
     a, mask, u = _open(model, as_series(y, mask), None, u)
     batch = check_shapes(model, a.shape[-2], a, None, u)
@@ -543,6 +553,21 @@ def _data(model: LGSSM, y: Any, mask: Any, u: Any, free: int, burn: int) -> tupl
         raise InputError(f"{count} observed numbers cannot determine {free} free ones; a longer series, or fewer "
                          "numbers to learn, is needed.")
     return a, mask, u
+
+
+def _check_start(model: LGSSM, a: Tensor, mask: Tensor, u: Tensor | None) -> None:
+    "Warns where the first observed numbers lie far from what the model expects before it has seen anything."
+    first = mask & (mask.cumsum(-2) == 1)
+    with torch.no_grad():
+        w, found = whole_steps(model, a, mask, u), kalman_filter(model, a, mask, u)
+        expected = observe(w.model, found.predicted_mean, found.predicted_cov)
+        z2 = (w.a - expected.mean).square() / expected.cov.diagonal(dim1=-2, dim2=-1)
+        away = float(z2[first].mean().sqrt())
+    if away > 3:
+        warnings.warn(f"the first observed number lies {away:.1f} standard deviations from what the model expects "
+                      "before it, so the start bends what is learned: give a mean near the first number, or a var "
+                      "that is large against its square (local_level, local_linear_trend), or mean1 and cov1.",
+                      stacklevel=3)
 
 
 def _double(model: LGSSM) -> LGSSM:
@@ -572,6 +597,16 @@ def _objective(build, learn, a, mask, u, burn, backend) -> Callable:
     return function
 
 # %% ../nbs/43_own_series.ipynb #b23b974f
+def _build(build: Callable, values: dict) -> LGSSM:
+    "The model of these values. Raises `InputError` where the function does not take them."
+    try:
+        inspect.signature(build).bind(**values)
+    except TypeError as error:
+        raise InputError(f"the model is a function that does not take just {', '.join(values)} ({error}); each of "
+                         "its arguments needs an unknown in learn, or a value by functools.partial.") from None
+    return build(**values)
+
+
 def fit_gradient(
     model: LGSSM | Callable,  # a model to start from, or a function name=value → model
     y: Any,  # the series; one model for all sequences of a batch
@@ -579,12 +614,13 @@ def fit_gradient(
     mask: Any = None,  # True where a number was observed
     u: Any = None,  # the controls
     diagonal: tuple = (),  # names of covariances that are kept diagonal, zeros on the diagonal included
-    burn: int = 0,  # how many steps at the beginning are only conditioned on
+    burn: Any = 0,  # how many steps at the beginning are only conditioned on
     backend: str = "auto",  # which route
-    steps: int = 500,  # most steps of the optimiser
+    steps: Any = 500,  # most steps of the optimiser
 ) -> Fit:
     """The likeliest values of the unknowns by L-BFGS in double precision.
-    Raises `InputError` for data or unknowns that do not fit."""
+    Raises `InputError` for data or unknowns that do not fit; warns where the start and the data do not."""
+    steps = whole_number(steps, "steps")
     if callable(model):
         build, learn = model, dict(learn)
         if not learn or not all(isinstance(v, Free) for v in learn.values()):
@@ -593,12 +629,13 @@ def fit_gradient(
     else:
         build, learn = _unknowns(_double(model), tuple(learn), tuple(diagonal))
     free = sum(_size(f) for f in learn.values())
-    first = build(**{k: f.start for k, f in learn.items()})
+    first = _build(build, {k: f.start for k, f in learn.items()})
     a, mask, u = _data(first, y, mask, u, free, burn)
     function, seen = _objective(build, learn, a, mask, u, burn, backend), int(mask[..., burn:, :].sum())
     path = [function(np.zeros(free))[0]]
     if path[0] >= 1e10:
-        raise InputError("the model to start from gives no finite evidence; are its covariances positive definite?")
+        raise InputError("the model to start from gives no evidence, or one without digits; are its covariances "
+                         "positive definite, and the variances to start from of the order of the data's?")
     note = lambda intermediate_result: path.append(intermediate_result.fun)
     done = minimize(function, np.zeros(free), jac=True, method="L-BFGS-B", callback=note,
                     options={"maxiter": steps, "maxfun": 20 * steps, "ftol": 1e-14, "gtol": 1e-8})
@@ -606,6 +643,7 @@ def fit_gradient(
         values = _values(torch.from_numpy(done.x), learn)
         learn = {k: Free(values[k], f.kind) for k, f in learn.items()}
         path, why = -seen * torch.tensor(path, dtype=torch.float64), f"{done.message} after {done.nit} steps"
+        _check_start(build(**values), a, mask, u)
         return Fit(build(**values), path, learn, build, seen, burn, bool(done.success), why)
 
 # %% ../nbs/43_own_series.ipynb #e6a3c862
@@ -775,11 +813,12 @@ def fit_em(
     u: Any = None,  # the controls
     diagonal: tuple = (),  # covariances that are kept diagonal, zeros on the diagonal included
     backend: str = "auto",  # which route
-    steps: int = 500,  # most steps
+    steps: Any = 500,  # most steps
     tol: float = 1e-7,  # nats: ends when a step gains less
 ) -> Fit:
     """The likeliest matrices by expectation and maximisation, in double precision; the evidence never falls.
-    Raises `InputError` for data or unknowns that do not fit."""
+    Raises `InputError` for data or unknowns that do not fit; warns where the start and the data do not."""
+    steps = whole_number(steps, "steps")
     model, learn, diagonal = _double(model), tuple(learn), tuple(diagonal)
     build, free = _unknowns(model, learn, diagonal)
     _check_em(model, learn)
@@ -800,6 +839,7 @@ def fit_em(
                 break
             if k < steps:
                 old, model = model, em_step(model, a, mask, u, learn, diagonal, backend)
+    _check_start(model, a, mask, u)
     values = {k: getattr(model, k)[0] if k in "ABCQR" else getattr(model, k) for k in learn}
     learned = {k: Free(v.diagonal() if k in diagonal else v, free[k].kind) for k, v in values.items()}
     return Fit(model, torch.tensor(path, dtype=torch.float64), learned, build, int(mask.sum()), 0, converged, why)
@@ -816,16 +856,17 @@ class SeriesForecast(NamedTuple):
 def forecast_series(
     model: LGSSM,  # the model; matrices that change in time go on to the end of the forecast
     y: Any,  # the series so far
-    steps: int,  # how many steps to look ahead
+    steps: Any,  # how many steps to look ahead
     mask: Any = None,  # True where a number was observed
     u: Any = None,  # the controls, those of the future included: [*batch, time + steps, m]
     backend: str = "auto",  # which route
 ) -> SeriesForecast:
     """Levels filtered and smoothed, and the laws of the observations to come.
     Raises `InputError` on shapes that do not fit."""
-    if steps < 1:
-        raise InputError(f"the forecast is to have {steps} steps; at least 1 is needed.")
+    steps = whole_number(steps, "the number of steps of the forecast")
     a, mask, u = _open(model, y, mask, u)
+    if (size := 32 * steps * model.A.shape[-1] ** 2 * max(1, a[..., 0, 0].numel())) > memory_bytes():
+        raise InputError(f"a forecast of {steps} steps needs {size / 2**30:.1f} GiB, more than there is; ask for fewer.")
     T = a.shape[-2]
     check_shapes(model, T + steps, u=u)
     past, future = between(model, 0, T), between(model, T, T + steps)

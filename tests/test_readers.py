@@ -348,7 +348,7 @@ def test_overlap_survives_what_open_data_does(tmp_path):
         assert data.overlap == 4 and ("black and white" in data.note) == (name == "balls")
         parts = split(data)
         assert int(split_indices(len(data), overlap=data.overlap).train.max()) == len(parts.train) - 1 and len(parts.train) + len(parts.valid) + len(parts.test) == len(data) - 8
-    assert data[:5].overlap == 0  # a selection is no longer a row of neighbours
+    assert data[:5].overlap == data.overlap  # a selection still shares frames
 
 
 def test_without_overlap_nothing_has_changed():
@@ -409,7 +409,7 @@ def test_what_was_trained_before_is_opened_as_before():
 # ---- what cannot be meant --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("change", [
     {"size": 0}, {"size": -8}, {"size": 12}, {"size": 8 * 10**6}, {"steps": 0}, {"steps": -3}, {"steps": 10**9}, {"sequences": 0}, {"sequences": -5}, {"sequences": 10**20}, {"split_seed": 2**64}, {"split_seed": -1},
-    {"simulate_seed": 2**63}, {"test": 1.0}, {"valid": -0.1}, {"test": float("nan")}, {"stride": -1}, {"world": "torus"},
+    {"layout": "q"}, {"layout": "NNTHW"}, {"white": -1.0}, {"white": float("nan")}, {"simulate_seed": 2**63}, {"test": 1.0}, {"valid": -0.1}, {"test": float("nan")}, {"stride": -1}, {"world": "torus"},
 ])  # fmt: skip
 def test_a_configuration_that_cannot_be_meant(change):
     with pytest.raises(InputError) as refused:
@@ -595,3 +595,109 @@ def test_outputs_never_replace_inputs_and_stay_in_their_folder(tmp_path):
         with pytest.raises(InputError, match="leads out"):
             inside(run, name)
     assert inside(run, "a/b.txt") == run / "a/b.txt"
+
+
+# ---- chosen clips, and numbers that cannot be meant --------------------------------------------------------------------
+CHOICES = {
+    "list": [4, -3], "empty list": [], "range": range(1, 6, 2), "slice": slice(5, 1), "numpy slice": slice(np.int64(1), np.int64(3)), "backwards": slice(None, None, -1),
+    "backwards by two": slice(5, 1, -2), "all": ..., "reversed": np.arange(7)[::-1], "big-endian": np.array([4, -3], ">i8"), "uint8": np.array([0, 1, 1, 0, 0, 1, 6], np.uint8),
+    "uint16": np.array([4, 2], np.uint16), "empty": np.array([]), "bools": [True, False] * 3 + [True], "mask": np.arange(7) % 3 == 0, "no clip": np.zeros(7, bool),
+    "torch": torch.tensor([4, -3]), "torch int32": torch.tensor([4, 2], dtype=torch.int32), "torch uint8": torch.tensor([1, 0, 1, 1, 1, 0, 0], dtype=torch.uint8), "torch mask": torch.arange(7) > 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("index", CHOICES.values(), ids=CHOICES)
+def test_clips_are_chosen_as_numpy_chooses(tmp_path, index):
+    data = VideoData(torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1, 1).expand(7, 2, 1, 8, 8))
+    plain = index.numpy() if torch.is_tensor(index) else index
+    right = np.arange(7)[np.array(plain, dtype=int) if np.size(plain) == 0 else [*plain] if isinstance(plain, range) else plain]
+    shards = write_shards(tmp_path / "set", [data], 3)
+    for found in (data[index], data.subset(index), shards[index], shards.subset(index)[:]):
+        assert found.frames[:, 0, 0, 0, 0].tolist() == right.tolist()
+
+
+@pytest.mark.parametrize("index", [None, 1.0, "a", (1, 2), {1}, [0.5], [True], [[1]], [[1], [1, 2]], np.zeros((2, 2), int), np.bool_(True), True, np.zeros(3, bool), torch.zeros(6), slice(1.5), slice(0, 2, 0)], ids=str)
+def test_what_chooses_no_clips_is_refused(tmp_path, index):
+    data = VideoData(torch.zeros(7, 2, 1, 8, 8, dtype=torch.uint8))
+    for one in (data, write_shards(tmp_path / "set", [data], 3)):
+        for choose in (one.__getitem__, one.subset):
+            with pytest.raises(InputError, match="clips are chosen by"):
+                choose(index)
+        with pytest.raises(IndexError, match="clip 7 of 7"):
+            one[[1, 7]]
+
+
+@pytest.mark.parametrize("choose", [lambda d: d[:], lambda d: d[5:40], lambda d: d[::3], lambda d: d[torch.arange(40)], lambda d: d[np.arange(50) % 2 == 0], lambda d: d.subset([*range(45)]), lambda d: d.map(lambda v: v.clone()), lambda d: d[::-1], lambda d: d[torch.randperm(50)]])
+def test_a_selection_of_overlapping_clips_still_overlaps(choose):
+    "What is held out shares no frame with what is trained on, or is refused: out of their order the clips cannot be divided by place."
+    film = from_arrays(np.zeros((209, 8, 8)), steps=13, stride=4, state=np.arange(209.0)[:, None])
+    chosen = choose(film)
+    try:
+        parts = split(chosen, test=0.2)
+    except InputError as error:
+        assert "divided" in str(error) and len(chosen) == 50 and chosen.state[0, 0] != 0
+        return
+    frames = [set(part.state.flatten().tolist()) for part in parts]
+    assert all(frames) and not frames[0] & frames[1] and not frames[0] & frames[2] and not frames[1] & frames[2]
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 2.0}, {"steps": "2"}, {"steps": True}, {"size": 8.0}, {"size": 8 * 10**8}, {"stride": 1.5}, {"channels": 1.0}, {"layout": None}, {"white": "255"}, {"white": True}], ids=str)
+def test_numbers_of_another_kind(wrong):
+    with pytest.raises(InputError) as refused:
+        from_arrays(np.zeros((2, 3, 8, 8)), **wrong)
+    assert next(iter(wrong)) in sentence(refused)
+
+
+def test_numbers_of_numpy_are_numbers_and_a_stride_may_be_any():
+    frames = np.zeros((2, 6, 8, 8))
+    assert from_arrays(frames, steps=np.int64(3), size=np.int32(8), stride=10**30).steps == 3
+
+
+def test_thresholds_outside_of_the_scale():
+    data = VideoData(torch.full((2, 3, 1, 8, 8), 100, dtype=torch.uint8))
+    assert not data.binarized(1).frames.any() and data.binarized(0.3).frames.all()
+    for wrong in (2.0, -1.0, float("nan")):
+        with pytest.raises(InputError, match="threshold"):
+            data.binarized(wrong)
+
+
+def test_tensors_and_arrays_of_other_builds():
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(from_arrays(x.bfloat16()).frames, from_arrays(x.bfloat16().float()).frames)
+    for wrong in (x.to_sparse(), x.to("meta"), np.ma.masked_array(x.numpy(), x.numpy() > 0.5), [[1, 2], [3]]):
+        with pytest.raises(InputError) as refused:
+            from_arrays(wrong)
+        sentence(refused)
+    with pytest.raises(InputError, match="controls"):
+        from_arrays(x, controls=np.ma.masked_array(np.zeros((2, 3, 1)), True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert from_arrays(x, controls=np.ones((2, 3, 1), np.float16)).controls.sum() == 6
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"no picture"])
+def test_a_folder_with_a_damaged_image(tmp_path, content):
+    Image.new("L", (8, 8), 255).save(tmp_path / "0.png")
+    (tmp_path / "1.png").write_bytes(content)
+    with pytest.raises(InputError, match="1.png") as refused:
+        read_video_data(tmp_path)
+    sentence(refused)
+
+
+def test_an_image_too_large_to_be_one_and_a_name_too_long_to_be_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    Image.new("L", (8, 8)).save(tmp_path / "0.png")
+    with pytest.raises(InputError, match="too large"):
+        read_video_data(tmp_path)
+    for path in ("a" * 5000 + ".npz", "a\0.npz"):
+        assert not looks_grey(path)
+        with pytest.raises(InputError, match="does not exist"):
+            read_video_data(path)
+
+
+def test_numbers_of_numpy_divide_a_set_too():
+    data = VideoData(torch.zeros(20, 2, 1, 8, 8, dtype=torch.uint8))
+    assert [len(p) for p in split(data, np.float32(0.2), np.float64(0.1), np.int64(3))] == [14, 2, 4] and not data.binarized(np.float32(0.5)).frames.any()
+    for seed in (1.5, -1, 2**64):
+        with pytest.raises(InputError, match="seed"):
+            split(data, seed=seed)

@@ -1,5 +1,7 @@
 """Series of one's own: partly missing vectors, models, fits, errors and forecasts, against the dense joint law and statsmodels."""
+import functools
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from kvae_nb import series
 from kvae_nb.core import InputError, condition
 from kvae_nb.fast_inference import BACKENDS
 from kvae_nb.lgssm import LGSSM, dense_joint, sample_prior
+from kvae_nb.series import autoregression, fit_em, fit_gradient, forecast_series, local_level, positive, seasonal
 
 ROUTES = ["auto", *(k for k in BACKENDS if k != "gpu")]
 F64 = torch.float64
@@ -628,3 +631,44 @@ def test_the_library_does_not_need_statsmodels_or_pandas():
     import subprocess, sys
     code = "import sys; sys.modules['statsmodels'] = sys.modules['pandas'] = None; import kvae_nb.series as s; print(s.as_series([1., 2.]).note)"
     assert "2 steps" in subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True).stdout
+
+
+# ---- starts that do not fit, and arguments that cannot be meant ----------------------------------------------------------
+@pytest.mark.parametrize("scale, warns", [(1e-6, False), (1.0, False), (30.0, False), (300.0, True), (1e4, True), (1e6, True)])
+def test_a_start_that_bends_what_is_learned_is_said(scale, warns):
+    "The same series in other units has the same variances in those units, or a warning says why not; mean and var mend it."
+    rng = np.random.default_rng(0)
+    y = scale * (50 + rng.normal(0, 2, 60).cumsum() + rng.normal(0, 5, 60))
+    y[:2] = np.nan
+    unknown = {"level": positive(scale**2), "noise": positive(scale**2)}
+    far = functools.partial(local_level, mean=50 * scale, var=1e4 * scale**2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        right = fit_gradient(far, y, unknown).values
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = fit_gradient(local_level, y, unknown).values
+        em = fit_em(local_level(*(float(v) for v in right.values())), y, ("Q", "R"), steps=2)
+    assert ("before it, so the start bends" in " ".join(str(w.message) for w in said)) == warns and em.seen == 58
+    if not warns:
+        for name in unknown:
+            assert abs(found[name] / right[name] - 1) < 0.02
+
+
+def test_series_arguments_that_cannot_be_meant():
+    y, unknown = np.random.default_rng(0).normal(size=30), {"level": positive(1.0), "noise": positive(1.0)}
+    model = local_level(0.5, 0.5)
+    wrong = {
+        "whole number": [lambda k=k: forecast_series(model, y, k) for k in (0, -1, 1.5, True, "3", None)] + [lambda k=k: fit_gradient(local_level, y, unknown, steps=k) for k in (0, -1, 1.5)]
+        + [lambda: fit_em(model, y, ("Q",), steps=0), lambda: seasonal(2.5), lambda: seasonal("12")],
+        "GiB": [lambda: forecast_series(model, y, 10**12)], "at most 2000": [lambda: seasonal(10**5)],
+        "burn": [lambda k=k: fit_gradient(local_level, y, unknown, burn=k) for k in (-1, 1.5, True)],
+        "noise": [lambda: fit_gradient(local_level, y, {"level": positive(1.0)})], "depth": [lambda: fit_gradient(local_level, y, unknown | {"depth": positive(1.0)})],
+        "finite": [lambda: positive(float("inf"))], "numbers are needed": [lambda: positive("a"), lambda: autoregression("a", 1.0)],
+        "order of the data": [lambda: fit_gradient(local_level, y * 1e9, unknown)],
+    }  # fmt: skip
+    for words, calls in wrong.items():
+        for call in calls:
+            with pytest.raises(InputError, match=words):
+                call()
+    assert forecast_series(model, y, np.int64(3)).future.mean.shape == (3, 1)
