@@ -65,10 +65,11 @@ def needs(
 
 def lacks(model: LGSSM, backend: str, what: str, gradients: bool) -> str | None:
     "The first of the covariances that this backend needs positive definite and that are not, or None; None also where values cannot be read."
-    if not readable(*model):
+    asked = needs(backend, what, gradients)
+    if not asked or not readable(*model):
         return None
     one = lambda name: any(is_definite(getattr(model, k)) for k in name.split("|"))
-    return next((name for name in needs(backend, what, gradients) if not one(name)), None)
+    return next((name for name in asked if not one(name)), None)
 
 # %% ../nbs/30_fast_inference.ipynb #b94af04a
 PLAIN = {torch.float32: 1e3, torch.float64: 1e8}  # κ up to which a type keeps half of its digits in covariances
@@ -84,7 +85,9 @@ def wants_gradients(model: LGSSM, a: Tensor, u: Tensor | None) -> bool:
 
 
 def transformed(*tensors: Tensor | None) -> bool:
-    "Whether a function of these is being transformed by `torch.func`."
+    "Whether a function is being transformed by `torch.func`, or one of these has come out of it."
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return True
     return any(x is not None and torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)
 
 
@@ -102,11 +105,13 @@ def choose(
     u: Float[Tensor, "*#batch time m"] | None = None,  # the controls
 ) -> Choice:
     "The backend for this case."
-    if transformed(*model, a, mask, u):
+    look = readable(*model, a, mask, u)
+    if not look and transformed(*model, a, mask, u):
         return Choice("loop", False)
-    cpu, smooth, steps = a.device.type == "cpu", what == "smoother", a.shape[-2]
+    cpu, smooth, steps = a.is_cpu, what == "smoother", a.shape[-2]
     gradients = wants_gradients(model, a, u)
-    kappa = vagueness(model, steps, mask) if readable(*model, a) else 0.0
+    enough = min(PLAIN[a.dtype], KERNEL_SMOOTHER if smooth else math.inf)  # below, nothing depends on κ
+    kappa = vagueness(model, steps, mask, enough) if look else 0.0
     single = cpu and a.dtype == torch.float32
     if kappa > PLAIN[torch.float64] and not lacks(model, "root", what, gradients):
         return Choice("root", single)
@@ -135,9 +140,9 @@ def hopeless(name: str, what: str, model: LGSSM, a: Tensor, mask: Tensor | None)
     "κ, where it is so large that this backend's answer would be all rounding; else None."
     if name not in ("loop", "scan", "cpu") or not readable(*model, a):
         return None
-    kappa = vagueness(model, a.shape[-2], mask)
     kernel = name == "cpu" and what == "smoother"
     limit = 100 * KERNEL_SMOOTHER if kernel else 1 / torch.finfo(a.dtype).eps
+    kappa = vagueness(model, a.shape[-2], mask, limit)
     return kappa if limit < kappa < math.inf else None
 
 

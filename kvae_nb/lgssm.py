@@ -56,6 +56,16 @@ def check_alike(**given):  # tensors by name; a, u, B and shift may be None
         if x.dtype is not like.dtype or x.device != like.device:
             raise InputError(f"{name} is {x.dtype} on {x.device} and {first} is {like.dtype} on {like.device}, but model, a and u need one type, float32 or float64, and one device.")
 
+def _usual(required, others):
+    "Whether these are what `check_alike` asks for, on the CPU: the usual case, in as few looks as possible."
+    kind = required[0].dtype if isinstance(required[0], Tensor) else None
+    if kind is not torch.float32 and kind is not torch.float64: return False
+    for x in required:
+        if not isinstance(x, Tensor) or x.dtype is not kind or not x.is_cpu: return False
+    for x in others:
+        if x is not None and (not isinstance(x, Tensor) or x.dtype is not kind or not x.is_cpu): return False
+    return True
+
 def _check_mask(mask, like):
     "Raises `InputError` unless the mask is a bool tensor on the device of `like`."
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
@@ -86,7 +96,8 @@ def check_shapes(model:LGSSM,  # the model
                  u:Float[Tensor, "..."]|None|Unchecked=None,   # the controls [*batch, time, m]
                 )->tuple[int, ...]:                  # the batch shape that all of them broadcast to
     "The common batch shape of model and data. Raises `InputError` where types, devices or shapes do not fit each other."
-    check_alike(**model._asdict(), a=a, u=u)
+    A, B, *rest = model
+    if not _usual((A, *rest), (B, a, u)): check_alike(**model._asdict(), a=a, u=u)
     if u is not None and model.B is None: raise InputError("controls u were given, but the model has no B; leave u out or give the model a B.")
     if u is None and model.B is not None: raise InputError("the model has a B, so it needs controls u of shape [*batch, time, m].")
     if mask is not None: _check_mask(mask, model.A)
@@ -99,26 +110,37 @@ def check_series(model:LGSSM,  # the model
                 )->tuple[int, ...]:                  # the batch shape that all of them broadcast to
     "`check_shapes` with as many steps as `a` has. Raises `InputError` also where `a` has no time axis."
     if a is None: raise InputError("a is None, but the observations are needed, [*batch, time, p].")
-    check_alike(A=model.A, a=a)
-    if a.dim() < 2: raise InputError(f"a has shape {list(a.shape)}, but [*batch, time, {model.C.shape[-2]}] is needed; a series of single numbers is a[:, None].")
+    if not isinstance(a, Tensor) or a.dim() < 2:
+        check_alike(A=model.A, a=a)
+        raise InputError(f"a has shape {list(a.shape)}, but [*batch, time, {model.C.shape[-2]}] is needed; a series of single numbers is a[:, None].")
     return check_shapes(model, a.shape[-2], a, mask, u)
 
 # %% ../nbs/11_lgssm.ipynb #657bdc8a
+_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
 def readable(*tensors:Tensor|None,  # whose values a decision would depend on
             )->bool:
     "Whether values can be looked at without waiting for a device, and outside of compilers and transformations of functions (`torch.func`)."
-    if torch.compiler.is_compiling(): return False
-    return not any(x is not None and (x.device.type != "cpu" or torch._C._functorch.is_functorch_wrapped_tensor(x)) for x in tensors)
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None: return False
+    for x in tensors:
+        if x is not None and (not x.is_cpu or _wrapped(x)): return False
+    return True
+
+def _values(M):
+    "The numbers of a tensor that can be read, as an array."
+    M = M.detach() if M.requires_grad else M
+    return (M.resolve_neg() if M.is_neg() else M).numpy()
 
 @np.errstate(invalid="ignore")
 def _fault(M):
     "What keeps these matrices from being covariances, or nothing. NaN is passed over: it shows in the result."
+    if (M == np.swapaxes(M, -1, -2)).all() and np.diagonal(M, axis1=-2, axis2=-1).min() >= 0: return None    # nearly always
     d, size = np.diagonal(M, axis1=-2, axis2=-1), np.abs(M).max((-2, -1))
     if (d < 0).any(): return f"has the variance {d.min():.3g} on its diagonal, but a variance is not negative"
     uneven = np.abs(M - np.swapaxes(M, -1, -2)).max((-2, -1)) > 1e-5 * size
     return "is not symmetric, as a covariance is; if it is a Cholesky factor L, give L @ L.mT" if uneven.any() else None
 
-@lru_cache(1024)
+@lru_cache(256)
 def _fault_of(values, n, kind): return _fault(np.frombuffer(values, kind).reshape(-1, n, n))
 
 @lru_cache(1024)
@@ -132,16 +154,16 @@ def _definite(values, n, kind):
 def is_definite(M:Float[Tensor, "*batch n n"],  # covariances, of values that can be read
                )->bool:
     "Whether all are positive definite by more than rounding; NaN is passed over, it shows in the result."
-    M = M.detach().numpy()
+    M = _values(M)
     return _definite(M.tobytes(), M.shape[-1], M.dtype.char)
 
 def check_covariances(model:LGSSM):  # the model
     "Raises `InputError` where Q, R or cov1 is not symmetric (to rounding) or has a negative variance; looks at values on the CPU only."
     if not readable(model.Q, model.R, model.cov1): return
     for name in ("Q", "R", "cov1"):
-        M = getattr(model, name).detach().numpy()
+        M = _values(getattr(model, name))
         if M.size == 0: continue
-        fault = _fault_of(M.tobytes(), M.shape[-1], M.dtype.char) if M.size <= 1024 else _fault(M)
+        fault = _fault_of(M.tobytes(), M.shape[-1], M.dtype.char) if M.size <= 4096 else _fault(M)
         if fault: raise InputError(f"{name} {fault}.")
 
 # %% ../nbs/11_lgssm.ipynb #81713d01
@@ -318,8 +340,8 @@ def _longest_gap(mask):
 @np.errstate(all="ignore")
 def _ratio(views, Q, cov1, R):
     "The largest variance that the views C Aᵏ give to the prior and to the state's noise, over that of the observation's noise."
-    V = np.concatenate(np.broadcast_arrays(*views) if len({v.shape for v in views}) > 1 else views, -2)
-    seen = np.maximum(((V @ cov1) * V).sum(-1), ((V @ Q) * V).sum(-1)).reshape(-1, len(views), len(R)).max((0, 1))
+    V = np.abs(np.concatenate(np.broadcast_arrays(*views) if len({v.shape for v in views}) > 1 else views, -2))
+    seen = np.maximum(((V @ np.abs(cov1)) * V).sum(-1), ((V @ np.abs(Q)) * V).sum(-1)).reshape(-1, len(views), len(R)).max((0, 1))
     worst = max((math.inf if r == 0 else s / r for s, r in zip(seen.tolist(), R.tolist()) if s > 0 and r == r), default=0.)
     if math.isfinite(seen.sum()): return worst
     return 0. if any(np.isnan(M).any() for M in (*views[:2], Q, cov1, R)) else math.inf    # NaN will show by itself
@@ -335,24 +357,66 @@ def _constant_ratio(n, steps, gap, kind, *values):
     if gap >= len(views): views.append(C @ np.linalg.matrix_power(A, gap))
     return _ratio(views, Q, cov1, R)
 
+@lru_cache(1024)
+def _extent(values, n, kind):
+    "The norm ‖Σ‖∞ of the largest of these covariances, and the smallest variance."
+    M = np.frombuffer(values, kind).reshape(-1, n, n)
+    return float(np.abs(M).sum(-1).max()), float(np.diagonal(M, axis1=-2, axis2=-1).min())
+
 @np.errstate(all="ignore")
+def _bound(A, C, Q, cov1, R, k):
+    "A number that κ does not exceed, if up to k steps are looked at: |c|² (‖A‖₁ ‖A‖∞)ᵏ ‖Σ‖∞ / r with the largest of each and the smallest r, of a sequence or of all."
+    n, one = A.shape[-1], Q.ndim == R.ndim == 3 and cov1.ndim == 2
+    most = lambda x, lead: x.max() if one else x.reshape(*lead, -1).max(-1)
+    ones, grown = np.ones(n, A.dtype), 1.
+    if k:
+        norms = _sums(n, A.dtype.char) @ np.abs(_after_first(A)).reshape(-1, n * n).T
+        grown = np.maximum(most(norms[:n].max(0) * norms[n:].max(0), A.shape[:-3]), 1) ** k
+    seen = most(np.square(C).reshape(-1, n) @ ones, C.shape[:-3])
+    if one:
+        (wide, _), (wide1, _), (_, least) = (_extent(M.tobytes(), M.shape[-1], M.dtype.char) for M in (Q, cov1, R))
+        return float(grown * seen) * max(wide, wide1) / least if least > 0 else math.inf
+    wide = np.maximum(*(most(np.abs(P).reshape(-1, n) @ ones, P.shape[:-tail]) for P, tail in ((cov1, 2), (Q, 3))))
+    least = -most(-R.diagonal(axis1=-2, axis2=-1), R.shape[:-3])
+    return float((grown * seen * wide / least).max()) if (least > 0).all() else math.inf
+
+@lru_cache(64)
+def _sums(n, kind):
+    "What the entries of an n × n matrix, as one row, are multiplied with to give the sums of its rows and of its columns."
+    I, ones = np.eye(n, dtype=kind), np.ones((n, 1), kind)
+    return np.ascontiguousarray(np.concatenate([np.kron(I, ones), np.kron(ones, I)], 1).T)
+
+@np.errstate(all="ignore")
+def _own_ratio(k, enough, A, C, Q, cov1, R):
+    "κ where matrices differ between sequences or steps, or a bound: of those that change with time the largest entries are taken."
+    bound = _bound(A, C, Q, cov1, R, k) if A.size and C.size and cov1.size else math.nan
+    if bound <= enough: return bound
+    R = np.maximum(R.diagonal(axis1=-2, axis2=-1).reshape(-1, R.shape[-1]).min(0), 0)
+    A, C, Q = (np.abs(M).max(-3) if M.shape[-3] > 1 else M[..., 0, :, :] for M in (_after_first(A) if k else A, C, Q))
+    views = [C]
+    for _ in range(k): views.append(views[-1] @ A)
+    found = _ratio(views, Q, cov1, R)
+    return min(found, bound) if bound == bound else found
+
+@lru_cache(64)                                       # evidence, filter and smoother of one model ask one after the other
+def _remembered_ratio(k, enough, kind, *given):
+    return _own_ratio(k, enough, *(np.frombuffer(v, kind).reshape(shape) for shape, v in zip(given[::2], given[1::2])))
+
 def vagueness(model:LGSSM,  # of values that can be read: on the CPU
               steps:int,    # length of the sequences
               mask:Bool[Tensor, "*batch time"]|None=None,  # True where a step was observed
+              enough:float=0.,  # where κ is surely no more than this, a bound may be returned instead, which is found sooner
              )->float:
     "κ: how many times wider the prior is than the noise, as the observations come to see it; infinite where an observation has no noise at all."
     n, p = model.A.shape[-1], model.C.shape[-2]
-    A, C, Q, R, cov1 = (M.detach().numpy() for M in (model.A, model.C, model.Q, model.R, model.cov1))
+    A, C, Q, R, cov1 = (_values(M) for M in (model.A, model.C, model.Q, model.R, model.cov1))
     if A.size == Q.size == cov1.size == n * n and C.size == n * p and R.size == p * p:
         gap = 0 if mask is None else min(_longest_gap(mask), steps)
         return _constant_ratio(n, steps, gap, A.dtype.char, *(M.tobytes() for M in (A, C, Q, cov1, R)))
-    at = lambda M, t: M[..., min(t, M.shape[-3] - 1), :, :]
-    R = np.maximum(R.diagonal(axis1=-2, axis2=-1).reshape(-1, p).min(0), 0)
-    Phi, views = np.eye(n, dtype=A.dtype), [at(C, 0)]
-    for t in range(1, min(n, steps, 4)):
-        Phi = at(A, t) @ Phi
-        views.append(at(C, t) @ Phi)
-    return _ratio(views, np.abs(Q).max(-3) if Q.shape[-3] > 1 else Q[..., 0, :, :], cov1, R)
+    k = min(n, steps, 4) - 1
+    own = A, C, Q, cov1, R
+    if sum(M.nbytes for M in own) > 2**16: return _own_ratio(k, enough, *own)
+    return _remembered_ratio(k, enough, A.dtype.char, *(x for M in own for x in (M.shape, M.tobytes())))
 
 # %% ../nbs/11_lgssm.ipynb #265485b2
 class Backward(NamedTuple):
@@ -485,6 +549,11 @@ def observe(model:LGSSM,                            # the model
     seen = model.C @ cov @ model.C.mT
     return Gaussian(_matvec(model.C, mean), symmetrize(seen + model.R if noise else seen))
 
+def _unrounded(P):
+    "A computed covariance, without variances that rounding has left below zero (a state that is known exactly)."
+    d = P.diagonal(dim1=-2, dim2=-1)
+    return P + torch.diag_embed(torch.where((d < 0) & (d > -torch.finfo(P.dtype).eps), -d, 0.))
+
 class Forecast(NamedTuple):
     "The laws of future states and observations."
     z: Gaussian   # mean [*batch, time, n], cov [*batch, time, n, n]
@@ -504,7 +573,7 @@ def forecast(future:LGSSM,   # the steps to come: `A[..., 0, :, :]` takes `last`
              u:Float[Tensor, "*#batch time m"]|None|Unchecked=None,  # their controls; all are used
             )->Forecast:
     "The laws of the next states and observations when nothing more is seen. Raises `InputError` on shapes that do not fit, or no step."
-    check_alike(**future._asdict(), mean=last.mean, cov=last.cov, u=u), check_covariances(future._replace(cov1=last.cov))
+    check_alike(**future._asdict(), mean=last.mean, cov=last.cov, u=u), check_covariances(future._replace(cov1=_unrounded(last.cov)))
     if steps < 1: raise InputError(f"the forecast is of {steps} steps, but at least 1 is needed.")
     A, Q = future.A[..., :1, :, :], future.Q[..., :1, :, :]
     shift = None if u is None or future.B is None else _matvec(future.B[..., :1, :, :], u[..., :1, :]).squeeze(-2)
