@@ -115,7 +115,7 @@ EXPERIMENTS = [
     Claim("(16×16 pixels) | {} minutes of training |", lambda: (of.all_minutes("decode_frames", "train_seconds"),)),
     Claim("with their standard errors | {} minutes |", lambda: (of.stored("limits")["seconds"] / 60,)),
     Claim("({} seeds stored) | about {} an hour a seed |", lambda: (len(best()), About(of.hours(best())))),
-    Claim("no setting was chosen on ({} seed stored) | {} minutes |", lambda: (len(fresh()), sum(of.minutes(fresh())))),
+    Claim("no setting was chosen on ({} seeds stored) | {} and {} minutes, the second", lambda: (len(fresh()), *of.minutes(fresh()))),
     Claim("simulator's worlds | about {} an hour each |",
           lambda: (About(of.hours([r for w in ("gravity", "polygon", "pong") for r in best(w)]), 0.25),)),
     Claim("baselines of Fig. 3 | {} and {} minutes |",
