@@ -10,6 +10,8 @@ from jaxtyping import install_import_hook
 install_import_hook("kvae_nb", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import random
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -18,6 +20,11 @@ from hypothesis import settings
 
 collect_ignore = ["browser", "install"]  # only when asked for by name: `make test-browser`, `make test-install`
 torch.set_num_threads(1)
+if threading.current_thread() is threading.main_thread():  # a shell in the background hands down signals that are ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("house")
 
