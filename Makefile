@@ -27,7 +27,7 @@ test: $(READY) ## check the tree, run every notebook and the test suite
 	$(BIN)/pytest -n 2 --dist loadfile tests
 
 test-browser: export OMP_NUM_THREADS := 1
-test-browser: $(READY) ## move the sliders of notebook 40 in a real JupyterLab with headless Chromium
+test-browser: $(READY) ## move the sliders of notebook 55 in a real JupyterLab with headless Chromium
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[browser]'
 	@command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || $(MAKE) --no-print-directory chromium
 	$(BIN)/pytest tests/browser
@@ -61,7 +61,7 @@ docs: $(READY) ## write every notebook and a page for every module as a site to 
 
 results: export OMP_NUM_THREADS := 1
 results: $(READY) ## make the results page and the README's table anew from experiments/results
-	cd nbs && ../$(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace 50_results.ipynb index.ipynb
+	cd nbs && ../$(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace 62_results.ipynb index.ipynb
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/readme.py
 

@@ -24,7 +24,9 @@ def limit_threads(n: int = 1, cpu: int | None = None):
     os.environ["JAX_PLATFORMS"] = "cpu"
     if n == 1:
         os.environ["NPROC"] = "1"  # the size of XLA's own pool of threads
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        os.environ["XLA_FLAGS"] = (
+            os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        )
     if cpu is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {cpu})
 
@@ -37,26 +39,39 @@ def last_cpu() -> int | None:
 def processor() -> str:
     "The name of the processor, as the system calls it."
     try:
-        return next(line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8") if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip()
+            for line in open("/proc/cpuinfo", encoding="utf-8")
+            if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
 
 def versions(*packages: str) -> dict[str, str]:
     "Installed version of each package, or 'not installed'."
+
     def find(name):
         try:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             return "not installed"
+
     return {name: find(name) for name in packages}
 
 
 def machine(threads) -> dict:
     "Where the numbers come from."
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {"processor": processor(), "cores": os.cpu_count(), "threads": threads, "system": platform.platform(), "python": platform.python_version(),
-            "load_at_start": load, "when": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load_at_start": load,
+        "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
 
 
 def once(f) -> float:
@@ -88,7 +103,10 @@ def side_by_side(runs: dict, rounds: int = 15, budget: float = 20.0, sample: flo
             spent = time.perf_counter() - start
             used[name] += spent
             seen[name].append(spent / calls[name])
-    return {name: {"median": statistics.median(s), "min": min(s), "rounds": len(s), "calls": calls[name]} for name, s in seen.items()}
+    return {
+        name: {"median": statistics.median(s), "min": min(s), "rounds": len(s), "calls": calls[name]}
+        for name, s in seen.items()
+    }
 
 
 def significant(x: float, digits: int = 3) -> str:
@@ -102,8 +120,10 @@ def significant(x: float, digits: int = 3) -> str:
 def table(title: str, head: list[str], rows: list[list[str]]) -> str:
     "Columns of equal width, the first one to the left."
     widths = [max(len(str(r[i])) for r in [head, *rows]) for i in range(len(head))]
+
     def line(cells):
         return "  ".join(str(c).ljust(w) if i == 0 else str(c).rjust(w) for i, (c, w) in enumerate(zip(cells, widths)))
+
     return "\n".join(["", title, "", line(head), line(["-" * w for w in widths]), *map(line, rows)])
 
 

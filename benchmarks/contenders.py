@@ -10,8 +10,8 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from kvae_nb import lgssm
-from kvae_nb.core import InputError
+from kvae_nb.core.errors import InputError
+from kvae_nb.inference import lgssm
 
 OPERATIONS = {"filter": "Filter + evidence", "smoother": "Filter + smoother", "gradient": "Evidence and its gradient"}
 
@@ -39,8 +39,8 @@ def read_smoother(mean, cov):
 class Contender:
     "A library, or one of its ways."
 
-    package = ""                # as pip calls it
-    limits: dict = {}           # operation -> most steps times sequences it is given, so that a benchmark ends
+    package = ""  # as pip calls it
+    limits: dict = {}  # operation -> most steps times sequences it is given, so that a benchmark ends
     numbers = "float32"
 
     def __init__(self, name: str):
@@ -58,7 +58,7 @@ class Contender:
 
 
 class Ours(Contender):
-    "A back end of kvae_nb.fast_inference; without that module, the plain loop of kvae_nb.lgssm."
+    "A back end of kvae_nb.inference.routes; without that module, the plain loop of kvae_nb.inference.lgssm."
 
     package = "kvae_nb"
 
@@ -73,6 +73,7 @@ class Ours(Contender):
             with torch.no_grad():
                 found = self.f.kalman_filter(problem.model, problem.a, **self.key)
                 return found.log_prob.sum(-1), found.mean, found.cov
+
         return run, lambda r: read_filter(*r)
 
     def smoother(self, problem):
@@ -81,14 +82,19 @@ class Ours(Contender):
                 if self.key:
                     return self.f.smoother(problem.model, problem.a, **self.key)
                 return lgssm.rts_smoother(problem.model, lgssm.kalman_filter(problem.model, problem.a))
+
         return run, lambda r: read_smoother(r.mean, r.cov)
 
     def gradient(self, problem):
-        leaves = {k: (problem.a if k == "a" else getattr(problem.model, k)).clone().requires_grad_() for k in problem.wrt}
+        leaves = {
+            k: (problem.a if k == "a" else getattr(problem.model, k)).clone().requires_grad_() for k in problem.wrt
+        }
         model, a = problem.model._replace(**{k: v for k, v in leaves.items() if k != "a"}), leaves.get("a", problem.a)
+
         def run():
             value = self.f.log_evidence(model, a, **self.key)
             return value, torch.autograd.grad(value.sum(), list(leaves.values()))
+
         return run, lambda r: {"evidence": r[0].detach(), **{f"d/d{k}": g for k, g in zip(leaves, r[1])}}
 
 
@@ -100,8 +106,8 @@ class Dynamax(Contender):
     def __init__(self, name: str, parallel: bool, double: bool = False):
         import jax
         import jax.numpy as jnp
-        from dynamax.linear_gaussian_ssm import parallel_inference
-        from dynamax.linear_gaussian_ssm import inference
+        from dynamax.linear_gaussian_ssm import inference, parallel_inference
+
         super().__init__(name)
         self.jax, self.jnp, self.ssm, self.parallel, self.double = jax, jnp, inference, parallel, double
         self.way = parallel_inference if parallel else inference
@@ -113,8 +119,11 @@ class Dynamax(Contender):
     def params(self, A, C, Q, R, mean1, cov1):
         n, p, s, jnp = A.shape[-1], C.shape[-2], self.ssm, self.jnp
         nothing = lambda *shape: jnp.zeros(shape, A.dtype)
-        return s.ParamsLGSSM(s.ParamsLGSSMInitial(mean1, cov1), s.ParamsLGSSMDynamics(A, nothing(n), nothing(n, 0), Q),
-                             s.ParamsLGSSMEmissions(C, nothing(p), nothing(p, 0), R))
+        return s.ParamsLGSSM(
+            s.ParamsLGSSMInitial(mean1, cov1),
+            s.ParamsLGSSMDynamics(A, nothing(n), nothing(n, 0), Q),
+            s.ParamsLGSSMEmissions(C, nothing(p), nothing(p, 0), R),
+        )
 
     def arrays(self, problem):
         "Parameters and observations for jax, and over which of them to map. Entry t of dynamax's dynamics leads to step t, as ours does."
@@ -138,15 +147,19 @@ class Dynamax(Contender):
             fast = self.jax.jit(reduce(many) if reduce else many)
         wait = self.jax.block_until_ready
         if problem.a.dtype == torch.float64:
+
             def run():
                 with self.context(torch.float64):
                     return wait(fast(*arrays))
         else:
+
             def run():
                 return wait(fast(*arrays))
+
         def tensor(x, batched=True):
             x = torch.from_numpy(np.array(x))
             return x[None] if axes is None and batched else x
+
         return run, tensor
 
     def build(self, operation, problem, dtype):
@@ -156,6 +169,7 @@ class Dynamax(Contender):
         def f(params, a):
             found = self.way.lgssm_filter(params, a)
             return found.marginal_loglik, found.filtered_means, found.filtered_covariances
+
         run, tensor = self.compile(problem, f)
         return run, lambda r: read_filter(*map(tensor, r))
 
@@ -164,20 +178,29 @@ class Dynamax(Contender):
             found = self.way.lgssm_smoother(params, a)
             more = () if self.parallel else (found.smoothed_cross_covariances,)  # the scan does not compute them
             return found.smoothed_means, found.smoothed_covariances, *more
+
         run, tensor = self.compile(problem, f)
         return run, lambda r: read_smoother(*map(tensor, r[:2]))
 
     def gradient(self, problem):
         names = ("A", "C", "Q", "R", "mean1", "cov1", "a")
+
         def reduce(many):
             def total(*x):
                 values = many(*x)
                 return values.sum(), values
+
             return self.jax.value_and_grad(total, argnums=tuple(names.index(k) for k in problem.wrt), has_aux=True)
+
         run, tensor = self.compile(problem, lambda params, a: self.way.lgssm_filter(params, a).marginal_loglik, reduce)
+
         def like(g, k):
             return tensor(g, False).reshape(problem.a.shape if k == "a" else getattr(problem.model, k).shape)
-        return run, lambda r: {"evidence": tensor(r[0][1]), **{f"d/d{k}": like(g, k) for k, g in zip(problem.wrt, r[1])}}
+
+        return run, lambda r: {
+            "evidence": tensor(r[0][1]),
+            **{f"d/d{k}": like(g, k) for k, g in zip(problem.wrt, r[1])},
+        }
 
 
 class TorchKF(Contender):
@@ -188,6 +211,7 @@ class TorchKF(Contender):
 
     def __init__(self, name: str):
         import torch_kf
+
         super().__init__(name)
         self.kf = torch_kf
 
@@ -201,7 +225,7 @@ class TorchKF(Contender):
 
     def forward(self, problem, model=None, a=None):
         kf, state, a, A, C = self.parts(problem, model, a)
-        changing, evidence, means, covs = len(A) > 1, 0., [], []
+        changing, evidence, means, covs = len(A) > 1, 0.0, [], []
         for t, a_t in enumerate(a):
             if t:
                 state = kf.predict(state, process_matrix=A[t] if changing else None)
@@ -220,23 +244,30 @@ class TorchKF(Contender):
         def run():
             with torch.no_grad():
                 return self.forward(problem)
+
         return run, lambda r: read_filter(r[0], *self.shape(problem, *r[1:]))
 
     def smoother(self, problem):
         if per_step(problem):
             raise NotOffered("not offered: its smoother takes one model for all steps")
         kf, state, a, *_ = self.parts(problem)
+
         def run():
             with torch.no_grad():
                 return kf.rts_smooth(kf.filter(state, a, return_all=True), inplace=True)
+
         return run, lambda r: read_smoother(*self.shape(problem, r.mean, r.covariance))
 
     def gradient(self, problem):
-        leaves = {k: (problem.a if k == "a" else getattr(problem.model, k)).clone().requires_grad_() for k in problem.wrt}
+        leaves = {
+            k: (problem.a if k == "a" else getattr(problem.model, k)).clone().requires_grad_() for k in problem.wrt
+        }
         model, a = problem.model._replace(**{k: v for k, v in leaves.items() if k != "a"}), leaves.get("a", problem.a)
+
         def run():
             value = self.forward(problem, model, a)[0]
             return value, torch.autograd.grad(value.sum(), list(leaves.values()))
+
         return run, lambda r: {"evidence": r[0].detach(), **{f"d/d{k}": g for k, g in zip(leaves, r[1])}}
 
 
@@ -247,24 +278,39 @@ class SimdKalman(Contender):
 
     def __init__(self, name: str):
         import simdkalman
+
         super().__init__(name)
         self.kf = simdkalman.KalmanFilter
 
     def compute(self, problem, **wanted):
         if per_step(problem) or per_sequence(problem):
             raise NotOffered("not offered: one model for all sequences and steps")
-        m = [M.double().numpy() for M in (problem.model.A[0], problem.model.Q[0], problem.model.C[0], problem.model.R[0], problem.model.mean1, problem.model.cov1)]
+        m = [
+            M.double().numpy()
+            for M in (
+                problem.model.A[0],
+                problem.model.Q[0],
+                problem.model.C[0],
+                problem.model.R[0],
+                problem.model.mean1,
+                problem.model.cov1,
+            )
+        ]
         kf, a = self.kf(*m[:4]), problem.a.double().numpy()
         return lambda: kf.compute(a, 0, m[4], m[5], observations=False, **wanted)
 
     def filter(self, problem):
         run = self.compute(problem, smoothed=False, filtered=True, log_likelihood=True)
-        constant = -.5 * problem.a[0].numel() * math.log(2 * math.pi)
-        return run, lambda r: read_filter(*map(torch.from_numpy, (r.log_likelihood + constant, r.filtered.states.mean, r.filtered.states.cov)))
+        constant = -0.5 * problem.a[0].numel() * math.log(2 * math.pi)
+        return run, lambda r: read_filter(
+            *map(torch.from_numpy, (r.log_likelihood + constant, r.filtered.states.mean, r.filtered.states.cov))
+        )
 
     def smoother(self, problem):
         run = self.compute(problem, smoothed=True)
-        return run, lambda r: read_smoother(torch.from_numpy(r.smoothed.states.mean), torch.from_numpy(r.smoothed.states.cov))
+        return run, lambda r: read_smoother(
+            torch.from_numpy(r.smoothed.states.mean), torch.from_numpy(r.smoothed.states.cov)
+        )
 
 
 class PyKalman(Contender):
@@ -275,6 +321,7 @@ class PyKalman(Contender):
 
     def __init__(self, name: str):
         from pykalman import KalmanFilter
+
         super().__init__(name)
         self.kf = KalmanFilter
 
@@ -282,36 +329,50 @@ class PyKalman(Contender):
         "A filter and the observations of each sequence. Entry t of its transitions leads to step t + 1."
         batch, steps, _ = problem.a.shape
         m = problem.model
+
         def one(M, k):
             M = (M[k] if M.dim() > 3 else M).double().numpy()
             return M[0] if len(M) == 1 else M
+
         def make(k):
             A, C, Q, R = (one(M, k) for M in (m.A, m.C, m.Q, m.R))
             mean1, cov1 = (m.mean1[k] if m.mean1.dim() > 1 else m.mean1), (m.cov1[k] if m.cov1.dim() > 2 else m.cov1)
-            return self.kf(A if A.ndim == 2 else A[1:], C, Q, R, initial_state_mean=mean1.double().numpy(), initial_state_covariance=cov1.double().numpy())
+            return self.kf(
+                A if A.ndim == 2 else A[1:],
+                C,
+                Q,
+                R,
+                initial_state_mean=mean1.double().numpy(),
+                initial_state_covariance=cov1.double().numpy(),
+            )
+
         same = make(0) if m.A.dim() == 3 else None
         return [(same or make(k), problem.a[k].double().numpy()) for k in range(batch)]
 
     def filter(self, problem):
         pairs = self.filters(problem)
+
         def run():
             return [(kf.loglikelihood(a), *kf.filter(a)) for kf, a in pairs]
+
         return run, lambda r: read_filter(*(torch.from_numpy(np.stack(x)) for x in zip(*r)))
 
     def smoother(self, problem):
         pairs = self.filters(problem)
+
         def run():
             return [kf.smooth(a) for kf, a in pairs]
+
         return run, lambda r: read_smoother(*(torch.from_numpy(np.stack(x)) for x in zip(*r)))
 
 
 def our_contenders() -> list[Contender]:
-    "The plain loop and, where kvae_nb.fast_inference is there, every back end it names, and the one it picks itself."
+    "The plain loop and, where kvae_nb.inference.routes is there, every back end it names, and the one it picks itself."
     loop = [Ours("kvae_nb loop", lgssm, None)]
     try:
-        fast = importlib.import_module("kvae_nb.fast_inference")
+        fast = importlib.import_module("kvae_nb.inference.routes")
     except ModuleNotFoundError as error:
-        if error.name != "kvae_nb.fast_inference":
+        if error.name != "kvae_nb.inference.routes":
             raise
         return loop
     names = [b for b in getattr(fast, "BACKENDS", ()) if b not in ("auto", "loop")]

@@ -1,4 +1,4 @@
-"""How long a panel of notebook 40 takes from a new value to the finished PNG, by the clock and by the processor's own time; `--json FILE` stores the numbers elsewhere."""
+"""How long a panel of notebook 55 takes from a new value to the finished PNG, by the clock and by the processor's own time; `--json FILE` stores the numbers elsewhere."""
 
 import argparse
 import json
@@ -11,15 +11,17 @@ common.limit_threads()
 
 import torch
 
-from kvae_nb import explore
-from kvae_nb.pretrained import load_pretrained
+from kvae_nb.app import explore
+from kvae_nb.training.pretrained import load_pretrained
 
 STORED = common.HERE.parent / "experiments/results/collapse_mlp.json"
 
 
 def panels():
     "name -> a function of the number of a move that draws the figure after it."
-    (model, film), (switching, ball) = ((p.model, p.films.frames[0].float() / 255) for p in map(load_pretrained, ("box", "box_switching")))
+    (model, film), (switching, ball) = (
+        (p.model, p.films.frames[0].float() / 255) for p in map(load_pretrained, ("box", "box_switching"))
+    )
     world, track = explore.latent_map(model), explore.sample_track()
     land, turned, stored = explore.evidence_landscape(track), explore.turned(ball), json.loads(STORED.read_text())
     with torch.no_grad():
@@ -43,7 +45,9 @@ def main():
     torch.set_num_threads(1)
     where, draw = common.machine(1), panels()
     taken = {name: [] for name in draw}
-    for i in range(-2, args.moves):  # in turn, so that a slow moment of the machine hits all; the first two, which paint the backdrops, are not counted
+    for i in range(
+        -2, args.moves
+    ):  # in turn, so that a slow moment of the machine hits all; the first two, which paint the backdrops, are not counted
         for name, f in draw.items():
             begin = time.perf_counter(), time.process_time()
             explore.png(f(i % args.moves))
@@ -51,9 +55,17 @@ def main():
                 taken[name].append((1e3 * (time.perf_counter() - begin[0]), 1e3 * (time.process_time() - begin[1])))
     spread = lambda v: {"median": statistics.median(v), "min": min(v), "max": max(v)}
     ms = {name: dict(zip(("clock", "processor"), map(spread, zip(*v)))) for name, v in taken.items()}
-    found = {"command": f"python benchmarks/explore.py --moves {args.moves}", "machine": where, "versions": common.versions("torch", "matplotlib", "ipywidgets"), "moves": args.moves, "ms": ms}
+    found = {
+        "command": f"python benchmarks/explore.py --moves {args.moves}",
+        "machine": where,
+        "versions": common.versions("torch", "matplotlib", "ipywidgets"),
+        "moves": args.moves,
+        "ms": ms,
+    }
     for name, v in ms.items():
-        print(f"{name:<14} clock: median {v['clock']['median']:5.0f} ms, fastest {v['clock']['min']:5.0f} ms; processor: median {v['processor']['median']:4.0f} ms, fastest {v['processor']['min']:4.0f} ms")
+        print(
+            f"{name:<14} clock: median {v['clock']['median']:5.0f} ms, fastest {v['clock']['min']:5.0f} ms; processor: median {v['processor']['median']:4.0f} ms, fastest {v['processor']['min']:4.0f} ms"
+        )
     with open(args.json, "w", encoding="utf-8") as file:
         json.dump(found, file, indent=1)
         file.write("\n")

@@ -10,20 +10,39 @@ import argparse
 import sys
 import time
 
-from common import HERE, last_cpu, limit_threads, machine, once, side_by_side, significant, table, versions, write_json
+from common import HERE, last_cpu, limit_threads, machine, side_by_side, significant, table, versions, write_json
 
 ROW_NAMES = ("a", "b", "bp", "c", "d", "e")
 OPERATION_NAMES = ("filter", "smoother", "gradient")
-TOLERANCE = {"gradient": 5e-2, "value": 1e-3}  # float32 against float64, largest error over largest value: far wider than any sound arithmetic needs
-CONVENTION = 1e-6                              # float64 against float64: the same model, index by index
+TOLERANCE = {
+    "gradient": 5e-2,
+    "value": 1e-3,
+}  # float32 against float64, largest error over largest value: far wider than any sound arithmetic needs
+CONVENTION = 1e-6  # float64 against float64: the same model, index by index
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="rows a and e, few rounds")
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help=f"rows ({', '.join(ROW_NAMES)}), tables ({', '.join(OPERATION_NAMES)}, stress) and beginnings of names of libraries")
-    parser.add_argument("--json", metavar="FILE", help="where the results go (default: benchmarks/results/lgssm_peers.json for a full run, else nowhere)")
-    parser.add_argument("--wrt", nargs="+", default=["A", "C", "a"], choices=["A", "C", "Q", "R", "mean1", "cov1", "a"], help="what the evidence is differentiated by")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="WORD",
+        help=f"rows ({', '.join(ROW_NAMES)}), tables ({', '.join(OPERATION_NAMES)}, stress) and beginnings of names of libraries",
+    )
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="where the results go (default: benchmarks/results/lgssm_peers.json for a full run, else nowhere)",
+    )
+    parser.add_argument(
+        "--wrt",
+        nargs="+",
+        default=["A", "C", "a"],
+        choices=["A", "C", "Q", "R", "mean1", "cov1", "a"],
+        help="what the evidence is differentiated by",
+    )
     parser.add_argument("--rounds", type=int, help="rounds of A B C A B C …")
     parser.add_argument("--budget", type=float, help="seconds after which a contender leaves the rounds of one cell")
     parser.add_argument("--cpu", type=int, default=last_cpu(), help="the core to stay on; -1 for any")
@@ -85,9 +104,16 @@ def race(row: str, operation: str, contenders, args, right) -> dict[str, dict]:
             cells[c.name] = {"why": why}
             continue
         cell["errors"] = {k: error(v, right[k]) for k, v in built[1](result).items()}
-        cell["sound"] = all(e <= TOLERANCE["gradient" if k.startswith("d/d") else "value"] for k, e in cell["errors"].items())
+        cell["sound"] = all(
+            e <= TOLERANCE["gradient" if k.startswith("d/d") else "value"] for k, e in cell["errors"].items()
+        )
         cells[c.name], runs[c.name] = cell, built[0]
-        print(f"  {row} {operation}: {c.name} first call {cell['first']:.2f} s, errors " + ", ".join(f"{k} {e:.0e}" for k, e in cell["errors"].items()) + ("" if cell["sound"] else "  ! beyond tolerance"), flush=True)
+        print(
+            f"  {row} {operation}: {c.name} first call {cell['first']:.2f} s, errors "
+            + ", ".join(f"{k} {e:.0e}" for k, e in cell["errors"].items())
+            + ("" if cell["sound"] else "  ! beyond tolerance"),
+            flush=True,
+        )
     for name, times in side_by_side(runs, args.rounds, args.budget).items():
         cells[name] |= times
     best = min((cells[n]["median"] for n in cells if n.startswith("dynamax") and cells[n].get("sound")), default=None)
@@ -109,14 +135,17 @@ def shown(cell: dict | None) -> str:
 
 def stress(contenders) -> dict:
     "Errors in float32 with a vague prior: of the evidence, and of the covariances step by step; and whether these are covariances at all."
+
     def of_cov(found, right):
         size = right.abs().amax((-2, -1))
         return ((found.double() - right).abs().amax((-2, -1)) / size).max().item()
+
     def lowest(found):
         if not found.isfinite().all():
             return float("nan")
         values = torch.linalg.eigvalsh(found.double())
         return (values[..., 0] / values[..., -1].abs()).min().item()
+
     table_ = {}
     for name in STRESS:
         problem = exact(make_stress(name))
@@ -140,7 +169,9 @@ def shown_stress(cell: dict | None) -> str:
     if cell is None:
         return ""
     if "why" in cell:
-        return "raises" if cell["why"].startswith("error") else "left out" if cell["why"].startswith("left out") else "–"
+        return (
+            "raises" if cell["why"].startswith("error") else "left out" if cell["why"].startswith("left out") else "–"
+        )
     if cell["error"] != cell["error"]:
         return "NaN"
     return f"{cell['error']:.0e}" + (", not PSD" if cell.get("lowest", 0) < -1e-6 else "")
@@ -148,27 +179,76 @@ def shown_stress(cell: dict | None) -> str:
 
 def report(results: dict, names: list[str], missing: dict[str, str], args):
     "Prints all tables."
+
     def absent(columns):
         return [[n, "not installed", *[""] * (columns - 1)] for n in missing]
+
     def rows(cell, columns):
         return [[n, *(cell(n, k) for k in columns)] for n in names] + absent(len(columns))
+
     head = ["", *(f"{r}: {TITLES[r]}" for r in args.rows)]
     for op in results["times"]:
         t = results["times"][op]
-        print(table(f"{OPERATIONS[op]}: median milliseconds, and how many times faster than the best of dynamax", head, rows(lambda n, r: shown(t.get(r, {}).get(n)), args.rows)))
+        print(
+            table(
+                f"{OPERATIONS[op]}: median milliseconds, and how many times faster than the best of dynamax",
+                head,
+                rows(lambda n, r: shown(t.get(r, {}).get(n)), args.rows),
+            )
+        )
     for op in results["times"]:
         t = results["times"][op]
-        print(table(f"{OPERATIONS[op]}: first call in seconds, compilation included", head, rows(lambda n, r: f"{t[r][n]['first']:.2f}" if "first" in t.get(r, {}).get(n, {}) else "", args.rows)))
-    quantities = {"evidence": ("evidence",), "filtered mean": ("mean",), "filtered cov": ("cov",), "smoothed mean": ("smoothed mean",), "smoothed cov": ("smoothed cov",), "gradient": tuple(f"d/d{k}" for k in args.wrt)}
+        print(
+            table(
+                f"{OPERATIONS[op]}: first call in seconds, compilation included",
+                head,
+                rows(lambda n, r: f"{t[r][n]['first']:.2f}" if "first" in t.get(r, {}).get(n, {}) else "", args.rows),
+            )
+        )
+    quantities = {
+        "evidence": ("evidence",),
+        "filtered mean": ("mean",),
+        "filtered cov": ("cov",),
+        "smoothed mean": ("smoothed mean",),
+        "smoothed cov": ("smoothed cov",),
+        "gradient": tuple(f"d/d{k}" for k in args.wrt),
+    }
+
     def worst(name, q):
-        found = [(e, row) for op in results["times"].values() for row, cells in op.items() for k, e in cells.get(name, {}).get("errors", {}).items() if k in quantities[q]]
+        found = [
+            (e, row)
+            for op in results["times"].values()
+            for row, cells in op.items()
+            for k, e in cells.get(name, {}).get("errors", {}).items()
+            if k in quantities[q]
+        ]
         return "{:.0e} ({})".format(*max(found, key=lambda x: (x[0] != x[0], x[0]))) if found else ""
+
     if results["times"]:
-        print(table("Largest error over largest value, against float64; in brackets the row where it is worst", ["", *quantities], [[n, *(worst(n, q) for q in quantities)] for n in names] + absent(len(quantities))))
+        print(
+            table(
+                "Largest error over largest value, against float64; in brackets the row where it is worst",
+                ["", *quantities],
+                [[n, *(worst(n, q) for q in quantities)] for n in names] + absent(len(quantities)),
+            )
+        )
     for name, cells in results.get("stress", {}).items():
         kinds = {"evidence": "evidence", "cov": "filtered cov", "smoothed cov": "smoothed cov"}
-        print(table(f"A vague prior, {name}, one sequence: error against float64 (covariances: of each step's own size)", ["", *kinds.values()], [[n, *(shown_stress(cells[n].get(k)) for k in kinds)] for n in names if n in cells] + absent(len(kinds))))
-    why = {(n, cell["why"]) for op in results["times"].values() for cells in op.values() for n, cell in cells.items() if "why" in cell}
+        print(
+            table(
+                f"A vague prior, {name}, one sequence: error against float64 (covariances: of each step's own size)",
+                ["", *kinds.values()],
+                [[n, *(shown_stress(cells[n].get(k)) for k in kinds)] for n in names if n in cells]
+                + absent(len(kinds)),
+            )
+        )
+    why = {
+        (n, cell["why"])
+        for op in results["times"].values()
+        for cells in op.values()
+        for n, cell in cells.items()
+        if "why" in cell
+    }
     print("\nNotes")
     for n, text in [*sorted(why), *missing.items()]:
         print(f"  {n}: {text}")
@@ -180,15 +260,41 @@ def main(args):
     ours = our_contenders()
     others, missing = peers()
     chosen = lambda n: not args.names or any(n.lower().startswith(w.lower()) for w in args.names)
-    contenders, missing = [c for c in (*ours, *others) if chosen(c.name)], {n: w for n, w in missing.items() if chosen(n)}
+    contenders, missing = (
+        [c for c in (*ours, *others) if chosen(c.name)],
+        {n: w for n, w in missing.items() if chosen(n)},
+    )
     names, operations = [c.name for c in contenders], [op for op in OPERATION_NAMES if op in args.tables]
-    results = {"command": "python benchmarks/lgssm_peers.py " + " ".join(sys.argv[1:]), "machine": spec, "versions": versions("kvae_nb", "torch", "numpy", "dynamax", "jax", "jaxlib", "torch-kf", "simdkalman", "pykalman"),
-               "settings": {"rows": {r: TITLES[r] for r in args.rows}, "n": 4, "p": 2, "wrt": args.wrt, "rounds": args.rounds, "budget_s": args.budget, "tolerance": TOLERANCE, "cpu": args.cpu},
-               "numbers": {c.name: c.numbers for c in contenders}, "missing": missing, "times": {}}
-    print(f"{spec['processor']}, one thread, load {spec['load_at_start']:.2f}; " + ", ".join(f"{k} {v}" for k, v in results["versions"].items()))
+    results = {
+        "command": "python benchmarks/lgssm_peers.py " + " ".join(sys.argv[1:]),
+        "machine": spec,
+        "versions": versions(
+            "kvae_nb", "torch", "numpy", "dynamax", "jax", "jaxlib", "torch-kf", "simdkalman", "pykalman"
+        ),
+        "settings": {
+            "rows": {r: TITLES[r] for r in args.rows},
+            "n": 4,
+            "p": 2,
+            "wrt": args.wrt,
+            "rounds": args.rounds,
+            "budget_s": args.budget,
+            "tolerance": TOLERANCE,
+            "cpu": args.cpu,
+        },
+        "numbers": {c.name: c.numbers for c in contenders},
+        "missing": missing,
+        "times": {},
+    }
+    print(
+        f"{spec['processor']}, one thread, load {spec['load_at_start']:.2f}; "
+        + ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+    )
     print("Conventions, in float64:", flush=True)
     results["conventions"] = check_conventions(contenders, operations)
-    print(f"  {sum(len(v) for v in results['conventions'].values())} results compared, largest error {max((e for v in results['conventions'].values() for e in v.values()), default=0):.0e}", flush=True)
+    print(
+        f"  {sum(len(v) for v in results['conventions'].values())} results compared, largest error {max((e for v in results['conventions'].values() for e in v.values()), default=0):.0e}",
+        flush=True,
+    )
     try:
         for row in args.rows if operations else []:
             right = reference(problems[row], gradient="gradient" in operations)
@@ -209,9 +315,9 @@ if __name__ == "__main__":
     args = arguments()
     limit_threads(1, None if args.cpu in (None, -1) else args.cpu)
     import torch
-
     from contenders import OPERATIONS, REFUSALS, our_contenders, peers
     from problems import STRESS, TITLES, exact, make_problem, make_stress, make_tiny, reference
+
     tiny = make_tiny(tuple(args.wrt))
     right_tiny = {owner: reference(p) for owner, p in tiny.items()}
     problems = {row: make_problem(row, tuple(args.wrt)) for row in args.rows}

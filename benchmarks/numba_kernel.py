@@ -1,4 +1,4 @@
-"""The forward pass of notebook 28 in Numba beside ours: fastest time of the compiled programs alone, and what it takes to compile them.
+"""The forward pass of notebook 23 in Numba beside ours: fastest time of the compiled programs alone, and what it takes to compile them.
 
     python benchmarks/numba_kernel.py             # prints a table and writes benchmarks/results/numba_kernel.json
 
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numba import njit
 
-from kvae_nb import cpu_kernel
-from kvae_nb.lgssm import LGSSM, log_evidence
+from kvae_nb.inference import cpu_kernel
+from kvae_nb.inference.lgssm import LGSSM, log_evidence
 
 U, LANES = np.uint64, 32
 inline, kernel = njit(fastmath={"contract", "nsz"}, forceinline=True), njit(fastmath={"contract", "nsz"}, nogil=True)
@@ -150,9 +150,33 @@ def forward(N, D, W, A, C, Q, R, cov1, mean1, a, P, K, V, mean, Ve, total):
     n, p, w = len(N), len(D), len(W)
     n_, p_ = mean.shape[1], Ve.shape[1]  # the same, but not known to the compiler: only inner loops are unrolled
     steps, lanes = P.shape[0], mean.shape[2]
-    room, one, const = np.zeros((19, max(n, p) ** 2 * w), P.dtype), P.dtype.type(1), P.dtype.type(p * math.log(2 * math.pi))
-    A_, C_, Q_, R_, P_t, Pp, X, S, J, K_t = room[0], room[1], room[2], room[3], room[4], room[5], room[6], room[7], room[8], room[9]
-    V_t, CP, logdet, m_t, mp, e, Ve_t, sums = room[10], room[11], room[12], room[13], room[14], room[15], room[16], room[17]
+    room, one, const = (
+        np.zeros((19, max(n, p) ** 2 * w), P.dtype),
+        P.dtype.type(1),
+        P.dtype.type(p * math.log(2 * math.pi)),
+    )
+    A_, C_, Q_, R_, P_t, Pp, X, S, J, K_t = (
+        room[0],
+        room[1],
+        room[2],
+        room[3],
+        room[4],
+        room[5],
+        room[6],
+        room[7],
+        room[8],
+        room[9],
+    )
+    V_t, CP, logdet, m_t, mp, e, Ve_t, sums = (
+        room[10],
+        room[11],
+        room[12],
+        room[13],
+        room[14],
+        room[15],
+        room[16],
+        room[17],
+    )
     covs, start = True, 0
     means = not (P.shape[2] == 1 and lanes > 1)
     while start < lanes:
@@ -222,19 +246,42 @@ def forward(N, D, W, A, C, Q, R, cov1, mean1, a, P, K, V, mean, Ve, total):
 def arguments(model: LGSSM, a, lanes: int) -> tuple:
     "What `forward` takes, with room for its results."
     n, p, (batch, steps) = model.A.shape[-1], model.C.shape[-2], a.shape[:2]
-    flat = [np.ascontiguousarray((M if M.dim() == 4 else M[None]).flatten(-2).numpy()) for M in (model.A, model.C, model.Q, model.R)]
+    flat = [
+        np.ascontiguousarray((M if M.dim() == 4 else M[None]).flatten(-2).numpy())
+        for M in (model.A, model.C, model.Q, model.R)
+    ]
     own = 1 if model.A.dim() == 3 else batch
-    room = [np.empty((steps, k, width), np.float32) for k, width in ((n * n, own), (n * p, own), (p * p + 1, own), (n, batch), (p, batch))]
-    return ((0,) * n, (0,) * p, (0,) * lanes, *flat, np.ascontiguousarray(model.cov1.reshape(-1, 1, n * n).numpy()), np.ascontiguousarray(model.mean1.reshape(-1, 1, n).numpy()),
-            a.numpy(), *room, np.empty(batch, np.float32))
+    room = [
+        np.empty((steps, k, width), np.float32)
+        for k, width in ((n * n, own), (n * p, own), (p * p + 1, own), (n, batch), (p, batch))
+    ]
+    return (
+        (0,) * n,
+        (0,) * p,
+        (0,) * lanes,
+        *flat,
+        np.ascontiguousarray(model.cov1.reshape(-1, 1, n * n).numpy()),
+        np.ascontiguousarray(model.mean1.reshape(-1, 1, n).numpy()),
+        a.numpy(),
+        *room,
+        np.empty(batch, np.float32),
+    )
 
 
 def problem(batch: int, steps: int, own: bool, changing: bool, n: int = 4, p: int = 2) -> tuple[LGSSM, torch.Tensor]:
     "A random model, with matrices of every sequence (`own`) and step (`changing`), and observations."
     g = torch.Generator().manual_seed(0)
     lead, time_ = (batch,) if own else (), steps if changing else 1
-    A = .9 * torch.linalg.qr(torch.randn(*lead, time_, n, n, generator=g))[0]
-    model = LGSSM(A, None, torch.randn(*lead, time_, p, n, generator=g), .3 * torch.eye(n)[None], .2 * torch.eye(p)[None], torch.zeros(n), torch.eye(n))
+    A = 0.9 * torch.linalg.qr(torch.randn(*lead, time_, n, n, generator=g))[0]
+    model = LGSSM(
+        A,
+        None,
+        torch.randn(*lead, time_, p, n, generator=g),
+        0.3 * torch.eye(n)[None],
+        0.2 * torch.eye(p)[None],
+        torch.zeros(n),
+        torch.eye(n),
+    )
     return model, torch.randn(batch, steps, p, generator=g)
 
 
@@ -246,8 +293,11 @@ def ours(model: LGSSM, a):
 
 
 CASES = {  # name: sequences, steps, own matrices, changing matrices, lanes of Numba's blocks
-    "32×20, own matrices": (32, 20, True, True, LANES), "32×20, shared": (32, 20, False, False, LANES),
-    "256×100, own matrices": (256, 100, True, False, LANES), "256×100, shared": (256, 100, False, False, LANES), "1×10,000": (1, 10_000, False, False, 1),
+    "32×20, own matrices": (32, 20, True, True, LANES),
+    "32×20, shared": (32, 20, False, False, LANES),
+    "256×100, own matrices": (256, 100, True, False, LANES),
+    "256×100, shared": (256, 100, False, False, LANES),
+    "1×10,000": (1, 10_000, False, False, 1),
 }
 
 
@@ -256,20 +306,39 @@ def main():
     for name, (batch, steps, own, changing, lanes) in CASES.items():
         model, a = problem(batch, steps, own, changing)
         given, (run, value) = arguments(model, a, lanes), ours(model, a)
-        unknown = (np.empty(len(given[0])), np.empty(len(given[1])), *given[2:])  # arrays, whose lengths the compiler does not know
+        unknown = (
+            np.empty(len(given[0])),
+            np.empty(len(given[1])),
+            *given[2:],
+        )  # arrays, whose lengths the compiler does not know
         for who, f in (("numba", lambda: forward(*given)), ("ours", run), ("any size", lambda: forward(*unknown))):
             begin = time.process_time()
             f()
-            cost.setdefault(who, time.process_time() - begin)  # of the first case: both compile one program for n = 4, p = 2
+            cost.setdefault(
+                who, time.process_time() - begin
+            )  # of the first case: both compile one program for n = 4, p = 2
         right = log_evidence(LGSSM(*(None if M is None else M.double() for M in model)), a.double()).float()
         for result in (value(), torch.from_numpy(given[-1])):
             torch.testing.assert_close(result, right, rtol=1e-4, atol=1e-3)
-        times = side_by_side({"ours": run, "numba": lambda: forward(*given), "any size": lambda: forward(*unknown)}, rounds=41)
+        times = side_by_side(
+            {"ours": run, "numba": lambda: forward(*given), "any size": lambda: forward(*unknown)}, rounds=41
+        )
         found[name] = {k: round(1e6 * v["min"], 1) for k, v in times.items()}
-        print(f"{name:24} ours {found[name]['ours']:9.1f} µs   numba {found[name]['numba']:9.1f} µs, sizes unknown {found[name]['any size']:9.1f} µs", flush=True)
+        print(
+            f"{name:24} ours {found[name]['ours']:9.1f} µs   numba {found[name]['numba']:9.1f} µs, sizes unknown {found[name]['any size']:9.1f} µs",
+            flush=True,
+        )
     print("processor time to compile, seconds:", cost)
-    write_json(HERE / "results" / "numba_kernel.json", {"command": "python benchmarks/numba_kernel.py", "machine": spec, "versions": versions("numba", "llvmlite", "torch"),
-                                                        "microseconds": found, "compile_s": {k: round(v, 2) for k, v in cost.items()}})
+    write_json(
+        HERE / "results" / "numba_kernel.json",
+        {
+            "command": "python benchmarks/numba_kernel.py",
+            "machine": spec,
+            "versions": versions("numba", "llvmlite", "torch"),
+            "microseconds": found,
+            "compile_s": {k: round(v, 2) for k, v in cost.items()},
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ class PlainKVAE(nn.Module):
             self.lstm = nn.LSTM(dim_a, units, batch_first=True)
             self.alpha_out = nn.Linear(units, K)
         else:
-            self.mlp = nn.Sequential(nn.Linear(window * dim_a, units), nn.ReLU(), nn.Linear(units, units), nn.ReLU(), nn.Linear(units, K))
+            self.mlp = nn.Sequential(
+                nn.Linear(window * dim_a, units), nn.ReLU(), nn.Linear(units, units), nn.ReLU(), nn.Linear(units, K)
+            )
         self.A = nn.Parameter(torch.eye(dim_z).repeat(K, 1, 1))
         self.C = nn.Parameter(0.05 * torch.randn(K, dim_a, dim_z))
         self.a0 = nn.Parameter(torch.zeros(dim_a))
@@ -73,7 +75,12 @@ class PlainKVAE(nn.Module):
             L = torch.linalg.cholesky(S)
             gain = torch.cholesky_solve(C[:, t] @ cov, L).mT
             w = torch.linalg.solve_triangular(L, e, upper=False)
-            total = total - 0.5 * w.square().sum((1, 2)) - L.diagonal(dim1=1, dim2=2).log().sum(1) - 0.5 * self.dim_a * math.log(2 * math.pi)
+            total = (
+                total
+                - 0.5 * w.square().sum((1, 2))
+                - L.diagonal(dim1=1, dim2=2).log().sum(1)
+                - 0.5 * self.dim_a * math.log(2 * math.pi)
+            )
             mean = mean + gain @ e
             J = I - gain @ C[:, t]
             cov = J @ cov @ J.mT + gain @ R @ gain.mT
@@ -87,7 +94,11 @@ class PlainKVAE(nn.Module):
         sample = mean + var.sqrt() * torch.randn_like(mean) if a is None else a.flatten(0, 1)
         log_q = -0.5 * ((sample - mean) ** 2 / var + var.log() + math.log(2 * math.pi)).sum(1)
         log_x = -F.binary_cross_entropy_with_logits(self.decode(sample), frames, reduction="none").sum((1, 2, 3))
-        return log_x.view(batch, steps).sum(1), self.log_evidence(sample.view(batch, steps, -1)), log_q.view(batch, steps).sum(1)
+        return (
+            log_x.view(batch, steps).sum(1),
+            self.log_evidence(sample.view(batch, steps, -1)),
+            log_q.view(batch, steps).sum(1),
+        )
 
 
 class PlainTrainer:

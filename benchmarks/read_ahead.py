@@ -48,7 +48,7 @@ def loader(shards, order, workers: int, how: str | None = None, kept: bool = Fal
 
 def contenders(shards, order) -> dict:
     "Name and what makes an epoch's batches of floats."
-    from kvae_nb.data import batches, take, to_float
+    from kvae_nb.data.films import batches, take, to_float
 
     fork, spawn = loader(shards, order, 1, "fork", True), loader(shards, order, 1, "spawn", True)
     floats = lambda made: (to_float(frames) for frames, _, _ in made)
@@ -67,8 +67,8 @@ def main(args):
     "Measures, prints and writes."
     import torch
 
-    from kvae_nb.data import VideoData, epoch_order
-    from kvae_nb.streaming import write_shards
+    from kvae_nb.data.films import VideoData, epoch_order
+    from kvae_nb.data.shards import write_shards
 
     n = 128 if args.quick else CLIPS
     rng, a = torch.Generator().manual_seed(0), torch.rand(256, 256)
@@ -92,17 +92,39 @@ def main(args):
             runs = {name: (lambda make=make: epoch(make)) for name, make in made.items()}
             results[what] = side_by_side(runs, 3 if args.quick else 7, budget=60)
             ours = results[what]["our thread"]["median"]
-            rows = [[name, significant(1e3 * r["median"]), significant(r["median"] / ours, 2)] for name, r in results[what].items()]
-            print(table(f"An epoch of {n} clips of 20 frames, {SIDE}×{SIDE}, in batches of {BATCH}; meanwhile: {what}", ["reader", "ms", "× ours"], rows))
+            rows = [
+                [name, significant(1e3 * r["median"]), significant(r["median"] / ours, 2)]
+                for name, r in results[what].items()
+            ]
+            print(
+                table(
+                    f"An epoch of {n} clips of 20 frames, {SIDE}×{SIDE}, in batches of {BATCH}; meanwhile: {what}",
+                    ["reader", "ms", "× ours"],
+                    rows,
+                )
+            )
     if not args.quick or args.json:
         path = args.json or HERE / "results" / "read_ahead.json"
-        write_json(path, {"command": "python benchmarks/read_ahead.py", "machine": machine(1), "versions": versions("torch", "numpy"), "clips": n, "side": SIDE, "batch": BATCH, "seconds": results})
+        write_json(
+            path,
+            {
+                "command": "python benchmarks/read_ahead.py",
+                "machine": machine(1),
+                "versions": versions("torch", "numpy"),
+                "clips": n,
+                "side": SIDE,
+                "batch": BATCH,
+                "seconds": results,
+            },
+        )
 
 
 if __name__ == "__main__":
     limit_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few clips, few rounds; writes no file unless --json says where")
+    parser.add_argument(
+        "--quick", action="store_true", help="few clips, few rounds; writes no file unless --json says where"
+    )
     parser.add_argument("--json", type=Path, help="where the results go; default: results/read_ahead.json")
     args = parser.parse_args()
     import torch

@@ -19,13 +19,15 @@ FRAMES = 200
 
 def film(data, frames: int):
     "One long film: the simulated ball goes on where the data's films end."
-    return data.open_data(data.DataConfig(sequences=1, steps=frames, test=0, valid=0, binarize=True)).frames.float() / 255
+    return (
+        data.open_data(data.DataConfig(sequences=1, steps=frames, test=0, valid=0, binarize=True)).frames.float() / 255
+    )
 
 
 def contenders(model, x):
     "Name and function of each row, and the row it is compared with."
-    from kvae_nb.dynamics import filter_dynamics
-    from kvae_nb.lgssm import observe
+    from kvae_nb.inference.lgssm import observe
+    from kvae_nb.models.dynamics import filter_dynamics
 
     half = torch.arange(x.shape[1]) % 2 == 0
     frames, hidden = list(x[0]), [f if m else None for f, m in zip(x[0], half)]
@@ -61,9 +63,20 @@ def agreement(model, x) -> float:
 
 def main(args):
     model, x = load_pretrained(args.weights).model, film(data, args.frames)
-    results = {"command": "python benchmarks/stream.py " + " ".join(sys.argv[1:]), "machine": machine(1), "versions": versions("kvae_nb", "torch", "numpy"),
-               "settings": {"weights": args.weights, "frames": args.frames, "size": x.shape[-1], "rounds": args.rounds, "parameters": sum(p.numel() for p in model.parameters())},
-               "agreement": agreement(model, x), "times": {}}
+    results = {
+        "command": "python benchmarks/stream.py " + " ".join(sys.argv[1:]),
+        "machine": machine(1),
+        "versions": versions("kvae_nb", "torch", "numpy"),
+        "settings": {
+            "weights": args.weights,
+            "frames": args.frames,
+            "size": x.shape[-1],
+            "rounds": args.rounds,
+            "parameters": sum(p.numel() for p in model.parameters()),
+        },
+        "agreement": agreement(model, x),
+        "times": {},
+    }
     if results["agreement"] > 1e-3:
         raise SystemExit("the two filters differ; a comparison would mean nothing.")
     rows = contenders(model, x)
@@ -77,11 +90,30 @@ def main(args):
             seen[name].append((time.perf_counter() - wall, time.process_time() - own))
     wall, own = ({name: statistics.median(v[k] for v in found) for name, found in seen.items()} for k in (0, 1))
     for name, (_, other) in rows.items():
-        results["times"][name] = {"frames_per_second": args.frames / wall[name], "frames_per_processor_second": args.frames / own[name],
-                                  "best_frames_per_second": args.frames / min(w for w, _ in seen[name]), "times_batch": own[name] / own[other]}
-    print(f"{results['machine']['processor']}, one core, load {results['machine']['load_at_start']:.2f}; states agree to {results['agreement']:.0e}")
-    shown = [[n, *(f"{r[k]:,.0f}" for k in ("frames_per_second", "best_frames_per_second", "frames_per_processor_second")), f"×{significant(r['times_batch'], 3)}"] for n, r in results["times"].items()]
-    print(table(f"weights {args.weights}, a film of {args.frames} frames", ["", "frames/s", "best round", "frames per processor second", "of the batch filter's time"], shown))
+        results["times"][name] = {
+            "frames_per_second": args.frames / wall[name],
+            "frames_per_processor_second": args.frames / own[name],
+            "best_frames_per_second": args.frames / min(w for w, _ in seen[name]),
+            "times_batch": own[name] / own[other],
+        }
+    print(
+        f"{results['machine']['processor']}, one core, load {results['machine']['load_at_start']:.2f}; states agree to {results['agreement']:.0e}"
+    )
+    shown = [
+        [
+            n,
+            *(f"{r[k]:,.0f}" for k in ("frames_per_second", "best_frames_per_second", "frames_per_processor_second")),
+            f"×{significant(r['times_batch'], 3)}",
+        ]
+        for n, r in results["times"].items()
+    ]
+    print(
+        table(
+            f"weights {args.weights}, a film of {args.frames} frames",
+            ["", "frames/s", "best round", "frames per processor second", "of the batch filter's time"],
+            shown,
+        )
+    )
     if args.json:
         write_json(args.json, results)
 
@@ -91,7 +123,12 @@ def arguments():
     parser.add_argument("--weights", default="box", help="pretrained weights (default: box)")
     parser.add_argument("--frames", type=int, default=FRAMES, help="length of the film")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of A B C A B C …")
-    parser.add_argument("--json", metavar="FILE", default=str(HERE / "results" / "stream.json"), help="where the results go; empty: nowhere")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        default=str(HERE / "results" / "stream.json"),
+        help="where the results go; empty: nowhere",
+    )
     return parser.parse_args()
 
 
@@ -102,8 +139,8 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     from kvae_nb import data
-    from kvae_nb.core import tune_cpu
-    from kvae_nb.pretrained import load_pretrained
+    from kvae_nb.core.runtime import tune_cpu
+    from kvae_nb.training.pretrained import load_pretrained
 
     tune_cpu()
     main(args)

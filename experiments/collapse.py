@@ -17,7 +17,7 @@ is already a high price, and the decoder had not found out by then what the enco
 Writes experiments/results/collapse_<setting>.json after every run and skips the runs that are there already, so it can be stopped and started.
 For each run: how much the encoder says (active units, rate, mutual information, on 64 films that were not trained on), liveness and
 response of the decoder, the plain bound, how many steps were skipped because loss or gradient was not finite, and the verdict of
-`kvae_nb.annealing.diagnose`; the numbers behind it every 100 steps. A run that is not alive at the end gets as many
+`kvae_nb.training.annealing.diagnose`; the numbers behind it every 100 steps. A run that is not alive at the end gets as many
 steps again, β = 0 for 600 of them, then a rise over 200: one that was only collapsed can wake up, one that is dead cannot. A failing Cholesky factor would end the script. Everything is float32.
 """
 
@@ -31,12 +31,15 @@ from pathlib import Path
 
 import torch
 
-from kvae_nb.annealing import Schedule, collapse_report, diagnose
-from kvae_nb.core import InputError, atomic_write, tune_cpu
-from kvae_nb.data import DataConfig, open_data, take
-from kvae_nb.kvae import KVAEConfig
-from kvae_nb.step import TrainConfig, make_trainer, train_step
-from kvae_nb.training import RunConfig, build_model, epoch_rows, liveness, reseed, response
+from kvae_nb.core.errors import InputError
+from kvae_nb.core.files import atomic_write
+from kvae_nb.core.runtime import tune_cpu
+from kvae_nb.data.films import DataConfig, open_data, take
+from kvae_nb.models.kvae import KVAEConfig
+from kvae_nb.training.annealing import Schedule, collapse_report, diagnose
+from kvae_nb.training.loop import epoch_rows, liveness, response
+from kvae_nb.training.runs import RunConfig, build_model
+from kvae_nb.training.step import TrainConfig, make_trainer, reseed, train_step
 
 HERE = Path(__file__).parent
 ARMS = {"constant": Schedule(), "annealed": Schedule("linear", wait=300, length=200, unit="steps")}
@@ -63,8 +66,15 @@ def measure(model, x, config: TrainConfig) -> dict:
     "What encoder and decoder do on these films."
     reseed(config, "valid")
     report, live, answer = collapse_report(model.posterior(x)), liveness(model, x), response(model, x)
-    return {"elbo": model.elbo(x).per_frame.item(), "active_units": report.active_units, "rate": report.rate, "mutual_information": report.mutual_information,
-            "liveness": live, "response": answer, "verdict": diagnose(report.rate, live, answer)}
+    return {
+        "elbo": model.elbo(x).per_frame.item(),
+        "active_units": report.active_units,
+        "rate": report.rate,
+        "mutual_information": report.mutual_information,
+        "liveness": live,
+        "response": answer,
+        "verdict": diagnose(report.rate, live, answer),
+    }
 
 
 def go(trainer, data, steps: range, x, path: list) -> int:
@@ -89,7 +99,13 @@ def one_run(model, config: TrainConfig, data, steps: int) -> dict:
         skipped += go(trainer._replace(config=again), train, range(steps, 2 * steps), x, path)
         result["annealed_afterwards"] = path[-1]
     short = [{k: p[k] for k in ("step", "elbo", "rate", "liveness", "response")} for p in path]
-    return {**result, "skipped_steps": skipped, "seconds": round(time.perf_counter() - started[0], 1), "cpu_seconds": round(time.process_time() - started[1], 1), "path": short}
+    return {
+        **result,
+        "skipped_steps": skipped,
+        "seconds": round(time.perf_counter() - started[0], 1),
+        "cpu_seconds": round(time.process_time() - started[1], 1),
+        "path": short,
+    }
 
 
 def main():
@@ -103,9 +119,20 @@ def main():
     tune_cpu()
     run, out = SETTINGS[args.setting], args.out or HERE / "results" / f"collapse_{args.setting}.json"
     data, start = open_data(run.data), default_start if args.setting in DEFAULT_START else lambda model: model
-    setting = {k: asdict(getattr(run, k)) for k in ("data", "model", "train")} | {"arms": {k: asdict(s) for k, s in ARMS.items()}, "steps": args.steps, "again": asdict(AGAIN), "start": "PyTorch's" if args.setting in DEFAULT_START else "Glorot"}
-    result = {"command": "python experiments/collapse.py " + " ".join(sys.argv[1:]), "setting": setting, "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread", "torch": torch.__version__,
-              "constant_image_score": build_model(run).pixels.constant_image_score(take(data, torch.arange(TEST)).x), "runs": []}
+    setting = {k: asdict(getattr(run, k)) for k in ("data", "model", "train")} | {
+        "arms": {k: asdict(s) for k, s in ARMS.items()},
+        "steps": args.steps,
+        "again": asdict(AGAIN),
+        "start": "PyTorch's" if args.setting in DEFAULT_START else "Glorot",
+    }
+    result = {
+        "command": "python experiments/collapse.py " + " ".join(sys.argv[1:]),
+        "setting": setting,
+        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread",
+        "torch": torch.__version__,
+        "constant_image_score": build_model(run).pixels.constant_image_score(take(data, torch.arange(TEST)).x),
+        "runs": [],
+    }
     if out.exists():
         before = json.loads(out.read_text())
         if before["setting"] != json.loads(json.dumps(setting)):
@@ -121,7 +148,10 @@ def main():
         with atomic_write(out) as tmp:
             tmp.write_text(json.dumps(result, indent=1) + "\n")
         later = f", afterwards {found['annealed_afterwards']['verdict']}" if "annealed_afterwards" in found else ""
-        print(f"seed {seed:2d}, {arm:>8}: {found['verdict']}{later}, rate {found['rate']:.4f} nats, response {found['response']:.1e}, {found['elbo']:.1f} nats per frame, {found['skipped_steps']} steps skipped, {found['cpu_seconds']:.0f} s", flush=True)
+        print(
+            f"seed {seed:2d}, {arm:>8}: {found['verdict']}{later}, rate {found['rate']:.4f} nats, response {found['response']:.1e}, {found['elbo']:.1f} nats per frame, {found['skipped_steps']} steps skipped, {found['cpu_seconds']:.0f} s",
+            flush=True,
+        )
     for arm in ARMS:
         verdicts = [r["verdict"] for r in result["runs"] if r["arm"] == arm]
         print(f"{arm}: " + ", ".join(f"{verdicts.count(v)} of {len(verdicts)} {v}" for v in sorted(set(verdicts))))

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import torch
 
-from kvae_nb.core import atomic_write, tune_cpu
-from kvae_nb.data import mask_gap, open_data, split, take
-from kvae_nb.evaluation import imputation_errors
-from kvae_nb.step import train_step
-from kvae_nb.training import PRESETS, fit, fit_config_to_data, load_run, prepare
+from kvae_nb.core.files import atomic_write
+from kvae_nb.core.runtime import tune_cpu
+from kvae_nb.data.films import mask_gap, open_data, split, take
+from kvae_nb.evaluation.imputation import imputation_errors
+from kvae_nb.training.loop import fit, prepare
+from kvae_nb.training.runs import PRESETS, fit_config_to_data, load_run
+from kvae_nb.training.step import train_step
 
 HERE = Path(__file__).parent
 
@@ -53,17 +55,39 @@ def main():
     steps = len(data.train) // demo.train.batch_size
     arms = []
     for decode in args.decode:
-        config = replace(demo, train=replace(demo.train, decode_frames=decode % whole.steps, seed=args.seed, valid_sequences=20, picture_every=0))
+        config = replace(
+            demo,
+            train=replace(
+                demo.train, decode_frames=decode % whole.steps, seed=args.seed, valid_sequences=20, picture_every=0
+            ),
+        )
         seconds = step_seconds(config, data.train)
         epochs = max(1, round(60 * args.minutes / (steps * seconds)))
         folder = fit(replace(config, train=replace(config.train, epochs=epochs)), tempfile.mkdtemp(), quiet=True)
         metrics, model = json.loads((folder / "metrics.json").read_text()), load_run(folder, "last").model
         errors = imputation_errors(model, data.test, mask_gap(len(data.test), whole.steps, 4, 7))
-        arms.append({"decode_frames": decode, "step_seconds": round(seconds, 4), "epochs": epochs, "train_seconds": metrics["seconds"], "valid_elbo": round(metrics["history"][-1]["valid"]["elbo"], 3),
-                     "smoothing": round(errors.smoothing, 5), "filtering": round(errors.filtering, 5)})
+        arms.append(
+            {
+                "decode_frames": decode,
+                "step_seconds": round(seconds, 4),
+                "epochs": epochs,
+                "train_seconds": metrics["seconds"],
+                "valid_elbo": round(metrics["history"][-1]["valid"]["elbo"], 3),
+                "smoothing": round(errors.smoothing, 5),
+                "filtering": round(errors.filtering, 5),
+            }
+        )
         print(arms[-1], flush=True)
-    result = {"command": "python experiments/decode_frames.py " + " ".join(sys.argv[1:]), "seed": args.seed, "size": args.size, "sequences": len(data.test), "gap": 7,
-              "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)", "torch": torch.__version__, "arms": arms}
+    result = {
+        "command": "python experiments/decode_frames.py " + " ".join(sys.argv[1:]),
+        "seed": args.seed,
+        "size": args.size,
+        "sequences": len(data.test),
+        "gap": 7,
+        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
+        "torch": torch.__version__,
+        "arms": arms,
+    }
     with atomic_write(HERE / "results" / "decode_frames.json") as tmp:
         tmp.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -12,7 +12,6 @@ or no linear dynamics can follow it. Writes experiments/results/films.json.
 
 import argparse
 import json
-import platform
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,9 +19,11 @@ import torch
 from pack import command
 from switching_box import measure
 
-from kvae_nb.starts import flat
-from kvae_nb.core import atomic_write, tune_cpu
-from kvae_nb.training import fit, load_run, preset, run_data
+from kvae_nb.core.files import atomic_write
+from kvae_nb.core.runtime import tune_cpu
+from kvae_nb.training.loop import fit
+from kvae_nb.training.runs import load_run, preset, run_data
+from kvae_nb.training.starts import flat
 
 RESULT = Path(__file__).parent / "results" / "films.json"
 DROPS = tuple(k / 10 for k in range(1, 11))
@@ -33,13 +34,19 @@ STEP = 0.2  # of the paper's generator, whose frame at t shows the state at t - 
 def positions(data) -> torch.Tensor:
     "True positions of the ball in the frames, pixels [batch, time, 2]."
     s = data.state.float()
-    return s[..., :2] if data.contacts is not None else torch.cat([s[:, :1, :2] - STEP * s[:, :1, 2:4], s[:, :-1, :2]], 1)
+    return (
+        s[..., :2] if data.contacts is not None else torch.cat([s[:, :1, :2] - STEP * s[:, :1, 2:4], s[:, :-1, :2]], 1)
+    )
 
 
 @torch.no_grad()
 def bent(model, data) -> float:
     "Root mean square distance in pixels between the true positions and the best affine reading of them from a."
-    a = torch.cat([model.encode(data.frames[i : i + 100].float() / 255) for i in range(0, len(data), 100)]).flatten(0, 1).double()
+    a = (
+        torch.cat([model.encode(data.frames[i : i + 100].float() / 255) for i in range(0, len(data), 100)])
+        .flatten(0, 1)
+        .double()
+    )
     inputs, p = torch.cat([a, torch.ones_like(a[:, :1])], 1), positions(data).flatten(0, 1).double()
     return round((p - inputs @ torch.linalg.lstsq(inputs, p).solution).square().sum(1).mean().sqrt().item(), 3)
 
@@ -48,18 +55,29 @@ def changes(config) -> dict:
     "Fields of the model and its training that differ from the preset that the command names."
     words = command(config).split()
     start, found = flat(asdict(preset(words[words.index("--preset") + 1], config.kind))), flat(asdict(config))
-    return {k: v for k, v in found.items() if v != start[k] and k.startswith(("model.", "train.")) and k not in ("train.seed", "train.threads")}
+    return {
+        k: v
+        for k, v in found.items()
+        if v != start[k] and k.startswith(("model.", "train.")) and k not in ("train.seed", "train.threads")
+    }
 
 
 def settings(config) -> dict:
     "What the table of levers shows."
     found = flat(asdict(config))
-    return {k.split(".")[-1]: found[k] for k in LEVERS if k in found} | {"beta": [config.train.beta.start if config.train.beta.kind != "constant" else config.train.beta.end, config.train.beta.end]}
+    return {k.split(".")[-1]: found[k] for k in LEVERS if k in found} | {
+        "beta": [
+            config.train.beta.start if config.train.beta.kind != "constant" else config.train.beta.end,
+            config.train.beta.end,
+        ]
+    }
 
 
 def method(config) -> str:
     "The model's name in the tables."
-    return {"kvae": "KVAE", "skvae": "switching KVAE"}.get(config.kind) or ("AE-RNN" if config.model.autoencoder else "VAE-RNN")
+    return {"kvae": "KVAE", "skvae": "switching KVAE"}.get(config.kind) or (
+        "AE-RNN" if config.model.autoencoder else "VAE-RNN"
+    )
 
 
 def record(folder: Path) -> dict:
@@ -68,7 +86,17 @@ def record(folder: Path) -> dict:
     test, about = run_data(run).test, json.loads((folder / "metrics.json").read_text())
     row["data"] = row["data"] if run.config.data.path else run.config.data.world
     last = [round(e["valid"]["elbo"], 3) for e in about["history"][-5:]]
-    return {"method": method(run.config), "command": command(run.config), "changes": changes(run.config), "settings": settings(run.config), **row, "device": about.get("device"), "machine": about.get("machine"), "bent_pixels": bent(run.model, test), "last_valid_elbo_per_frame": last}
+    return {
+        "method": method(run.config),
+        "command": command(run.config),
+        "changes": changes(run.config),
+        "settings": settings(run.config),
+        **row,
+        "device": about.get("device"),
+        "machine": about.get("machine"),
+        "bent_pixels": bent(run.model, test),
+        "last_valid_elbo_per_frame": last,
+    }
 
 
 def known() -> list[dict]:
@@ -78,7 +106,10 @@ def known() -> list[dict]:
 
 def store(row: dict):
     "Writes the result file with this row, atomically; it takes the place of an earlier one by the same command."
-    runs = sorted([r for r in known() if r["command"] != row["command"]] + [row], key=lambda r: (r["data"], r["method"], r["command"]))
+    runs = sorted(
+        [r for r in known() if r["command"] != row["command"]] + [row],
+        key=lambda r: (r["data"], r["method"], r["command"]),
+    )
     content = {"command": "python experiments/films.py", "torch": torch.__version__, "runs": runs}
     with atomic_write(RESULT) as tmp:
         tmp.write_text(json.dumps(content, indent=1) + "\n")
@@ -108,7 +139,15 @@ def main():
         if not args.runs and any(r["command"] == command(item) for r in known()):
             continue
         store(r := record(item if args.runs else fit(item)))
-        print(r["method"], r["data"], r["seed"], r["elbo_per_frame"], r["bent_pixels"], {n: (e["smoothing"], e["filtering"]) for n, e in r["imputation"]["gap"].items()}, flush=True)
+        print(
+            r["method"],
+            r["data"],
+            r["seed"],
+            r["elbo_per_frame"],
+            r["bent_pixels"],
+            {n: (e["smoothing"], e["filtering"]) for n, e in r["imputation"]["gap"].items()},
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -19,10 +19,14 @@ import numpy as np
 import torch
 from pack import command
 
-from kvae_nb.core import InputError, atomic_write, tune_cpu
-from kvae_nb.data import VideoData, mask_gap, open_data, split_indices
-from kvae_nb.evaluation import DROPS, FIRST, GAPS, drop_mask, held_out_elbo, hidden_frames_leak
-from kvae_nb.training import Run, fit, load_run, preset
+from kvae_nb.core.errors import InputError
+from kvae_nb.core.files import atomic_write
+from kvae_nb.core.runtime import tune_cpu
+from kvae_nb.data.films import VideoData, mask_gap, open_data, split_indices
+from kvae_nb.evaluation.checks import FIRST, hidden_frames_leak
+from kvae_nb.evaluation.imputation import DROPS, GAPS, drop_mask, held_out_elbo
+from kvae_nb.training.loop import fit
+from kvae_nb.training.runs import Run, load_run, preset
 
 RESULT = Path(__file__).parent / "results" / "fresh.json"
 CHOSEN, FRESH = 0, 1  # seeds of the split on which the settings were chosen, and of the one measured here
@@ -64,12 +68,17 @@ def record(run: Run, whole: VideoData) -> dict:
     "What is stored about a run. Raises `InputError` if it was trained on another split, or has not finished."
     config, about = run.config.data, json.loads((run.folder / "metrics.json").read_text())
     if config.split_seed != FRESH or about["status"] != "finished":
-        raise InputError(f"{run.folder} has split_seed {config.split_seed} and is {about['status']}; a finished run with {FRESH} is needed.")
+        raise InputError(
+            f"{run.folder} has split_seed {config.split_seed} and is {about['status']}; a finished run with {FRESH} is needed."
+        )
     chosen = fresh_films(config, len(whole))
     if parts(config, len(whole), FRESH)[0] & set(chosen.tolist()):
         raise InputError("A film to be measured is among the training films; this must not be.")
     data, T = whole.subset(chosen), whole.steps
-    gaps, drops = {str(n): mask_gap(len(data), T, FIRST, n) for n in GAPS}, {str(p): drop_mask(len(data), T, p) for p in DROPS}
+    gaps, drops = (
+        {str(n): mask_gap(len(data), T, FIRST, n) for n in GAPS},
+        {str(p): drop_mask(len(data), T, p) for p in DROPS},
+    )
     return {
         "command": command(run.config),
         "seed": run.config.train.seed,
@@ -80,7 +89,10 @@ def record(run: Run, whole: VideoData) -> dict:
         "films": len(data),
         "elbo_per_frame": round(held_out_elbo(run.model, data).per_frame, 3),
         "leak": hidden_frames_leak(run.model, data.frames[:4].float() / 255, mask_gap(4, T, FIRST, 7)),
-        "imputation": {kind: {n: wrong_pixels(run.model, data, m) for n, m in masks.items()} for kind, masks in (("gap", gaps), ("drop", drops))},
+        "imputation": {
+            kind: {n: wrong_pixels(run.model, data, m) for n, m in masks.items()}
+            for kind, masks in (("gap", gaps), ("drop", drops))
+        },
     }
 
 
@@ -89,8 +101,13 @@ def store(row: dict, data: Path):
     known = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else []
     runs = sorted([r for r in known if r["command"] != row["command"]] + [row], key=lambda r: r["seed"])
     made_by = f"python experiments/fresh.py --data {data.name} --seeds {len(runs)}"
-    content = {"command": made_by, "data": data.name, "torch": torch.__version__,
-               "films": "test films of split 1 that are neither test nor validation films of split 0", "runs": runs}
+    content = {
+        "command": made_by,
+        "data": data.name,
+        "torch": torch.__version__,
+        "films": "test films of split 1 that are neither test nor validation films of split 0",
+        "runs": runs,
+    }
     with atomic_write(RESULT) as tmp:
         tmp.write_text(json.dumps(content, indent=1) + "\n")
 

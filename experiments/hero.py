@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from kvae_nb.data import open_data
-from kvae_nb.kvae import KVAE
-from kvae_nb.plots import video_rows, write_video
-from kvae_nb.pretrained import load_pretrained
+from kvae_nb.data.films import open_data
+from kvae_nb.evaluation.plots import video_rows, write_video
+from kvae_nb.models.kvae import KVAE
+from kvae_nb.training.pretrained import load_pretrained
 
 WORLD, STEPS, SEEN, HIDDEN = "gravity", 60, 4, 8
 
@@ -22,15 +22,29 @@ WORLD, STEPS, SEEN, HIDDEN = "gravity", 60, 4, 8
 def main():
     "Four films beside each other: the truth, what the model saw, its filter, its smoother."
     weights = load_pretrained(WORLD)
-    film = open_data(replace(weights.data, sequences=1, steps=STEPS, simulate_seed=weights.data.simulate_seed + 1, test=0, valid=0))
+    film = open_data(
+        replace(weights.data, sequences=1, steps=STEPS, simulate_seed=weights.data.simulate_seed + 1, test=0, valid=0)
+    )
     x = film.frames.float() / 255
     mask = torch.arange(STEPS)[None] % (SEEN + HIDDEN) < SEEN
     found = KVAE.from_pretrained(WORLD).impute(x, mask)
     shown = x.where(mask[..., None, None, None], torch.tensor(0.45))
-    wrong = {how: ((f.frames > 0.5) != (x > 0.5))[~mask].float().mean() for how, f in (("filtered", found.filtered), ("smoothed", found.smoothed))}
+    wrong = {
+        how: ((f.frames > 0.5) != (x > 0.5))[~mask].float().mean()
+        for how, f in (("filtered", found.filtered), ("smoothed", found.smoothed))
+    }
     films = [v[0].clamp(0, 1).numpy() for v in (x, shown, found.filtered.frames, found.smoothed.frames)]
-    path = write_video(Path(__file__).parents[1] / "nbs" / "images" / "hero.gif", video_rows(films, mask[0], ["true", "seen by the model", "from the past", "with hindsight"], scale=5), fps=6)
-    print(path, f"{path.stat().st_size / 1024:.0f} KB", "wrong pixels in hidden frames:", {k: f"{v:.2%}" for k, v in wrong.items()})
+    path = write_video(
+        Path(__file__).parents[1] / "nbs" / "images" / "hero.gif",
+        video_rows(films, mask[0], ["true", "seen by the model", "from the past", "with hindsight"], scale=5),
+        fps=6,
+    )
+    print(
+        path,
+        f"{path.stat().st_size / 1024:.0f} KB",
+        "wrong pixels in hidden frames:",
+        {k: f"{v:.2%}" for k, v in wrong.items()},
+    )
 
 
 if __name__ == "__main__":

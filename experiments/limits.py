@@ -21,19 +21,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvae_nb.core import atomic_write
-from kvae_nb.data import DataConfig, mask_gap, open_data, split
-from kvae_nb.evaluation import DROPS, FIRST, GAPS, drop_mask
+from kvae_nb.core.files import atomic_write
+from kvae_nb.data.films import DataConfig, mask_gap, open_data, split
+from kvae_nb.evaluation.checks import FIRST
+from kvae_nb.evaluation.imputation import DROPS, GAPS, drop_mask
 
 RESULT = Path(__file__).parent / "results" / "limits.json"
 DT, RADIUS, LOW, HIGH = 0.2, 3.0, 2.0, 30.0  # the generator's step and ball; inner faces of its walls, in pixels
-SLOP, PUSH = 0.1, 1 - (0.9**60) ** DT  # pymunk's defaults: how deep contacts may stay, and the share of the rest that is pushed out in a step
+SLOP, PUSH = (
+    0.1,
+    1 - (0.9**60) ** DT,
+)  # pymunk's defaults: how deep contacts may stay, and the share of the rest that is pushed out in a step
 SPEED = (10.0, 15.0)  # launch speed, uniform; any direction
 GRID, PAIRS = 80, 4000
 
 
 class Motion(NamedTuple):
     "Positions, velocities and the engine's push out of the wall along one axis."
+
     p: np.ndarray
     v: np.ndarray
     push: np.ndarray
@@ -57,7 +62,9 @@ def check_physics(state: np.ndarray) -> float:
     made = move(Motion(p, v, contact(p, 0 * v).push))
     off = max(np.abs(made.p - state[:, 1:, :2]).max(), np.abs(made.v - state[:, 1:, 2:]).max())
     if off > 1e-4:
-        raise SystemExit(f"The recorded states differ by {off:.2g} from the engine's rule; these are no box videos of the paper's generator.")
+        raise SystemExit(
+            f"The recorded states differ by {off:.2g} from the engine's rule; these are no box videos of the paper's generator."
+        )
     return float(off)
 
 
@@ -69,11 +76,19 @@ def cells_of(state: np.ndarray) -> np.ndarray:
 
 def consistent(cells: np.ndarray, seen: list[int], rng) -> tuple[np.ndarray, np.ndarray] | None:
     "Launch velocities and paths of cells, [starts] and [time, starts], of random starts along one axis that pass through the seen cells; None if the grid found none."
-    box = np.array([[cells[0], cells[0] + 1.0], [-SPEED[1], SPEED[1]]]) if 0 in seen else np.array([[LOW + RADIUS, HIGH - RADIUS], [-SPEED[1], SPEED[1]]])
+    box = (
+        np.array([[cells[0], cells[0] + 1.0], [-SPEED[1], SPEED[1]]])
+        if 0 in seen
+        else np.array([[LOW + RADIUS, HIGH - RADIUS], [-SPEED[1], SPEED[1]]])
+    )
     # A few frames first: the starts that agree with all of them are too few for a coarse grid to meet.
     stages = [seen[:k] for k in (2, 4, 7, 11) if k < len(seen)] + [seen, seen]
     for stage, known in enumerate(stages):
-        at = rng.random((2, GRID**2)) if stage == len(stages) - 1 else (np.indices((GRID, GRID)).reshape(2, -1) + 0.5) / GRID
+        at = (
+            rng.random((2, GRID**2))
+            if stage == len(stages) - 1
+            else (np.indices((GRID, GRID)).reshape(2, -1) + 0.5) / GRID
+        )
         p, v = box[:, :1] + np.diff(box) * at
         m, path, ok = Motion(p, v, 0 * p), [], np.ones(p.shape, bool)
         for t in range(len(cells)):
@@ -90,6 +105,7 @@ def consistent(cells: np.ndarray, seen: list[int], rng) -> tuple[np.ndarray, np.
 
 class Paths(NamedTuple):
     "Weighted paths of cells that agree with what was seen."
+
     x: np.ndarray  # [time, pairs]
     y: np.ndarray  # [time, pairs]
     weight: np.ndarray  # [pairs], sum 1
@@ -126,7 +142,9 @@ def errors(cells, frames, hidden, images, rng) -> tuple[np.ndarray, np.ndarray]:
     for t in times:
         if (new := [s for s in seen if s < t]) != before:
             before, past = new, possible(cells, new, rng)
-        found.append([np.nan if paths is None else (majority(paths, t, images) != frames[t]).mean() for paths in (whole, past)])
+        found.append(
+            [np.nan if paths is None else (majority(paths, t, images) != frames[t]).mean() for paths in (whole, past)]
+        )
     return tuple(np.array(found).T)
 
 
@@ -165,17 +183,26 @@ def curve(films: list[dict], name: tuple, expected: int) -> dict:
     "Both averages of one mask, how many frames were hidden and for how many predictions the grid found no start."
     sums = np.stack([f[name] for f in films])
     both = {how: average(sums[:, i]) for i, how in enumerate(("smoothing", "filtering"))}
-    flat = {how: e["mean"] for how, e in both.items()} | {f"{how}_error": e["standard_error"] for how, e in both.items()}
+    flat = {how: e["mean"] for how, e in both.items()} | {
+        f"{how}_error": e["standard_error"] for how, e in both.items()
+    }
     return flat | {"frames": expected, "without_start": int(2 * expected - sums[..., 1].sum())}
 
 
 def evidence(films: list[dict], steps: int) -> dict:
     "The mean log-probability in nats per frame and its standard error."
     values = np.array([f["log_evidence"] for f in films])
-    values, first = values[np.isfinite(values)], -np.log(np.prod([HIGH - LOW - 2 * RADIUS] * 2))  # the first cell: at most as surprising as a uniform one
+    values, first = (
+        values[np.isfinite(values)],
+        -np.log(np.prod([HIGH - LOW - 2 * RADIUS] * 2)),
+    )  # the first cell: at most as surprising as a uniform one
     error = values.std(ddof=1) / np.sqrt(len(values))
-    return {"per_frame": round(float(values.mean() + first) / steps, 4), "standard_error": round(float(error) / steps, 4),
-            "sequences": len(values), "first frame, taken as uniform": round(float(first) / steps, 3)}
+    return {
+        "per_frame": round(float(values.mean() + first) / steps, 4),
+        "standard_error": round(float(error) / steps, 4),
+        "sequences": len(values),
+        "first frame, taken as uniform": round(float(first) / steps, 3),
+    }
 
 
 def main():
@@ -188,20 +215,39 @@ def main():
     test = split(whole, config.test, config.valid, config.split_seed).test
     off = check_physics(whole.state.double().numpy())
     everything, frames = cells_of(whole.state.double().numpy()), whole.frames[:, :, 0].numpy() > 127
-    images = {tuple(c): f for c, f in zip(everything[:, 1:].reshape(-1, 2).tolist(), frames[:, 1:].reshape(-1, *frames.shape[2:]))}
+    images = {
+        tuple(c): f
+        for c, f in zip(everything[:, 1:].reshape(-1, 2).tolist(), frames[:, 1:].reshape(-1, *frames.shape[2:]))
+    }
     n, steps = min(args.sequences, len(test)), test.steps
     cells, frames = cells_of(test.state.double().numpy())[:n], test.frames[:n, :, 0].numpy() > 127
-    masks = {("gap", str(g)): ~mask_gap(len(test), steps, FIRST, g).numpy() for g in GAPS} | {("drop", str(p)): ~drop_mask(len(test), steps, p).numpy() for p in DROPS}
+    masks = {("gap", str(g)): ~mask_gap(len(test), steps, FIRST, g).numpy() for g in GAPS} | {
+        ("drop", str(p)): ~drop_mask(len(test), steps, p).numpy() for p in DROPS
+    }
     films = []
     for k in range(n):
         films.append(film(k, cells, frames, masks, images))
         if k % 50 == 49:
-            print(k + 1, "films", {g: curve(films, ("gap", g), 0)["filtering"] for g in ("1", "7", "15")}, f"{time.perf_counter() - started:.0f} s", flush=True)
+            print(
+                k + 1,
+                "films",
+                {g: curve(films, ("gap", g), 0)["filtering"] for g in ("1", "7", "15")},
+                f"{time.perf_counter() - started:.0f} s",
+                flush=True,
+            )
     curves = {"gap": {}, "drop": {}}
     for (kind, size), hidden in masks.items():
         curves[kind][size] = curve(films, (kind, size), int(hidden[:n].sum()))
-    content = {"command": f"python experiments/limits.py --data {Path(args.data).name} --sequences {n}", "machine": f"{platform.machine()} CPU, 1 thread", "seconds": round(time.perf_counter() - started),
-               "data": Path(args.data).name, "sequences": n, "largest distance of the engine's rule from the recorded states": off, "imputation": curves, "log_evidence": evidence(films, steps)}
+    content = {
+        "command": f"python experiments/limits.py --data {Path(args.data).name} --sequences {n}",
+        "machine": f"{platform.machine()} CPU, 1 thread",
+        "seconds": round(time.perf_counter() - started),
+        "data": Path(args.data).name,
+        "sequences": n,
+        "largest distance of the engine's rule from the recorded states": off,
+        "imputation": curves,
+        "log_evidence": evidence(films, steps),
+    }
     with atomic_write(RESULT) as tmp:
         tmp.write_text(json.dumps(content, indent=1) + "\n")
     print(content["log_evidence"])

@@ -10,6 +10,7 @@ Where `desk.mp4` is named and there is no such file, it is made: 3000 frames of 
 Writes experiments/results/own_video.json (errors in grey levels, 0 to 255, over the hidden frames of the held-out sequences) and a strip of frames for each film,
 nbs/images/own_NAME.png, from top to bottom: true, shown, smoothed, filtered, straight line between the seen frames.
 """
+
 import argparse
 import json
 import platform
@@ -21,13 +22,13 @@ import numpy as np
 import torch
 from imageio.v3 import imwrite
 
-from kvae_nb.cli import main as kvae
-from kvae_nb.cli import newest_run
-from kvae_nb.core import atomic_write
-from kvae_nb.data import mask_gap, to_float
-from kvae_nb.evaluation import copy_last, seen_neighbours
-from kvae_nb.simulator import simulate
-from kvae_nb.training import load_run, run_data
+from kvae_nb.app.cli import main as kvae
+from kvae_nb.app.cli import newest_run
+from kvae_nb.core.files import atomic_write
+from kvae_nb.data.films import mask_gap, to_float
+from kvae_nb.evaluation.imputation import copy_last, seen_neighbours
+from kvae_nb.training.runs import load_run, run_data
+from kvae_nb.worlds.balls import simulate
 
 HERE = Path(__file__).parent
 STEPS, START, LENGTH = 10, 4, 3
@@ -50,13 +51,46 @@ def film_a_desk(path, frames=3000):
     desk = grain[..., None] * np.array([1.0, 0.75, 0.5])
     ball = np.pad(ball, ((0, 0), (0, 0), (16, 16)))[..., None]
     film = np.where(ball, np.array([40.0, 110.0, 200.0]), desk) + rng.normal(0, 3, (frames, 64, 96, 1))
-    imwrite(path, film.clip(0, 255).astype(np.uint8), plugin="FFMPEG", fps=25, macro_block_size=1, ffmpeg_log_level="error")
+    imwrite(
+        path, film.clip(0, 255).astype(np.uint8), plugin="FFMPEG", fps=25, macro_block_size=1, ffmpeg_log_level="error"
+    )
 
 
 def measure(film, epochs, seed, runs):
     "One film: what was run, and its errors."
-    words = ["train", "--data", str(film), "--preset", "demo", "--data.steps", str(STEPS), "--data.binarize", "false", "--model.pixels", "gaussian", "--model.dim_a", "4", "--model.dim_z", "8",
-             "--train.batch_size", "4", "--train.lr", "0.003", "--train.decode_frames", "0", "--train.threads", "1", "--epochs", str(epochs), "--seed", str(seed), "--data.test", "0.2", "--out", runs]
+    words = [
+        "train",
+        "--data",
+        str(film),
+        "--preset",
+        "demo",
+        "--data.steps",
+        str(STEPS),
+        "--data.binarize",
+        "false",
+        "--model.pixels",
+        "gaussian",
+        "--model.dim_a",
+        "4",
+        "--model.dim_z",
+        "8",
+        "--train.batch_size",
+        "4",
+        "--train.lr",
+        "0.003",
+        "--train.decode_frames",
+        "0",
+        "--train.threads",
+        "1",
+        "--epochs",
+        str(epochs),
+        "--seed",
+        str(seed),
+        "--data.test",
+        "0.2",
+        "--out",
+        runs,
+    ]
     start = time.perf_counter()
     if kvae(words):
         raise SystemExit(f"{film}: kvae train did not succeed")
@@ -67,15 +101,44 @@ def measure(film, epochs, seed, runs):
     mask = mask_gap(len(x), STEPS, START, LENGTH)
     with torch.no_grad():
         out, seen = run.model.impute(x, mask), run.model.impute(x, torch.ones_like(mask)).smoothed.frames
-    fillers = {"smoothed": out.smoothed.frames, "filtered": out.filtered.frames, "last frame again": copy_last(x, mask), "straight line": straight_lines(x, mask),
-               "smoothed, nothing hidden": seen, "mean frame of the training": to_float(split.train.frames).mean((0, 1)).expand_as(x)}
+    fillers = {
+        "smoothed": out.smoothed.frames,
+        "filtered": out.filtered.frames,
+        "last frame again": copy_last(x, mask),
+        "straight line": straight_lines(x, mask),
+        "smoothed, nothing hidden": seen,
+        "mean frame of the training": to_float(split.train.frames).mean((0, 1)).expand_as(x),
+    }
     errors = {name: round(255 * (f - x)[~mask].square().mean().sqrt().item(), 2) for name, f in fillers.items()}
-    rows = [x[0], x[0] * mask[0, :, None, None, None], *(fillers[n][0] for n in ("smoothed", "filtered", "straight line"))]
-    picture = torch.cat([torch.cat(list(r), -1) for r in rows], -2).clamp(0, 1).permute(1, 2, 0).mul(255).round().byte().numpy()
+    rows = [
+        x[0],
+        x[0] * mask[0, :, None, None, None],
+        *(fillers[n][0] for n in ("smoothed", "filtered", "straight line")),
+    ]
+    picture = (
+        torch.cat([torch.cat(list(r), -1) for r in rows], -2)
+        .clamp(0, 1)
+        .permute(1, 2, 0)
+        .mul(255)
+        .round()
+        .byte()
+        .numpy()
+    )
     imwrite(HERE.parent / f"nbs/images/own_{film.stem}.png", picture)
     command = " ".join(["kvae", *words]).replace(str(film), film.name).replace(runs, "runs")
-    return {"film": film.name, "command": command, "seed": seed, "sequences": [len(s) for s in split], "steps": STEPS, "hidden": [START, START + LENGTH], "size": x.shape[-1],
-            "channels": x.shape[2], "epochs": run.progress.epoch, "seconds": round(seconds), "rms_error": errors}
+    return {
+        "film": film.name,
+        "command": command,
+        "seed": seed,
+        "sequences": [len(s) for s in split],
+        "steps": STEPS,
+        "hidden": [START, START + LENGTH],
+        "size": x.shape[-1],
+        "channels": x.shape[2],
+        "epochs": run.progress.epoch,
+        "seconds": round(seconds),
+        "rms_error": errors,
+    }
 
 
 def main():
@@ -85,7 +148,11 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     path = HERE / "results/own_video.json"
-    found = json.loads(path.read_text()) if path.exists() else {"machine": f"{platform.machine()} CPU, 1 thread", "torch": torch.__version__, "films": {}}
+    found = (
+        json.loads(path.read_text())
+        if path.exists()
+        else {"machine": f"{platform.machine()} CPU, 1 thread", "torch": torch.__version__, "films": {}}
+    )
     for film in args.films:
         if film.name == "desk.mp4" and not film.exists():
             film_a_desk(film)

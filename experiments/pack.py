@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 
-from kvae_nb.starts import flat
-from kvae_nb.core import InputError, tune_cpu
-from kvae_nb.evaluation import held_out_elbo, imputation_curves
-from kvae_nb.pretrained import check_error, load_pretrained, pack, pretrained_names
-from kvae_nb.training import Run, RunConfig, kind_of, load_run, run_data
+from kvae_nb.core.errors import InputError
+from kvae_nb.core.runtime import tune_cpu
+from kvae_nb.evaluation.imputation import held_out_elbo, imputation_curves
+from kvae_nb.training.pretrained import check_error, load_pretrained, pack, pretrained_names
+from kvae_nb.training.runs import Run, RunConfig, kind_of, load_run, run_data
+from kvae_nb.training.starts import flat
 
 GAPS = (3, 7, 15)
 
@@ -35,9 +36,14 @@ def rounded(value, digits: int = 5):
 
 def command(config: RunConfig) -> str:
     "What has to be typed for this configuration: the preset that is nearest to it, and what differs."
-    found_so = None if config.data.binarize else config.data.binarize  # black and white is what the reader finds by itself
+    found_so = (
+        None if config.data.binarize else config.data.binarize
+    )  # black and white is what the reader finds by itself
     config = replace(config, data=replace(config.data, path=Path(config.data.path).name, binarize=found_so))
-    wanted, written = flat(asdict(config)), lambda v: json.dumps(v) if isinstance(v, (dict, list, tuple, bool)) else str(v)
+    wanted, written = (
+        flat(asdict(config)),
+        lambda v: json.dumps(v) if isinstance(v, (dict, list, tuple, bool)) else str(v),
+    )
     found = []
     for name, start in kind_of(config.kind).presets.items():
         there = flat(asdict(start))
@@ -49,8 +55,17 @@ def command(config: RunConfig) -> str:
 def training(run: Run, checkpoint: str) -> dict:
     "How the run was trained."
     about = json.loads((run.folder / "metrics.json").read_text())
-    return {"command": command(run.config), "seed": run.config.train.seed, "epochs": run.config.train.epochs, "checkpoint": checkpoint, "epoch": run.progress.epoch,
-            "seconds": about.get("seconds"), "device": about.get("device"), "machine": about.get("machine"), "torch": about.get("torch")}
+    return {
+        "command": command(run.config),
+        "seed": run.config.train.seed,
+        "epochs": run.config.train.epochs,
+        "checkpoint": checkpoint,
+        "epoch": run.progress.epoch,
+        "seconds": about.get("seconds"),
+        "device": about.get("device"),
+        "machine": about.get("machine"),
+        "torch": about.get("torch"),
+    }
 
 
 def measured(run: Run) -> dict:
@@ -60,12 +75,21 @@ def measured(run: Run) -> dict:
         raise InputError(f"{run.folder} has no held-out films (data.test=0); give the numbers with --metrics.")
     bound = held_out_elbo(run.model, test)
     gaps = imputation_curves(run.model, test, GAPS, ())["gap"]
-    return rounded({"sequences": len(test), "elbo_per_frame": bound.per_frame, "elbo_per_sequence": bound.per_sequence, "gap": {n: e._asdict() for n, e in gaps.items()}})
+    return rounded(
+        {
+            "sequences": len(test),
+            "elbo_per_frame": bound.per_frame,
+            "elbo_per_sequence": bound.per_sequence,
+            "gap": {n: e._asdict() for n, e in gaps.items()},
+        }
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", metavar="NAME=RUN", help="a name for the weights and the run folder they come from")
+    parser.add_argument(
+        "runs", nargs="+", metavar="NAME=RUN", help="a name for the weights and the run folder they come from"
+    )
     parser.add_argument("--checkpoint", default="best", help="best, last, or one that was kept")
     parser.add_argument("--metrics", type=Path, help="a JSON file with what would otherwise be measured")
     parser.add_argument("--folder", type=Path, help="where to write; default: into the package")
@@ -85,7 +109,10 @@ def main() -> int:
             path = pack(folder, name, {**numbers, **training(run, args.checkpoint)}, args.folder, args.checkpoint)
             found = load_pretrained(path)
             error = check_error(found.model, found.films, found.check)
-            print(f"{path}: {path.stat().st_size / 1024:.0f} KB, {numbers.get('elbo_per_frame')} nats per frame, check off by {error:.1e}", flush=True)
+            print(
+                f"{path}: {path.stat().st_size / 1024:.0f} KB, {numbers.get('elbo_per_frame')} nats per frame, check off by {error:.1e}",
+                flush=True,
+            )
     except (InputError, OSError, ValueError) as error:
         print(f"pack.py: {error}", file=sys.stderr)
         return 2

@@ -13,12 +13,22 @@ from pathlib import Path
 
 import torch
 
-from kvae_nb.core import atomic_write, tune_cpu
-from kvae_nb.evaluation import EvaluationConfig, evaluate
-from kvae_nb.training import PRESETS, fit, load_run, run_data
+from kvae_nb.core.files import atomic_write
+from kvae_nb.core.runtime import tune_cpu
+from kvae_nb.evaluation.imputation import EvaluationConfig, evaluate
+from kvae_nb.training.loop import fit
+from kvae_nb.training.runs import PRESETS, load_run, run_data
 
 HERE = Path(__file__).parent
-KEEP = ("elbo_per_frame", "elbo_per_sequence", "elbo_terms_per_frame", "imputation", "position_r2", "generation", "leaks")
+KEEP = (
+    "elbo_per_frame",
+    "elbo_per_sequence",
+    "elbo_terms_per_frame",
+    "imputation",
+    "position_r2",
+    "generation",
+    "leaks",
+)
 
 
 def rounded(value, digits: int = 5):
@@ -31,8 +41,14 @@ def rounded(value, digits: int = 5):
 def measure(folder: Path, checkpoint: str) -> dict:
     "All measures of one checkpoint of a run, on its held-out sequences."
     run = load_run(folder, checkpoint)
-    results = evaluate(run.model, run_data(run).test, EvaluationConfig(state_lag=1))  # that generator's states are one step ahead
-    return {"epoch": run.progress.epoch, "sequences": results["test"]["sequences"], **rounded({k: results[k] for k in KEEP})}
+    results = evaluate(
+        run.model, run_data(run).test, EvaluationConfig(state_lag=1)
+    )  # that generator's states are one step ahead
+    return {
+        "epoch": run.progress.epoch,
+        "sequences": results["test"]["sequences"],
+        **rounded({k: results[k] for k in KEEP}),
+    }
 
 
 def main():
@@ -40,14 +56,21 @@ def main():
     parser.add_argument("--data", required=True, help="the .npz file")
     parser.add_argument("--run", default="", help="a run folder that exists already")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads the run was trained with, for the record")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=torch.get_num_threads(),
+        help="CPU threads the run was trained with, for the record",
+    )
     args = parser.parse_args()
     tune_cpu()
     paper = PRESETS["paper"]
     config = replace(paper, data=replace(paper.data, path=args.data), train=replace(paper.train, seed=args.seed))
     folder = Path(args.run) if args.run else fit(config)
     run, metrics = load_run(folder), json.loads((folder / "metrics.json").read_text())
-    stored = replace(run.config, train=replace(run.config.train, threads=0), data=replace(run.config.data, binarize=None))
+    stored = replace(
+        run.config, train=replace(run.config.train, threads=0), data=replace(run.config.data, binarize=None)
+    )
     if stored != config:
         raise SystemExit(f"{folder} was not made by the paper preset on {args.data} with seed {args.seed}.")
     result = {

@@ -3,7 +3,7 @@
     python experiments/pendulum.py                    # three seeds; stores after every run, and goes on with those that are missing
     python experiments/pendulum.py --seeds 1 --out /tmp/runs
 
-Simulates 1500 sequences (notebook 06), divides them into 500 for training, validation and test, trains with `kvae_nb.training.fit`, and measures on the
+Simulates 1500 sequences (notebook 31), divides them into 500 for training, validation and test, trains with `kvae_nb.training.fit`, and measures on the
 test sequences: the bound (learned pixel std, and pixel stds fixed afterwards), R² of sin φ, cos φ, φ̇ from states by ordinary least squares (fitted on the
 training sequences), the error of an imputed gap with and without the torque. Writes experiments/results/pendulum.json.
 """
@@ -18,22 +18,49 @@ from pathlib import Path
 
 import torch
 
-from kvae_nb.annealing import Schedule
-from kvae_nb.core import atomic_write, tune_cpu
-from kvae_nb.data import DataConfig, VideoData, batches, mask_gap, save_video_data, to_float
-from kvae_nb.evaluation import held_out_elbo, imputation_errors, least_squares_r2
-from kvae_nb.kvae import KVAEConfig
-from kvae_nb.pendulum import Pendulum, simulate_pendulum
-from kvae_nb.training import RunConfig, fit, load_run, run_data
-from kvae_nb.step import TrainConfig
+from kvae_nb.core.files import atomic_write
+from kvae_nb.core.runtime import tune_cpu
+from kvae_nb.data.films import DataConfig, VideoData, batches, mask_gap, save_video_data, to_float
+from kvae_nb.evaluation.imputation import held_out_elbo, imputation_errors, least_squares_r2
+from kvae_nb.models.kvae import KVAEConfig
+from kvae_nb.training.annealing import Schedule
+from kvae_nb.training.loop import fit
+from kvae_nb.training.runs import RunConfig, load_run, run_data
+from kvae_nb.training.step import TrainConfig
+from kvae_nb.worlds.pendulum import Pendulum, simulate_pendulum
 
 RESULT = Path(__file__).parent / "results" / "pendulum.json"
 PIXELS, STEPS, SAMPLES = 256, 15, 5
 STDS = (0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.2, 1.0)
 TARGETS = ("sin", "cos", "speed")
-MODEL = dict(pixels="gaussian", network="mlp", units=128, dim_a=3, dim_z=6, K=6, alpha="mlp", alpha_window=2, learn_noise=True, Q=0.01, R=0.01, cov1=1.0)
-PRICE = Schedule("linear", 1.0, 8.0, wait=60, length=60)  # once the pixels are learned the motion counts more, or hardly any velocity is found in z
-TRAIN = dict(epochs=300, lr=0.003, schedule="cosine", beta=PRICE, join={}, reconstruction_weight=0.3, picture_every=0, threads=1, device="cpu")
+MODEL = dict(
+    pixels="gaussian",
+    network="mlp",
+    units=128,
+    dim_a=3,
+    dim_z=6,
+    K=6,
+    alpha="mlp",
+    alpha_window=2,
+    learn_noise=True,
+    Q=0.01,
+    R=0.01,
+    cov1=1.0,
+)
+PRICE = Schedule(
+    "linear", 1.0, 8.0, wait=60, length=60
+)  # once the pixels are learned the motion counts more, or hardly any velocity is found in z
+TRAIN = dict(
+    epochs=300,
+    lr=0.003,
+    schedule="cosine",
+    beta=PRICE,
+    join={},
+    reconstruction_weight=0.3,
+    picture_every=0,
+    threads=1,
+    device="cpu",
+)
 NORMALISATION = (
     "pixels are the 8-bit levels of our own rendering divided by 255, so in [0, 1]; no noise is added, the rounding to levels is not undone; "
     "the bound is a density per pixel in these units, Gaussian with one standard deviation for all pixels; "
@@ -51,14 +78,31 @@ PUBLISHED = {
 def states(model, data: VideoData) -> dict[str, torch.Tensor]:
     "Smoothed and filtered means of z, and the encoder's a, [n, time, dim]."
     found = [(model.impute(b.x, None, b.u), model.encode(b.x)) for b in batches(data, 100, torch.arange(len(data)))]
-    return {"smoothed z": torch.cat([o.smoothed.z.mean for o, _ in found]), "filtered z": torch.cat([o.filtered.z.mean for o, _ in found]), "encoded a": torch.cat([a for _, a in found])}
+    return {
+        "smoothed z": torch.cat([o.smoothed.z.mean for o, _ in found]),
+        "filtered z": torch.cat([o.filtered.z.mean for o, _ in found]),
+        "encoded a": torch.cat([a for _, a in found]),
+    }
 
 
 def r2(model, train: VideoData, test: VideoData) -> dict[str, dict[str, float]]:
     "R² of the true state on the test sequences from each kind of state, least squares fitted on the training sequences."
     known, new = states(model, train), states(model, test)
     flat = lambda v: v.flatten(0, 1)
-    return {k: dict(zip(TARGETS, (round(v, 4) for v in least_squares_r2(flat(known[k]), flat(train.state), flat(new[k]), flat(test.state)).tolist()))) for k in known}
+    return {
+        k: dict(
+            zip(
+                TARGETS,
+                (
+                    round(v, 4)
+                    for v in least_squares_r2(
+                        flat(known[k]), flat(train.state), flat(new[k]), flat(test.state)
+                    ).tolist()
+                ),
+            )
+        )
+        for k in known
+    }
 
 
 @torch.no_grad()
@@ -69,8 +113,14 @@ def bounds(model, test: VideoData) -> dict:
     for std in (learned, *STDS):
         model.pixels.log_std.fill_(math.log(std))
         e = held_out_elbo(model, test, SAMPLES)
-        rows["learned" if std == learned else f"{std:g}"] = {"std": round(std, 5), "per_sequence": round(e.per_sequence, 2), "per_frame": round(e.per_frame, 2), "per_pixel": round(e.per_frame / PIXELS, 4),
-                                                             "reconstruction_per_frame": round(e.log_likelihood, 2), "kl_per_frame": round(e.log_posterior - e.log_prior, 3)}
+        rows["learned" if std == learned else f"{std:g}"] = {
+            "std": round(std, 5),
+            "per_sequence": round(e.per_sequence, 2),
+            "per_frame": round(e.per_frame, 2),
+            "per_pixel": round(e.per_frame / PIXELS, 4),
+            "reconstruction_per_frame": round(e.log_likelihood, 2),
+            "kl_per_frame": round(e.log_posterior - e.log_prior, 3),
+        }
     model.pixels.log_std.copy_(kept)
     return rows
 
@@ -78,7 +128,11 @@ def bounds(model, test: VideoData) -> dict:
 @torch.no_grad()
 def examples(model, train: VideoData, test: VideoData, count: int = 6) -> dict:
     "True and read-out states of a few test sequences, for a figure."
-    known, new, one = states(model, train)["smoothed z"], states(model, test[:count])["smoothed z"], lambda v: torch.cat([v, torch.ones_like(v[..., :1])], -1).double()
+    known, new, one = (
+        states(model, train)["smoothed z"],
+        states(model, test[:count])["smoothed z"],
+        lambda v: torch.cat([v, torch.ones_like(v[..., :1])], -1).double(),
+    )
     W = torch.linalg.lstsq(one(known).flatten(0, 1), train.state.flatten(0, 1).double()).solution
     rounded = lambda v: [[[round(x, 3) for x in row] for row in film] for film in v.tolist()]
     return {"true": rounded(test[:count].state), "read out": rounded(one(new) @ W)}
@@ -96,18 +150,39 @@ def measure(folder: Path) -> dict:
     run, history = load_run(folder), json.loads((folder / "metrics.json").read_text())
     data, mask = run_data(run), mask_gap(500, STEPS, 4, 7)
     blind = VideoData(data.test.frames, data.test.state, torch.zeros_like(data.test.controls))
-    gap = {name: {k: round(v, 6) for k, v in imputation_errors(run.model, films, mask).mse.items()} for name, films in (("with the torque", data.test), ("torque replaced by 0", blind))}
+    gap = {
+        name: {k: round(v, 6) for k, v in imputation_errors(run.model, films, mask).mse.items()}
+        for name, films in (("with the torque", data.test), ("torque replaced by 0", blind))
+    }
     return {
-        "seed": run.config.train.seed, "train_seconds": history["seconds"], "epoch": run.progress.epoch, "attempt": run.progress.attempt, "parameters": sum(p.numel() for p in run.model.parameters()),
-        "sequences": [len(part) for part in data], "valid_elbo_per_frame": round(run.progress.best, 2), "elbo": bounds(run.model, data.test), "r2": r2(run.model, data.train, data.test),
-        "mse of frames 4-10 hidden": gap, "examples": examples(run.model, data.train, data.test), "codes": codes(run.model, data.test),
+        "seed": run.config.train.seed,
+        "train_seconds": history["seconds"],
+        "epoch": run.progress.epoch,
+        "attempt": run.progress.attempt,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "sequences": [len(part) for part in data],
+        "valid_elbo_per_frame": round(run.progress.best, 2),
+        "elbo": bounds(run.model, data.test),
+        "r2": r2(run.model, data.train, data.test),
+        "mse of frames 4-10 hidden": gap,
+        "examples": examples(run.model, data.train, data.test),
+        "codes": codes(run.model, data.test),
     }
 
 
 def store(runs: list[dict], args):
     "Writes the result file, atomically."
-    content = {"command": "python experiments/pendulum.py" + (f" --seeds {args.seeds}" if args.seeds != 3 else ""), "machine": f"{platform.machine()} CPU, 1 thread", "torch": torch.__version__, "normalisation": NORMALISATION,
-               "data": {"sequences": 1500, "steps": STEPS, "size": 16, "seed": 0, "pendulum": asdict(Pendulum())}, "model": MODEL, "train": {k: asdict(v) if is_dataclass(v) else v for k, v in TRAIN.items()}, "published": PUBLISHED, "runs": runs}
+    content = {
+        "command": "python experiments/pendulum.py" + (f" --seeds {args.seeds}" if args.seeds != 3 else ""),
+        "machine": f"{platform.machine()} CPU, 1 thread",
+        "torch": torch.__version__,
+        "normalisation": NORMALISATION,
+        "data": {"sequences": 1500, "steps": STEPS, "size": 16, "seed": 0, "pendulum": asdict(Pendulum())},
+        "model": MODEL,
+        "train": {k: asdict(v) if is_dataclass(v) else v for k, v in TRAIN.items()},
+        "published": PUBLISHED,
+        "runs": runs,
+    }
     with atomic_write(RESULT) as tmp:
         tmp.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 

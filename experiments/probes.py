@@ -1,4 +1,4 @@
-"""The probes of notebook 22 on trained models: 200 generated frames from 4, calibration while frames are missing, position and velocity in z.
+"""The probes of notebook 60 on trained models: 200 generated frames from 4, calibration while frames are missing, position and velocity in z.
 
     python experiments/probes.py box=runs/2026-01-31_12-00-00 gravity=runs/2026-01-31_13-00-00        # two minutes each, one CPU core
 
@@ -15,12 +15,13 @@ from pathlib import Path
 
 import torch
 
-from kvae_nb.core import atomic_write, tune_cpu
-from kvae_nb.data import VideoData, open_data
-from kvae_nb.evaluation import FIRST
-from kvae_nb.plots import video_rows, write_video
-from kvae_nb.probes import ProbeConfig, continue_films, probe
-from kvae_nb.training import load_run, run_data
+from kvae_nb.core.files import atomic_write
+from kvae_nb.core.runtime import tune_cpu
+from kvae_nb.data.films import VideoData, open_data
+from kvae_nb.evaluation.checks import FIRST
+from kvae_nb.evaluation.plots import video_rows, write_video
+from kvae_nb.evaluation.probes import ProbeConfig, continue_films, probe
+from kvae_nb.training.runs import load_run, run_data
 
 HERE = Path(__file__).parent
 RESULT, IMAGES = HERE / "results" / "probes.json", HERE.parent / "nbs" / "images"
@@ -53,7 +54,13 @@ def measure(name: str, folder: str) -> dict:
     found = probe(model, test, ProbeConfig(steps=STEPS, count=COUNT, state_lag=1 if data.path else 0), long)
     films = continue_films(model, test if long is None else long, SHOWN, FILMS)
     write_video(IMAGES / f"generated_{name}.gif", video_rows(list(films.numpy()), scale=3))
-    return {"name": name, "data": Path(data.path).name or data.world, "films": len(test), "seconds": round(time.perf_counter() - begin), **rounded(found)}
+    return {
+        "name": name,
+        "data": Path(data.path).name or data.world,
+        "films": len(test),
+        "seconds": round(time.perf_counter() - begin),
+        **rounded(found),
+    }
 
 
 def main():
@@ -66,7 +73,15 @@ def main():
     for name, folder in (item.split("=", 1) for item in args.runs):
         row = measure(name, folder)
         known = sorted([r for r in known if r["name"] != name] + [row], key=lambda r: r["name"])
-        content = {"command": "python experiments/probes.py " + " ".join(r["name"] + "=RUN" for r in known), "machine": f"{platform.machine()} CPU, 1 thread", "torch": torch.__version__, "steps": STEPS, "count": COUNT, "seed": 0, "models": known}
+        content = {
+            "command": "python experiments/probes.py " + " ".join(r["name"] + "=RUN" for r in known),
+            "machine": f"{platform.machine()} CPU, 1 thread",
+            "torch": torch.__version__,
+            "steps": STEPS,
+            "count": COUNT,
+            "seed": 0,
+            "models": known,
+        }
         with atomic_write(RESULT) as tmp:
             tmp.write_text(json.dumps(content) + "\n")
         print(name, row["seconds"], "s", flush=True)

@@ -15,9 +15,23 @@ from pathlib import Path
 
 import torch
 
-from kvae_nb.core import atomic_write, derived_seed, tune_cpu
-from kvae_nb.slds import (SLDS, SLDSParameters, best_path, bouncing_point, fit_autoregression, fit_slds, regime_scores, start_from, sticky,
-                          switching_filter, switching_smoother, turning_modes, turning_point)
+from kvae_nb.core.files import atomic_write
+from kvae_nb.core.runtime import derived_seed, tune_cpu
+from kvae_nb.inference.slds import (
+    SLDS,
+    SLDSParameters,
+    best_path,
+    bouncing_point,
+    fit_autoregression,
+    fit_slds,
+    regime_scores,
+    start_from,
+    sticky,
+    switching_filter,
+    switching_smoother,
+    turning_modes,
+    turning_point,
+)
 
 RESULT = Path(__file__).parent / "results" / "regimes.json"
 WORLDS = {
@@ -38,7 +52,10 @@ def scores(slds, transitions, posterior, data) -> dict:
     "Agreement of the smoother's regimes with the truth, and that of the posterior network's if there is one."
     found = switching_filter(slds, data.a, None, None if slds.B is None else ones(data.a), "gpb2", transitions)
     smoothed = switching_smoother(slds, found, None if slds.B is None else ones(data.a))
-    out = {"smoother": regime_scores(smoothed.log_weights.argmax(-1), data.s)[:3], "evidence": found.log_prob.mean().item()}
+    out = {
+        "smoother": regime_scores(smoothed.log_weights.argmax(-1), data.s)[:3],
+        "evidence": found.log_prob.mean().item(),
+    }
     if posterior is not None:
         out["network"] = regime_scores(best_path(posterior(data.a), data.a.shape[1]), data.s)[:3]
     return out
@@ -53,7 +70,9 @@ def learn(world: str, method: str, seed: int) -> dict:
     parameters, posterior = SLDSParameters(K, p, n, 1, WORLDS[world]["switching"]), None
     start_from(parameters, fit_autoregression(K, train.a, ones(train.a), seed=seed))
     if STEPS[method]:
-        posterior = fit_slds(parameters, train.a, ones(train.a), method, STEPS[method], lr=0.02, window=WINDOW, seed=seed).posterior
+        posterior = fit_slds(
+            parameters, train.a, ones(train.a), method, STEPS[method], lr=0.02, window=WINDOW, seed=seed
+        ).posterior
     found = scores(parameters(test.a), parameters.transitions, posterior, test)
     return {"world": world, "method": method, "seed": seed, **found, "seconds": round(time.perf_counter() - tick, 1)}
 
@@ -61,8 +80,15 @@ def learn(world: str, method: str, seed: int) -> dict:
 def true_model(world: str, seed: int) -> dict:
     "The same scores with the matrices that made the data: what a chain that knows only the regimes can reach."
     test, I = WORLDS[world]["make"](50, seed=2 * seed + 1), torch.eye(1)[None]
-    ball = SLDS(I, torch.tensor([[[0.5]], [[-0.5]]]), I, 0.05**2 * I, 0.2**2 * I, torch.zeros(1, 1), 30 * I, sticky(2, 0.95))
-    return {"world": world, "method": "true model", "seed": seed, **scores(ball if world == "ball" else turning_modes(), None, None, test)}
+    ball = SLDS(
+        I, torch.tensor([[[0.5]], [[-0.5]]]), I, 0.05**2 * I, 0.2**2 * I, torch.zeros(1, 1), 30 * I, sticky(2, 0.95)
+    )
+    return {
+        "world": world,
+        "method": "true model",
+        "seed": seed,
+        **scores(ball if world == "ball" else turning_modes(), None, None, test),
+    }
 
 
 def main():
@@ -82,8 +108,14 @@ def main():
                 row = true_model(world, seed) if method == "true model" else learn(world, method, seed)
                 runs.append(row)
                 print({k: [round(x, 3) for x in v] if isinstance(v, tuple) else v for k, v in row.items()}, flush=True)
-                content = {"command": "python experiments/regimes.py", "machine": f"{platform.machine()} CPU, 1 thread", "torch": torch.__version__,
-                           "steps": STEPS, "window": WINDOW, "runs": runs}
+                content = {
+                    "command": "python experiments/regimes.py",
+                    "machine": f"{platform.machine()} CPU, 1 thread",
+                    "torch": torch.__version__,
+                    "steps": STEPS,
+                    "window": WINDOW,
+                    "runs": runs,
+                }
                 with atomic_write(RESULT) as tmp:
                     tmp.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import torch
 
-from kvae_nb.data import VideoData, from_simulation, save_video_data
-from kvae_nb.simulator import simulate
+from kvae_nb.data.films import VideoData, from_simulation, save_video_data
+from kvae_nb.worlds.balls import simulate
 
 outline = torch.zeros(32, 32, dtype=torch.bool)
 outline[2:31, 2:31] = True
 outline[3:30, 3:30] = False
 films = from_simulation(simulate("box", sequences=16, steps=20, seed=1, radius=3.0, walls=False))
 frames = films.frames.maximum(255 * outline.to(torch.uint8))
-save_video_data(Path(__file__).parents[1] / "kvae_nb" / "samples" / "box.npz", VideoData(frames, films.state, contacts=films.contacts))
+save_video_data(
+    Path(__file__).parents[1] / "kvae_nb" / "samples" / "box.npz",
+    VideoData(frames, films.state, contacts=films.contacts),
+)

@@ -18,9 +18,12 @@ from pathlib import Path
 
 import torch
 
-from kvae_nb.core import atomic_write, tune_cpu
-from kvae_nb.data import batches, open_data, split
-from kvae_nb.training import PRESETS, DeadStart, Reporter, build_model, fit_config_to_data, liveness, prepare, summary, train_epoch, validate
+from kvae_nb.core.files import atomic_write
+from kvae_nb.core.runtime import tune_cpu
+from kvae_nb.data.films import batches, open_data, split
+from kvae_nb.training.loop import DeadStart, liveness, prepare, train_epoch
+from kvae_nb.training.records import Reporter, summary, validate
+from kvae_nb.training.runs import PRESETS, build_model, fit_config_to_data
 
 HERE = Path(__file__).parent
 
@@ -31,6 +34,7 @@ def one_seed(config, data, seed: int, epochs: int, constant: float) -> dict:
     trainer, progress = prepare(config)
     reporter, rows = Reporter(folder, main=False, quiet=True), []
     probe = next(batches(data.valid, 100, torch.arange(100))).x
+
     def trained():
         return bool(rows) and rows[-1]["liveness"] > 0.5 and rows[-1]["valid_elbo_per_frame"] > constant
 
@@ -40,8 +44,19 @@ def one_seed(config, data, seed: int, epochs: int, constant: float) -> dict:
         except DeadStart:
             (trainer, progress), rows = prepare(config, attempt=progress.attempt + 1), []
             continue
-        rows.append({"valid_elbo_per_frame": summary(validate(trainer.bare, data.valid, config.train))["elbo"], "liveness": liveness(trainer.bare, probe)})
-    return {"seed": seed, "trained": trained(), "restarts": progress.attempt, "skipped_steps": progress.skipped, "epochs": rows}
+        rows.append(
+            {
+                "valid_elbo_per_frame": summary(validate(trainer.bare, data.valid, config.train))["elbo"],
+                "liveness": liveness(trainer.bare, probe),
+            }
+        )
+    return {
+        "seed": seed,
+        "trained": trained(),
+        "restarts": progress.attempt,
+        "skipped_steps": progress.skipped,
+        "epochs": rows,
+    }
 
 
 def main():
@@ -63,10 +78,17 @@ def main():
     for seed in range(args.seeds):
         row = one_seed(config, data, seed, args.epochs, result["constant_image_score"])
         result["seeds"].append(row)
-        print(f"seed {seed}: {len(row['epochs'])} epochs, {row['restarts']} restarts, liveness {row['epochs'][-1]['liveness']:.3f}, {row['epochs'][-1]['valid_elbo_per_frame']:.1f} nats per frame", flush=True)
+        print(
+            f"seed {seed}: {len(row['epochs'])} epochs, {row['restarts']} restarts, liveness {row['epochs'][-1]['liveness']:.3f}, {row['epochs'][-1]['valid_elbo_per_frame']:.1f} nats per frame",
+            flush=True,
+        )
     result["trained"] = sum(row["trained"] for row in result["seeds"])
     result["needed_a_restart"] = sum(row["restarts"] > 0 for row in result["seeds"])
-    result |= {"duration_s": round(time.perf_counter() - started), "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)", "torch": torch.__version__}
+    result |= {
+        "duration_s": round(time.perf_counter() - started),
+        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} thread(s)",
+        "torch": torch.__version__,
+    }
     with atomic_write(HERE / "results" / f"start_{args.preset}.json") as tmp:
         tmp.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{result['trained']} of {args.seeds} seeds trained, {result['needed_a_restart']} of them after a restart")

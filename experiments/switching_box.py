@@ -16,11 +16,14 @@ from pathlib import Path
 
 import torch
 
-from kvae_nb.core import atomic_write, tune_cpu
-from kvae_nb.evaluation import PUBLISHED, held_out_elbo, hidden_frames_leak, imputation_curves
-from kvae_nb.data import mask_gap
-from kvae_nb.skvae import contact_scores, regimes_of
-from kvae_nb.training import fit, load_run, preset, run_data
+from kvae_nb.core.files import atomic_write
+from kvae_nb.core.runtime import tune_cpu
+from kvae_nb.data.films import mask_gap
+from kvae_nb.evaluation.checks import hidden_frames_leak
+from kvae_nb.evaluation.imputation import PUBLISHED, held_out_elbo, imputation_curves
+from kvae_nb.models.skvae import contact_scores, regimes_of
+from kvae_nb.training.loop import fit
+from kvae_nb.training.runs import load_run, preset, run_data
 
 RESULT = Path(__file__).parent / "results" / "switching_box.json"
 GAPS, DROPS, EPOCHS = (1, 3, 5, 7, 9, 11, 13, 15), (0.3, 0.5, 0.8), 20
@@ -39,10 +42,14 @@ def wanted(kind: str, data: str, seed: int):
 
 def walls(data) -> torch.Tensor:
     "Per step 0 if no wall was touched since the frame before, else which (1 left, 2 right, 3 low, 4 high; in a corner one of the first two): the walls are elastic, so the velocity across them changes its sign."
-    lag = 0 if data.contacts is not None else 1  # in files of the paper's own generator the frame at t shows the state at t - 1
+    lag = (
+        0 if data.contacts is not None else 1
+    )  # in files of the paper's own generator the frame at t shows the state at t - 1
     v = torch.cat([data.state[:, :1].expand(-1, lag, -1), data.state], 1)[:, : data.steps, 2:4]
     turned = torch.cat([torch.zeros_like(v[:, :1], dtype=torch.bool), v[:, 1:].sign() != v[:, :-1].sign()], 1)
-    return torch.where(turned[..., 0], 1 + (v[..., 0] < 0).long(), torch.where(turned[..., 1], 3 + (v[..., 1] < 0).long(), 0))
+    return torch.where(
+        turned[..., 0], 1 + (v[..., 0] < 0).long(), torch.where(turned[..., 1], 3 + (v[..., 1] < 0).long(), 0)
+    )
 
 
 @torch.no_grad()
@@ -51,10 +58,18 @@ def regimes(model, data) -> dict:
     x = data.frames.float() / 255
     s, sides = torch.cat([regimes_of(model, x[i : i + 50]).s for i in range(0, len(x), 50)]), walls(data)
     contacts = sides > 0 if data.contacts is None else data.contacts
-    found, changed = contact_scores(s, contacts), torch.cat([torch.zeros_like(s[:, :1]), (s.diff(dim=1) != 0).long()], 1)
+    found, changed = (
+        contact_scores(s, contacts),
+        torch.cat([torch.zeros_like(s[:, :1]), (s.diff(dim=1) != 0).long()], 1),
+    )
     later, sides = s[:, found.delay :], sides[:, : s.shape[1] - found.delay]
-    return {"contacts from": "velocities" if data.contacts is None else "simulator", "use": [round((s == k).float().mean().item(), 4) for k in range(model.config.K)],
-            "contacts": found._asdict(), "changes": contact_scores(changed, contacts)._asdict(), "table": [[int(((later == k) & (sides == w)).sum()) for w in range(5)] for k in range(model.config.K)]}
+    return {
+        "contacts from": "velocities" if data.contacts is None else "simulator",
+        "use": [round((s == k).float().mean().item(), 4) for k in range(model.config.K)],
+        "contacts": found._asdict(),
+        "changes": contact_scores(changed, contacts)._asdict(),
+        "table": [[int(((later == k) & (sides == w)).sum()) for w in range(5)] for k in range(model.config.K)],
+    }
 
 
 def measure(folder: Path, drops=DROPS) -> dict:
@@ -64,14 +79,26 @@ def measure(folder: Path, drops=DROPS) -> dict:
     curves = imputation_curves(run.model, test, GAPS, drops)
     mask = mask_gap(4, test.steps, 4, 7)
     row = {
-        "data": source(run.config.data.path), "kind": run.config.kind, "seed": run.config.train.seed, "train_seconds": history["seconds"], "epoch": run.progress.epoch, "sequences": len(test),
+        "data": source(run.config.data.path),
+        "kind": run.config.kind,
+        "seed": run.config.train.seed,
+        "train_seconds": history["seconds"],
+        "epoch": run.progress.epoch,
+        "sequences": len(test),
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "elbo_per_frame": round(held_out_elbo(run.model, test).per_frame, 3),
-        "imputation": {kind: {n: {"smoothing": round(e.smoothing, 5), "filtering": round(e.filtering, 5)} for n, e in rows.items()} for kind, rows in curves.items()},
+        "imputation": {
+            kind: {n: {"smoothing": round(e.smoothing, 5), "filtering": round(e.filtering, 5)} for n, e in rows.items()}
+            for kind, rows in curves.items()
+        },
         "leak": hidden_frames_leak(run.model, test.frames[:4].float() / 255, mask),
         "valid_elbo_per_frame": [round(e["valid"]["elbo"], 3) for e in history["history"]],
     }
-    return row | ({"regimes": regimes(run.model, test), "surrogate_minus_bound": surplus(run.model, test)} if run.config.kind == "skvae" else {})
+    return row | (
+        {"regimes": regimes(run.model, test), "surrogate_minus_bound": surplus(run.model, test)}
+        if run.config.kind == "skvae"
+        else {}
+    )
 
 
 @torch.no_grad()
@@ -93,7 +120,11 @@ def main():
     torch.set_num_threads(1)
     stored = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else []
     done = {(r["data"], r["kind"], r["seed"]) for r in stored}
-    todo = [(kind, seed) for seed in range(args.seeds) for kind in ("kvae", "skvae")] if not args.runs else [Path(r) for r in args.runs]
+    todo = (
+        [(kind, seed) for seed in range(args.seeds) for kind in ("kvae", "skvae")]
+        if not args.runs
+        else [Path(r) for r in args.runs]
+    )
     for item in todo:
         if isinstance(item, Path):
             config = load_run(item).config
@@ -109,13 +140,28 @@ def main():
             continue
         folder = item if isinstance(item, Path) else fit(wanted(kind, args.data, seed))
         stored.append(measure(folder))
-        content = {"command": f"kvae train --model KIND --preset demo --data FILE --epochs {EPOCHS} --seed SEED; python experiments/switching_box.py --data FILE",
-                   "machine": f"{platform.machine()} CPU, 1 thread", "torch": torch.__version__,
-                   "published": {kind: {n: {w: PUBLISHED[kind][str(n)][w] for w in ("smoothing", "filtering")} for n in PUBLISHED[kind]} for kind in ("gap", "drop")}, "runs": stored}
+        content = {
+            "command": f"kvae train --model KIND --preset demo --data FILE --epochs {EPOCHS} --seed SEED; python experiments/switching_box.py --data FILE",
+            "machine": f"{platform.machine()} CPU, 1 thread",
+            "torch": torch.__version__,
+            "published": {
+                kind: {n: {w: PUBLISHED[kind][str(n)][w] for w in ("smoothing", "filtering")} for n in PUBLISHED[kind]}
+                for kind in ("gap", "drop")
+            },
+            "runs": stored,
+        }
         with atomic_write(RESULT) as tmp:
             tmp.write_text(json.dumps(content, indent=1) + "\n")
         r = stored[-1]
-        print(r["data"], kind, seed, r["elbo_per_frame"], {n: (e["smoothing"], e["filtering"]) for n, e in r["imputation"]["gap"].items()}, r.get("regimes"), flush=True)
+        print(
+            r["data"],
+            kind,
+            seed,
+            r["elbo_per_frame"],
+            {n: (e["smoothing"], e["filtering"]) for n, e in r["imputation"]["gap"].items()},
+            r.get("regimes"),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import random
 import resource
 import shutil
 import signal
-import sys
 import tempfile
 import time
 import traceback
@@ -36,15 +35,18 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file  # a file without any entries
 
-from kvae_nb.cli import main as kvae
-from kvae_nb.core import InputError, atomic_write
-from kvae_nb.data import DataConfig, from_simulation, open_shards, read_video_data, save_video_data
-from kvae_nb.kvae import KVAEConfig
-from kvae_nb.pretrained import WEIGHTS, read_pretrained
-from kvae_nb.simulator import WORLDS, simulate
-from kvae_nb.step import TrainConfig, check_training
-from kvae_nb.streaming import write_shards
-from kvae_nb.training import FORMAT, KINDS, RunConfig, build_model, fit, load_run, read_checkpoint, read_config, same_checkpoint, save_tensors, write_config
+from kvae_nb.app.cli import main as kvae
+from kvae_nb.core.errors import InputError
+from kvae_nb.core.files import atomic_write
+from kvae_nb.data.films import DataConfig, from_simulation, open_shards, read_video_data, save_video_data
+from kvae_nb.data.shards import write_shards
+from kvae_nb.models.kvae import KVAEConfig
+from kvae_nb.training.loop import fit
+from kvae_nb.training.pretrained import WEIGHTS, read_pretrained
+from kvae_nb.training.records import FORMAT, read_checkpoint, same_checkpoint, save_tensors
+from kvae_nb.training.runs import KINDS, RunConfig, build_model, load_run, read_config, write_config
+from kvae_nb.training.step import TrainConfig, check_training
+from kvae_nb.worlds.balls import WORLDS, simulate
 
 RESULT = Path(__file__).parent / "results" / "trust.json"
 LIMIT = 20  # seconds of processor time for one file
@@ -82,8 +84,10 @@ class Late(BaseException):
 @contextmanager
 def limited(seconds: int):
     "Raises `Late` in the block after so many seconds of processor time, or ten times as many by the clock: the machine may be busy with other things."
+
     def stop(*_):
         raise Late
+
     before = [(name, signal.signal(name, stop)) for name in (signal.SIGPROF, signal.SIGALRM)]
     signal.setitimer(signal.ITIMER_PROF, seconds)
     signal.alarm(10 * seconds)
@@ -103,7 +107,11 @@ def outcome(do) -> tuple[str, str]:
             do()
     except InputError as error:
         text = str(error)
-        return ("refused", text) if text and "\n" not in text and len(text) < 1200 and text.endswith((".", ")")) else ("not one sentence", text)
+        return (
+            ("refused", text)
+            if text and "\n" not in text and len(text) < 1200 and text.endswith((".", ")"))
+            else ("not one sentence", text)
+        )
     except Late:
         return "too late", ""
     except Exception as error:
@@ -144,17 +152,31 @@ def samples(there: Path) -> dict:
     for k, frame in enumerate(frames[:3]):
         iio.imwrite(there / "images" / f"{k}.png", frame)
     iio.imwrite(there / "film.gif", frames)
-    iio.imwrite(there / "film.mp4", np.repeat(np.repeat(frames, 2, 1), 2, 2)[..., None].repeat(3, -1), plugin="FFMPEG", fps=10)
-    config = RunConfig(data=DataConfig(sequences=8, steps=5, size=16, test=0.25, valid=0.25), model=SMALL, train=TrainConfig(epochs=1, batch_size=4, device="cpu", threads=1))
+    iio.imwrite(
+        there / "film.mp4", np.repeat(np.repeat(frames, 2, 1), 2, 2)[..., None].repeat(3, -1), plugin="FFMPEG", fps=10
+    )
+    config = RunConfig(
+        data=DataConfig(sequences=8, steps=5, size=16, test=0.25, valid=0.25),
+        model=SMALL,
+        train=TrainConfig(epochs=1, batch_size=4, device="cpu", threads=1),
+    )
     run = fit(config, there / "runs", quiet=True)
     shutil.copy(run / "checkpoints" / "last.safetensors", there / "checkpoint.safetensors")
     shutil.rmtree(there / "runs")
     (there / "weights.safetensors").write_bytes((WEIGHTS / "box.safetensors").read_bytes())
     video = lambda path: read_video_data(path, None, 16, 1)
     return {
-        "clips.npz": (["clips.npz"], video), "clips.npy": (["clips.npy"], video), "film.gif": (["film.gif"], video), "film.mp4": (["film.mp4"], video),
-        "images": ([f"images/{k}.png" for k in range(3)], video), "shards": (sorted(str(p.relative_to(there)) for p in (there / "shards").iterdir()), lambda p: open_shards(p)[:]),
-        "checkpoint.safetensors": (["checkpoint.safetensors"], read_checkpoint), "weights.safetensors": (["weights.safetensors"], read_pretrained),
+        "clips.npz": (["clips.npz"], video),
+        "clips.npy": (["clips.npy"], video),
+        "film.gif": (["film.gif"], video),
+        "film.mp4": (["film.mp4"], video),
+        "images": ([f"images/{k}.png" for k in range(3)], video),
+        "shards": (
+            sorted(str(p.relative_to(there)) for p in (there / "shards").iterdir()),
+            lambda p: open_shards(p)[:],
+        ),
+        "checkpoint.safetensors": (["checkpoint.safetensors"], read_checkpoint),
+        "weights.safetensors": (["weights.safetensors"], read_pretrained),
     }
 
 
@@ -174,7 +196,35 @@ def files(args, there: Path) -> dict:
     return tally(cases(), there)
 
 
-NONSENSE = ["", "null", "-1", "0", "1e400", ".nan", "-.inf", "true", "[]", "{}", "[1, 2]", "{a: 1}", "'a'", "'../../x'", str(2**70), "1e-320", "!!python/object/apply:os.system ['touch pwned']", "&a [*a]", "2026-11-21", "0x10", "'" + "x" * 500 + "'", "\x00", "*b", "%", "- 1", "3.7", "99999999"]
+NONSENSE = [
+    "",
+    "null",
+    "-1",
+    "0",
+    "1e400",
+    ".nan",
+    "-.inf",
+    "true",
+    "[]",
+    "{}",
+    "[1, 2]",
+    "{a: 1}",
+    "'a'",
+    "'../../x'",
+    str(2**70),
+    "1e-320",
+    "!!python/object/apply:os.system ['touch pwned']",
+    "&a [*a]",
+    "2026-11-21",
+    "0x10",
+    "'" + "x" * 500 + "'",
+    "\x00",
+    "*b",
+    "%",
+    "- 1",
+    "3.7",
+    "99999999",
+]
 
 
 def spoiled(text: str, rng: random.Random) -> bytes:
@@ -244,8 +294,14 @@ def ended(pid: int) -> int:
 
 def kills(args, there: Path) -> dict:
     "A training killed and resumed again and again, and one left alone."
-    config = RunConfig(data=DataConfig(sequences=32, steps=8, size=16), model=SMALL, train=TrainConfig(epochs=args.epochs, batch_size=8, device="cpu", threads=1))
-    fit(replace(config, train=replace(config.train, epochs=1)), there / "first", quiet=True)  # imports what the children need
+    config = RunConfig(
+        data=DataConfig(sequences=32, steps=8, size=16),
+        model=SMALL,
+        train=TrainConfig(epochs=args.epochs, batch_size=8, device="cpu", threads=1),
+    )
+    fit(
+        replace(config, train=replace(config.train, epochs=1)), there / "first", quiet=True
+    )  # imports what the children need
     started = time.perf_counter()
     assert ended(child(fit, config, there / "whole")) == 0
     whole, alone = next((there / "whole").iterdir()), time.perf_counter() - started
@@ -270,18 +326,42 @@ def kills(args, there: Path) -> dict:
             shutil.rmtree(there / "shot", ignore_errors=True)
         last = None if run is None else run / "checkpoints" / "last.safetensors"
         when[read_checkpoint(last)[1].epoch if last and last.exists() else "before the first checkpoint"] += 1
-        left = [] if run is None else [p.name for p in (run / "checkpoints").glob("*.safetensors") if not p.name.startswith(".") and outcome(lambda: read_checkpoint(p))[0] != "read"]
+        left = (
+            []
+            if run is None
+            else [
+                p.name
+                for p in (run / "checkpoints").glob("*.safetensors")
+                if not p.name.startswith(".") and outcome(lambda: read_checkpoint(p))[0] != "read"
+            ]
+        )
         broken += left
     assert ended(child(lambda: fit(resume=run) if run else fit(config, there / "shot"))) == 0
     run = run or next((there / "shot").iterdir())
-    same = {name: same_checkpoint(whole / "checkpoints" / f"{name}.safetensors", run / "checkpoints" / f"{name}.safetensors") for name in ("last", "best")}
-    return {"kills": shots, "epochs": args.epochs, "seconds_alone": round(alone, 1), "checkpoint_when_killed": {str(k): v for k, v in sorted(when.items(), key=str)}, "unreadable_checkpoints": broken, "same": same,
-            "temporary_files_left": len([p for p in run.rglob(".*") if p.is_file()])}
+    same = {
+        name: same_checkpoint(
+            whole / "checkpoints" / f"{name}.safetensors", run / "checkpoints" / f"{name}.safetensors"
+        )
+        for name in ("last", "best")
+    }
+    return {
+        "kills": shots,
+        "epochs": args.epochs,
+        "seconds_alone": round(alone, 1),
+        "checkpoint_when_killed": {str(k): v for k, v in sorted(when.items(), key=str)},
+        "unreadable_checkpoints": broken,
+        "same": same,
+        "temporary_files_left": len([p for p in run.rglob(".*") if p.is_file()]),
+    }
 
 
 def disk(args, there: Path) -> dict:
     "A file may not grow beyond some size while a run goes on: as on a full disk, writing fails half way."
-    config = RunConfig(data=DataConfig(sequences=16, steps=6, size=16), model=SMALL, train=TrainConfig(epochs=1, batch_size=8, device="cpu", threads=1))
+    config = RunConfig(
+        data=DataConfig(sequences=16, steps=6, size=16),
+        model=SMALL,
+        train=TrainConfig(epochs=1, batch_size=8, device="cpu", threads=1),
+    )
     run = fit(config, there / "runs", quiet=True)
     write_config(replace(config, train=replace(config.train, epochs=4)), run / "config.yaml")
     last = run / "checkpoints" / "last.safetensors"
@@ -301,7 +381,11 @@ def disk(args, there: Path) -> dict:
         said = [line for line in text.splitlines() if line.startswith("kvae: ")]
         found["old checkpoint whole" if last.read_bytes() == old else "OLD CHECKPOINT CHANGED"] += 1
         found[f"exit code {code}"] += 1
-        found["one sentence" if len(said) == 1 and "Traceback" not in text else "TRACEBACK OR SILENCE: " + " ".join(text.split())[-200:]] += 1
+        found[
+            "one sentence"
+            if len(said) == 1 and "Traceback" not in text
+            else "TRACEBACK OR SILENCE: " + " ".join(text.split())[-200:]
+        ] += 1
         found["nothing half written"] += not [p for p in run.rglob(".*") if p.is_file()]
         last.write_bytes(old)
     return {"times": args.disks, **found}
@@ -309,27 +393,49 @@ def disk(args, there: Path) -> dict:
 
 def twins(args, there: Path) -> dict:
     "Trainings started at the same moment in the same folder."
-    config = RunConfig(data=DataConfig(sequences=16, steps=6, size=16), model=SMALL, train=TrainConfig(epochs=1, batch_size=8, device="cpu", threads=1))
+    config = RunConfig(
+        data=DataConfig(sequences=16, steps=6, size=16),
+        model=SMALL,
+        train=TrainConfig(epochs=1, batch_size=8, device="cpu", threads=1),
+    )
     codes, pairs = [], []
     for k in range(5):
         pids = [child(fit, config, there / str(k)) for _ in range(2)]
         codes += [ended(p) for p in pids]
         runs = sorted((there / str(k)).iterdir())
         pairs.append(len(runs) == 2 and same_checkpoint(*(r / "checkpoints" / "last.safetensors" for r in runs)))
-    return {"pairs": len(pairs), "two complete and equal runs": sum(pairs), "exit codes": dict(Counter(map(str, codes)))}
+    return {
+        "pairs": len(pairs),
+        "two complete and equal runs": sum(pairs),
+        "exit codes": dict(Counter(map(str, codes))),
+    }
 
 
 def versions(args, there: Path) -> dict:
     "Checkpoints that say they are of another format, or of none, or lack what one needs."
-    config = RunConfig(data=DataConfig(sequences=16, steps=6, size=16), model=SMALL, train=TrainConfig(epochs=1, batch_size=8, device="cpu", threads=1))
+    config = RunConfig(
+        data=DataConfig(sequences=16, steps=6, size=16),
+        model=SMALL,
+        train=TrainConfig(epochs=1, batch_size=8, device="cpu", threads=1),
+    )
     run = fit(config, there / "runs", quiet=True)
     path, progress = run / "checkpoints" / "last.safetensors", None
     tensors = load_file(path)
     from safetensors import safe_open
+
     with safe_open(path, "pt") as f:
         progress = f.metadata()["progress"]
-    metas = {"format 1": {"format": "kvae_nb checkpoint 1", "progress": progress}, "format 2": {"format": "kvae_nb checkpoint 2", "progress": progress}, "format 99": {"format": "kvae_nb checkpoint 99", "progress": progress}, "no format": None, "weights": {"format": "kvae_nb weights 1"},
-             "no progress": {"format": FORMAT}, "progress is no JSON": {"format": FORMAT, "progress": "{"}, "progress is a list": {"format": FORMAT, "progress": "[]"}, "progress with a new field": {"format": FORMAT, "progress": progress[:-1] + ', "mood": 1}'}}
+    metas = {
+        "format 1": {"format": "kvae_nb checkpoint 1", "progress": progress},
+        "format 2": {"format": "kvae_nb checkpoint 2", "progress": progress},
+        "format 99": {"format": "kvae_nb checkpoint 99", "progress": progress},
+        "no format": None,
+        "weights": {"format": "kvae_nb weights 1"},
+        "no progress": {"format": FORMAT},
+        "progress is no JSON": {"format": FORMAT, "progress": "{"},
+        "progress is a list": {"format": FORMAT, "progress": "[]"},
+        "progress with a new field": {"format": FORMAT, "progress": progress[:-1] + ', "mood": 1}'},
+    }
     found = {}
     for name, meta in metas.items():
         save_file(tensors, path) if meta is None else save_tensors(path, tensors, meta)
@@ -343,7 +449,11 @@ def worlds(args, there: Path) -> dict:
     for world in WORLDS:
         count = Counter()
         for seed in range(args.seeds):
-            config = RunConfig(data=DataConfig(world=world, sequences=64, steps=12, size=16, simulate_seed=seed), model=SMALL, train=TrainConfig(epochs=2, batch_size=16, device="cpu", threads=1, seed=seed))
+            config = RunConfig(
+                data=DataConfig(world=world, sequences=64, steps=12, size=16, simulate_seed=seed),
+                model=SMALL,
+                train=TrainConfig(epochs=2, batch_size=16, device="cpu", threads=1, seed=seed),
+            )
             out = there / f"{world}{seed}"
             what, text = outcome(lambda: fit(config, out, quiet=True))
             count[what] += 1
@@ -354,8 +464,13 @@ def worlds(args, there: Path) -> dict:
             numbers = json.loads((run / "metrics.json").read_text())
             count["steps"] += numbers["step"]
             count["steps skipped"] += numbers["skipped"]
-            count["weights not finite"] += sum((~v.isfinite()).sum().item() for v in read_checkpoint(run / "checkpoints" / "last.safetensors")[0].values())
-            count["bounds not finite"] += sum(not np.isfinite(v) for e in numbers["history"] for s in ("train", "valid") for v in e[s].values())
+            count["weights not finite"] += sum(
+                (~v.isfinite()).sum().item()
+                for v in read_checkpoint(run / "checkpoints" / "last.safetensors")[0].values()
+            )
+            count["bounds not finite"] += sum(
+                not np.isfinite(v) for e in numbers["history"] for s in ("train", "valid") for v in e[s].values()
+            )
             shutil.rmtree(out)
         found[world] = {("trained" if k == "read" else k): v for k, v in count.items()}
     return {"seeds": args.seeds, "worlds": found, "trouble": trouble}
@@ -368,7 +483,9 @@ def main():
     "Runs the parts and writes what was found after each."
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("parts", nargs="*", help=f"some of: {', '.join(PARTS)} (default: all)")
-    p.add_argument("--count", type=int, default=500, help="damaged files of each kind, and configurations of each kind of model")
+    p.add_argument(
+        "--count", type=int, default=500, help="damaged files of each kind, and configurations of each kind of model"
+    )
     p.add_argument("--kills", type=int, default=50, help="how often a training is killed")
     p.add_argument("--epochs", type=int, default=30, help="of that training")
     p.add_argument("--disks", type=int, default=20, help="how often the disk is full")
@@ -383,8 +500,16 @@ def main():
         with tempfile.TemporaryDirectory() as there:
             own, started = time.process_time(), time.perf_counter()
             found = PARTS[name](args, Path(there))
-            settings = {k: v for k, v in vars(args).items() if k in ("count", "kills", "epochs", "disks", "seeds", "seed")}
-            results[name] = {**found, "command": f"python experiments/trust.py {name} " + " ".join(f"--{k} {v}" for k, v in settings.items()), "duration_s": round(time.perf_counter() - started, 1), "machine": platform.machine(), "torch": torch.__version__}
+            settings = {
+                k: v for k, v in vars(args).items() if k in ("count", "kills", "epochs", "disks", "seeds", "seed")
+            }
+            results[name] = {
+                **found,
+                "command": f"python experiments/trust.py {name} " + " ".join(f"--{k} {v}" for k, v in settings.items()),
+                "duration_s": round(time.perf_counter() - started, 1),
+                "machine": platform.machine(),
+                "torch": torch.__version__,
+            }
         with atomic_write(path) as tmp:
             tmp.write_text(json.dumps(results, indent=1) + "\n")
         print(name, json.dumps(results[name], indent=1), flush=True)

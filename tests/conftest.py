@@ -1,4 +1,5 @@
 """What holds for every test: shapes are checked, one thread, the same random numbers, no window."""
+
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -20,7 +21,9 @@ from hypothesis import settings
 
 collect_ignore = ["browser", "install"]  # only when asked for by name: `make test-browser`, `make test-install`
 torch.set_num_threads(1)
-if threading.current_thread() is threading.main_thread():  # a shell in the background hands down signals that are ignored
+if (
+    threading.current_thread() is threading.main_thread()
+):  # a shell in the background hands down signals that are ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
@@ -38,7 +41,11 @@ def seeded():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--no-stability", action="store_true", help="leave out the comparison with stored numbers (tests/test_stability.py)")
+    parser.addoption(
+        "--no-stability",
+        action="store_true",
+        help="leave out the comparison with stored numbers (tests/test_stability.py)",
+    )
 
 
 def pytest_configure(config):

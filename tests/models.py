@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from kvae_nb.kvae import KVAE, KVAEConfig
-from kvae_nb.protocol import Posterior
-from kvae_nb.rnn import RecurrentConfig, RecurrentVAE
-from kvae_nb.skvae import SwitchingKVAE, SwitchingKVAEConfig
+from kvae_nb.models.kvae import KVAE, KVAEConfig
+from kvae_nb.models.protocol import Posterior
+from kvae_nb.models.rnn import RecurrentConfig, RecurrentVAE
+from kvae_nb.models.skvae import SwitchingKVAE, SwitchingKVAEConfig
 
 SMALL = dict(size=16, filters=4, units=16, alpha_units=8)
 SHORT = dict(size=16, filters=4, units=16, rnn_units=8)
@@ -30,7 +30,10 @@ class LinearDecoder(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.draw, self.frame = nn.Linear(config.dim_a, config.channels * config.size**2), (config.channels, config.size, config.size)
+        self.draw, self.frame = (
+            nn.Linear(config.dim_a, config.channels * config.size**2),
+            (config.channels, config.size, config.size),
+        )
 
     def forward(self, a):
         return self.draw(a).unflatten(-1, self.frame)
@@ -71,18 +74,38 @@ MODELS = {
     "colour": lambda: KVAE(KVAEConfig(channels=3, pixels="gaussian", **SMALL)),
     "inferred controls": lambda: KVAE(KVAEConfig(infer_u=2, **SMALL)),
     "controls": lambda: KVAE(KVAEConfig(dim_u=2, **SMALL)),
-    "all settings": lambda: KVAE(KVAEConfig(layers=2, kernel=5, activation="elu", pixels="gaussian", pixel_var=0.01, alpha_layers=2, alpha_dropout=0.2, scale=0.3, **SMALL)),
+    "all settings": lambda: KVAE(
+        KVAEConfig(
+            layers=2,
+            kernel=5,
+            activation="elu",
+            pixels="gaussian",
+            pixel_var=0.01,
+            alpha_layers=2,
+            alpha_dropout=0.2,
+            scale=0.3,
+            **SMALL,
+        )
+    ),
     "own parts": lambda: KVAE(KVAEConfig(**{**SMALL, "size": 10}, **OWN)),
     "switching": lambda: SwitchingKVAE(SwitchingKVAEConfig(**TINY)),
     "switching, network": lambda: SwitchingKVAE(SwitchingKVAEConfig(posterior="network", **TINY)),
-    "switching, all of it": lambda: SwitchingKVAE(SwitchingKVAEConfig(switching="ABCQR", full_noise=True, transitions="mlp", filter="gpb2", dim_u=2, **TINY)),
-    "switching, constant": lambda: SwitchingKVAE(SwitchingKVAEConfig(transitions="constant", offset=False, posterior="network", straight_through=True, **TINY)),
+    "switching, all of it": lambda: SwitchingKVAE(
+        SwitchingKVAEConfig(switching="ABCQR", full_noise=True, transitions="mlp", filter="gpb2", dim_u=2, **TINY)
+    ),
+    "switching, constant": lambda: SwitchingKVAE(
+        SwitchingKVAEConfig(transitions="constant", offset=False, posterior="network", straight_through=True, **TINY)
+    ),
     "switching, one regime": lambda: SwitchingKVAE(SwitchingKVAEConfig(**{**TINY, "K": 1})),
-    "switching, own encoder": lambda: SwitchingKVAE(SwitchingKVAEConfig(transition_layers=2, transition_dropout=0.1, **TINY), encoder=LinearEncoder),
+    "switching, own encoder": lambda: SwitchingKVAE(
+        SwitchingKVAEConfig(transition_layers=2, transition_dropout=0.1, **TINY), encoder=LinearEncoder
+    ),
     "VAE-RNN": lambda: RecurrentVAE(RecurrentConfig(**SHORT)),
     "AE-RNN": lambda: RecurrentVAE(RecurrentConfig(autoencoder=True, **SHORT)),
     "VAE-RNN, controls": lambda: RecurrentVAE(RecurrentConfig(dim_u=2, network="mlp", pixels="gaussian", **SHORT)),
-    "VAE-RNN, own pixels": lambda: RecurrentVAE(RecurrentConfig(rnn_layers=2, rnn_dropout=0.1, **SHORT), pixels=LaplacePixels()),
+    "VAE-RNN, own pixels": lambda: RecurrentVAE(
+        RecurrentConfig(rnn_layers=2, rnn_dropout=0.1, **SHORT), pixels=LaplacePixels()
+    ),
 }
 
 

@@ -1,4 +1,5 @@
 """What the stored results say: the values behind the sentences in tests/claims.py."""
+
 import json
 import re
 from functools import lru_cache
@@ -6,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from kvae_nb.evaluation import DROPS, GAPS, PUBLISHED
-from kvae_nb.fast_inference import BACKENDS
+from kvae_nb.evaluation.imputation import DROPS, GAPS, PUBLISHED
+from kvae_nb.inference.routes import BACKENDS
 
 ROOT = Path(__file__).resolve().parent.parent
 POINTS = [("gap", str(n)) for n in GAPS] + [("drop", str(p)) for p in DROPS]
-ROWS = [(how, kind, n) for how in ("smoothing", "filtering") for kind, n in
-        [("gap", n) for n in (1, 3, 7, 11, 15)] + [("drop", p) for p in (0.3, 0.5, 0.8)]]  # of the first table of the results page
+ROWS = [
+    (how, kind, n)
+    for how in ("smoothing", "filtering")
+    for kind, n in [("gap", n) for n in (1, 3, 7, 11, 15)] + [("drop", p) for p in (0.3, 0.5, 0.8)]
+]  # of the first table of the results page
 FIVE = ("1", "3", "7", "11", "15")
 EPOCHS = "valid_elbo_per_frame"  # one entry for each epoch
 
@@ -92,7 +96,9 @@ def tightest() -> float:
 
 def below(runs: list[dict]) -> bool:
     "Whether every run is below what was published at every point, by smoothing and by filtering."
-    return all((errors(runs, how, *at) < published(how, *at)).all() for how in ("smoothing", "filtering") for at in POINTS)
+    return all(
+        (errors(runs, how, *at) < published(how, *at)).all() for how in ("smoothing", "filtering") for at in POINTS
+    )
 
 
 def better(these: list[dict], than: list[dict]) -> bool:
@@ -208,7 +214,9 @@ def collapse(arm: str) -> tuple[int, int]:
 
 def changes(key: str, simulated: bool = False) -> list[float]:
     "Regime changes beside contacts, in per cent, one number for each run of the switching KVAE."
-    runs = [r for r in stored("switching_box")["runs"] if r["kind"] == "skvae" and (r["data"] == "simulated") == simulated]
+    runs = [
+        r for r in stored("switching_box")["runs"] if r["kind"] == "skvae" and (r["data"] == "simulated") == simulated
+    ]
     return [100 * r["regimes"]["changes"][key] for r in runs]
 
 
@@ -239,10 +247,12 @@ def minutes(runs: list[dict]) -> list[float]:
 
 def all_minutes(name: str, *keys: str) -> float:
     "All durations of these names in a result file."
+
     def find(v):
         if isinstance(v, list):
             return sum(map(find, v))
         return sum(x if k in keys else find(x) for k, x in v.items()) if isinstance(v, dict) else 0
+
     return find(stored(name)) / 60
 
 
@@ -252,8 +262,8 @@ def routes(on_gpu: bool = False) -> int:
 
 
 def routes_timed() -> int:
-    "How many routes the stored table of times in notebook 30 has."
-    cells = json.loads((ROOT / "nbs" / "30_fast_inference.ipynb").read_text(encoding="utf-8"))["cells"]
+    "How many routes the stored table of times in notebook 26 has."
+    cells = json.loads((ROOT / "nbs" / "26_routes.ipynb").read_text(encoding="utf-8"))["cells"]
     printed = "".join(t for c in cells for o in c.get("outputs", []) for t in o.get("text", []))
     lines = re.findall(r"^ *evidence .*$", printed, re.M)
     return len({name for line in lines for name in BACKENDS if re.search(rf"\b{name}\b", line)})

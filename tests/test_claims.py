@@ -2,6 +2,7 @@
 
 tests/claims.py has the sentences, tests/results.py the values behind them.
 """
+
 import contextlib
 import json
 import re
@@ -20,11 +21,15 @@ WORDS = {w: n for n, w in enumerate("two three four five six seven eight nine te
 WORDS |= {"once": 1, "twice": 2, "twenty": 20, "hundred": 100, "thousand": 1000}
 WORDS |= {"half": 1 / 2, "third": 1 / 3, "thirds": 1 / 3, "quarter": 1 / 4, "sixth": 1 / 6, "tenth": 1 / 10}
 DIGITS = r"[-−]?(?:\d{1,3}(?:,\d{3})+|\d*\.\d+|\d+)"
-TOKEN = re.compile(rf"(?<![\w.]){DIGITS}|\b(?:{'|'.join(WORDS)})\b", re.I)  # "one" is too common to ask for it everywhere
+TOKEN = re.compile(
+    rf"(?<![\w.]){DIGITS}|\b(?:{'|'.join(WORDS)})\b", re.I
+)  # "one" is too common to ask for it everywhere
 WORDS["one"] = 1
 NUMBER = rf"({DIGITS}|\b(?:{'|'.join(WORDS)})\b)"
-UNREAD = re.compile(r"^```.*?^```|^~~~.*?^~~~|`[^`\n]+`|<!--.*?-->|(?<=\])\([^)\s]*\)", re.M | re.S)  # code and addresses
-REFERENCE = re.compile(r"\[(?:notebook )?(\d\d[a-z]?)\b[^\]]*\]\([^)]*\b\1_[^)]*\)")  # [13](13_kvae.ipynb)
+UNREAD = re.compile(
+    r"^```.*?^```|^~~~.*?^~~~|`[^`\n]+`|<!--.*?-->|(?<=\])\([^)\s]*\)", re.M | re.S
+)  # code and addresses
+REFERENCE = re.compile(r"\[(?:notebook )?(\d\d[a-z]?)\b[^\]]*\]\([^)]*\b\1_[^)]*\)")  # [13](07_kvae.ipynb)
 
 
 def read(name):
@@ -67,7 +72,9 @@ def documents(computed):
     "The texts whose numbers are compared; the README without the tables that were just computed."
     tables = {line for text in computed["index"] for line in text.splitlines()}
     readme = "\n".join(line for line in read("README.md").splitlines() if line not in tables)
-    return {"README.md": readme, "experiments/README.md": read("experiments/README.md")} | {name: prose(name) for name in PAGES}
+    return {"README.md": readme, "experiments/README.md": read("experiments/README.md")} | {
+        name: prose(name) for name in PAGES
+    }
 
 
 def pattern(sentence):
@@ -97,8 +104,14 @@ def disagreements(text):
     for claim in CLAIMS:
         for m in pattern(claim.sentence).finditer(text):
             pairs = zip(m.groups(), claim.values(), strict=True)
-            found += [f"{m[0]!r}: printed {word}, the results give {value}" for word, value in pairs if not agrees(word, value)]
-    return found + [f"{f.sentence!r} does not hold" for f in FACTS if pattern(f.sentence).search(text) and not f.holds()]
+            found += [
+                f"{m[0]!r}: printed {word}, the results give {value}"
+                for word, value in pairs
+                if not agrees(word, value)
+            ]
+    return found + [
+        f"{f.sentence!r} does not hold" for f in FACTS if pattern(f.sentence).search(text) and not f.holds()
+    ]
 
 
 def undeclared(text):
@@ -106,8 +119,11 @@ def undeclared(text):
     known = [pattern(c.sentence) for c in CLAIMS + FACTS] + [re.compile(r, re.M) for r in NO_MEASUREMENT]
     covered = [m.span() for p in known for m in p.finditer(text)]
     blank = lambda m: " " * len(m[0])
-    loose = [m for m in TOKEN.finditer(UNREAD.sub(blank, REFERENCE.sub(blank, text)))
-             if not any(start <= m.start() and m.end() <= end for start, end in covered)]
+    loose = [
+        m
+        for m in TOKEN.finditer(UNREAD.sub(blank, REFERENCE.sub(blank, text)))
+        if not any(start <= m.start() and m.end() <= end for start, end in covered)
+    ]
     return [f"{m[0]!r} in …{text[max(0, m.start() - 50) : m.end() + 30]!r}…" for m in loose]
 
 
@@ -131,7 +147,9 @@ def test_every_declaration_is_used(documents):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_stored_tables_are_what_the_results_give(computed, name):
-    assert computed[name] and printed(cells(name)) == computed[name], f"{name}.ipynb: not today's results; run `make results`"
+    assert computed[name] and printed(cells(name)) == computed[name], (
+        f"{name}.ipynb: not today's results; run `make results`"
+    )
 
 
 def test_the_readme_has_the_tables_of_the_index(computed):
@@ -180,10 +198,18 @@ def test_changed_results_are_noticed(documents, monkeypatch):
         if same:
             assert all(isinstance(v, int) for v in old), f"{claim.sentence!r} does not come from the results"
         else:
-            assert all(disagreements(m[0]) for m in places(documents, claim)), f"{claim.sentence!r} agrees with other results"
+            assert all(disagreements(m[0]) for m in places(documents, claim)), (
+                f"{claim.sentence!r} agrees with other results"
+            )
 
 
 def test_words_and_digits_are_read_as_numbers():
     assert not agrees(".96", 0.9547) and agrees(".95", 0.9547) and agrees("-1.009", -1.0094) and agrees("−2", -2)
-    assert agrees("18", 18) and not agrees("0", 18) and agrees("twenty", 20) and agrees("half", About(0.54)) and not agrees("half", 0.54)
-    assert len(undeclared("5 of six, .7, 1,000 and `8`, [13](13_kvae.ipynb), [13](14_slds.ipynb)")) == 5
+    assert (
+        agrees("18", 18)
+        and not agrees("0", 18)
+        and agrees("twenty", 20)
+        and agrees("half", About(0.54))
+        and not agrees("half", 0.54)
+    )
+    assert len(undeclared("5 of six, .7, 1,000 and `8`, [13](07_kvae.ipynb), [13](09_slds.ipynb)")) == 5

@@ -1,4 +1,5 @@
 """The compiled CPU kernel against the plain loop, the dense joint law and finite differences, and what it refuses."""
+
 import math
 import os
 import subprocess
@@ -9,9 +10,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kvae_nb.core import InputError
-from kvae_nb.cpu_kernel import MOST, cpu_evidence, cpu_filter, cpu_kernel_fits, cpu_smoother
-from kvae_nb.lgssm import LGSSM, dense_joint, kalman_filter, log_evidence, rts_smoother
+from kvae_nb.core.errors import InputError
+from kvae_nb.inference.cpu_kernel import MOST, cpu_evidence, cpu_filter, cpu_kernel_fits, cpu_smoother
+from kvae_nb.inference.lgssm import LGSSM, dense_joint, kalman_filter, log_evidence, rts_smoother
 
 f32, f64 = torch.float32, torch.float64
 NAMES = (*LGSSM._fields, "a", "u")
@@ -19,18 +20,31 @@ NAMES = (*LGSSM._fields, "a", "u")
 
 def spd(k, *lead):
     X = torch.randn(*lead, k, k, dtype=f64)
-    return X @ X.mT / k + .2 * torch.eye(k, dtype=f64)
+    return X @ X.mT / k + 0.2 * torch.eye(k, dtype=f64)
 
 
 def case(lanes=3, steps=6, n=3, p=2, m=0, own=True, changing=True):
     "A random model, observations, a mask that hides some of them behind NaN, and controls."
     lead, time = (lanes,) if own else (), steps if changing else 1
-    A = .9 * torch.linalg.qr(torch.randn(*lead, time, n, n, dtype=f64))[0]
+    A = 0.9 * torch.linalg.qr(torch.randn(*lead, time, n, n, dtype=f64))[0]
     B = torch.randn(*lead, time, n, m, dtype=f64) if m else None
-    model = LGSSM(A, B, torch.randn(*lead, time, p, n, dtype=f64), spd(n, *lead, time), spd(p, *lead, time), torch.randn(*lead, n, dtype=f64), spd(n, *lead))
-    mask = torch.rand(lanes, steps) > .3
+    model = LGSSM(
+        A,
+        B,
+        torch.randn(*lead, time, p, n, dtype=f64),
+        spd(n, *lead, time),
+        spd(p, *lead, time),
+        torch.randn(*lead, n, dtype=f64),
+        spd(n, *lead),
+    )
+    mask = torch.rand(lanes, steps) > 0.3
     a = torch.randn(lanes, steps, p, dtype=f64)
-    return model, torch.where(mask[..., None], a, math.nan), mask, torch.randn(lanes, steps, m, dtype=f64) if m else None
+    return (
+        model,
+        torch.where(mask[..., None], a, math.nan),
+        mask,
+        torch.randn(lanes, steps, m, dtype=f64) if m else None,
+    )
 
 
 def to(dtype, model, *tensors):
@@ -46,21 +60,36 @@ def value_and_gradients(evidence, model, a, mask, u, weights):
     return value.detach(), dict(zip(leaves, grads))
 
 
-SIZES = [(1, 1, 1, 1, 0), (3, 1, 2, 1, 1), (1, 7, 3, 2, 0), (7, 5, 4, 2, 2), (16, 4, 2, 3, 0), (33, 6, 4, 2, 1), (70, 3, 8, 8, 0), (2, 4, 1, 5, 3)]
+SIZES = [
+    (1, 1, 1, 1, 0),
+    (3, 1, 2, 1, 1),
+    (1, 7, 3, 2, 0),
+    (7, 5, 4, 2, 2),
+    (16, 4, 2, 3, 0),
+    (33, 6, 4, 2, 1),
+    (70, 3, 8, 8, 0),
+    (2, 4, 1, 5, 3),
+]
 
 
 @pytest.mark.parametrize("lanes, steps, n, p, m", SIZES)
 @pytest.mark.parametrize("own, changing", list(all_of((True, False), repeat=2)))
 def test_evidence_and_every_gradient_are_the_loops(lanes, steps, n, p, m, own, changing):
     model, a, mask, u = case(lanes, steps, n, p, m, own, changing)
-    weights = torch.linspace(.5, 1.5, lanes)
+    weights = torch.linspace(0.5, 1.5, lanes)
     for seen in (mask, None):
         x = a if seen is not None else a.nan_to_num()
         value, grads = value_and_gradients(cpu_evidence, model, x, seen, u, weights)
         right, wanted = value_and_gradients(log_evidence, model, x.nan_to_num(), seen, u, weights)
         assert_close(value, right, rtol=1e-11, atol=1e-10)
         for k in wanted:
-            assert_close(grads[k], wanted[k], rtol=1e-8, atol=1e-9 * max(1, wanted[k].abs().max().item()), msg=lambda text: f"{k}: {text}")
+            assert_close(
+                grads[k],
+                wanted[k],
+                rtol=1e-8,
+                atol=1e-9 * max(1, wanted[k].abs().max().item()),
+                msg=lambda text: f"{k}: {text}",
+            )
 
 
 @pytest.mark.parametrize("lanes, steps, n, p, m", SIZES[1:6])
@@ -68,7 +97,9 @@ def test_evidence_and_every_gradient_are_the_loops(lanes, steps, n, p, m, own, c
 def test_moments_are_the_loops(lanes, steps, n, p, m, own, changing):
     model, a, mask, u = case(lanes, steps, n, p, m, own, changing)
     right = kalman_filter(model, a.nan_to_num(), mask, u)
-    for found, wanted in zip((*cpu_filter(model, a, mask, u), *cpu_smoother(model, a, mask, u)), (*right, *rts_smoother(model, right))):
+    for found, wanted in zip(
+        (*cpu_filter(model, a, mask, u), *cpu_smoother(model, a, mask, u)), (*right, *rts_smoother(model, right))
+    ):
         assert found.shape == wanted.shape
         assert_close(found, wanted, rtol=1e-9, atol=1e-10)
 
@@ -93,9 +124,9 @@ def test_smoothed_moments_are_those_of_the_dense_joint():
     found = cpu_smoother(model, a, mask)
     assert_close(found.mean[0].flatten(), mean, rtol=1e-9, atol=1e-10)
     for t in range(5):
-        assert_close(found.cov[0, t], cov[2 * t:2 * t + 2, 2 * t:2 * t + 2], rtol=1e-9, atol=1e-10)
+        assert_close(found.cov[0, t], cov[2 * t : 2 * t + 2, 2 * t : 2 * t + 2], rtol=1e-9, atol=1e-10)
     for t in range(4):
-        assert_close(found.lag_cov[0, t], cov[2 * t + 2:2 * t + 4, 2 * t:2 * t + 2], rtol=1e-9, atol=1e-10)
+        assert_close(found.lag_cov[0, t], cov[2 * t + 2 : 2 * t + 4, 2 * t : 2 * t + 2], rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -112,7 +143,7 @@ def test_one_matrix_of_its_own_is_enough_to_be_told_apart(which):
     "Everything is shared but one argument; its gradient has its shape, and so have the others."
     model, a, mask, _ = case(5, 4, 3, 2, own=False, changing=False)
     x = getattr(model, which)
-    model = model._replace(**{which: torch.stack([x * (1 + .1 * k) for k in range(5)])})
+    model = model._replace(**{which: torch.stack([x * (1 + 0.1 * k) for k in range(5)])})
     value, grads = value_and_gradients(cpu_evidence, model, a, mask, None, torch.ones(5))
     right, wanted = value_and_gradients(log_evidence, model, a.nan_to_num(), mask, None, torch.ones(5))
     assert_close(value, right, rtol=1e-11, atol=1e-10)
@@ -124,10 +155,16 @@ def test_one_matrix_of_its_own_is_enough_to_be_told_apart(which):
 def test_batches_broadcast():
     model, a, mask, _ = case(6, 4, 2, 1)
     square = LGSSM(*(None if x is None else x[:3, None] for x in model))
-    x, seen = a.unflatten(0, (2, 3))[:1].transpose(0, 1).expand(3, 2, 4, 1), mask.unflatten(0, (2, 3))[0][:, None].expand(3, 2, 4)
+    x, seen = (
+        a.unflatten(0, (2, 3))[:1].transpose(0, 1).expand(3, 2, 4, 1),
+        mask.unflatten(0, (2, 3))[0][:, None].expand(3, 2, 4),
+    )
     wanted = log_evidence(LGSSM(*(None if y is None else y[:3] for y in model)), a[:3].nan_to_num(), mask[:3])
     assert_close(cpu_evidence(square, x, seen), wanted[:, None].expand(3, 2))
-    found, right = cpu_smoother(square, x, seen), cpu_smoother(LGSSM(*(None if y is None else y[:3] for y in model)), a[:3], mask[:3])
+    found, right = (
+        cpu_smoother(square, x, seen),
+        cpu_smoother(LGSSM(*(None if y is None else y[:3] for y in model)), a[:3], mask[:3]),
+    )
     assert found.mean.shape == (3, 2, 4, 2) and found.lag_cov.shape == (3, 2, 3, 2, 2)
     assert_close(found.cov[:, 1], right.cov)
 
@@ -142,7 +179,7 @@ def test_views_of_any_kind_are_read_as_what_they_show():
     wide[..., ::3] = a
     assert_close(cpu_evidence(model, wide[..., ::3]), wanted)
     negated = torch.complex(torch.zeros_like(a), -a).conj().imag
-    for x in (negated, torch._neg_view(-a)):                   # the second one lies in memory without gaps
+    for x in (negated, torch._neg_view(-a)):  # the second one lies in memory without gaps
         assert x.is_neg()
         assert_close(cpu_evidence(model, x), wanted)
     repeated = a[:1].expand(4, -1, -1)
@@ -163,7 +200,7 @@ def test_float32_is_float64_rounded(own):
     right, wanted = value_and_gradients(cpu_evidence, *double, weights)
     assert value.dtype == f32 and all(g.dtype == f32 for g in grads.values())
     assert_close(value.double(), right, rtol=2e-5, atol=2e-4)
-    for k in wanted:                                           # 25 steps of 6e-8 each, times the condition of S
+    for k in wanted:  # 25 steps of 6e-8 each, times the condition of S
         assert (grads[k].double() - wanted[k]).abs().max() < 2e-4 * wanted[k].abs().max(), k
     found, exact = cpu_smoother(*single), cpu_smoother(*double)
     assert all(x.dtype == f32 for x in found)
@@ -174,9 +211,17 @@ def test_float32_is_float64_rounded(own):
 def test_gradient_of_shared_matrices_is_added_up_in_float64():
     "50 000 equal terms: in float32 each new one would be rounded against the sum."
     n = 50_000
-    model = LGSSM(torch.ones(1, 1, 1), None, torch.ones(1, 1, 1), torch.ones(1, 1, 1), torch.ones(1, 1, 1), torch.zeros(1, requires_grad=True), torch.ones(1, 1))
-    cpu_evidence(model, torch.full((n, 1, 1), .3)).sum().backward()
-    assert_close(model.mean1.grad, torch.tensor([n * .15]), rtol=1e-6, atol=0)
+    model = LGSSM(
+        torch.ones(1, 1, 1),
+        None,
+        torch.ones(1, 1, 1),
+        torch.ones(1, 1, 1),
+        torch.ones(1, 1, 1),
+        torch.zeros(1, requires_grad=True),
+        torch.ones(1, 1),
+    )
+    cpu_evidence(model, torch.full((n, 1, 1), 0.3)).sum().backward()
+    assert_close(model.mean1.grad, torch.tensor([n * 0.15]), rtol=1e-6, atol=0)
 
 
 def test_eight_small_noises_do_not_underflow():
@@ -185,7 +230,12 @@ def test_eight_small_noises_do_not_underflow():
     I = torch.eye(n)
     model = LGSSM(I[None], None, I[None], 0 * I[None], 1e-6 * I[None], torch.zeros(n), 0 * I)
     a = 1e-3 * torch.randn(2, 3, n)
-    assert_close(cpu_evidence(model, a).double(), log_evidence(LGSSM(*(None if x is None else x.double() for x in model)), a.double()), rtol=1e-5, atol=0)
+    assert_close(
+        cpu_evidence(model, a).double(),
+        log_evidence(LGSSM(*(None if x is None else x.double() for x in model)), a.double()),
+        rtol=1e-5,
+        atol=0,
+    )
 
 
 def test_singular_covariances_are_ordinary_models():
@@ -198,14 +248,22 @@ def test_singular_covariances_are_ordinary_models():
         assert_close(value, right)
         for k in wanted:
             assert_close(grads[k], wanted[k], rtol=1e-8, atol=1e-9)
-    w = torch.tensor([.5, -.2, .1], dtype=f64)
+    w = torch.tensor([0.5, -0.2, 0.1], dtype=f64)
     A = torch.cat([w[None], torch.eye(3, dtype=f64)[:2]])
     Q = torch.zeros(3, 3, dtype=f64)
     Q[0, 0] = 1
-    ar = LGSSM(A[None], None, torch.eye(3, dtype=f64)[None, :1], Q[None], torch.zeros(1, 1, 1, dtype=f64), torch.zeros(3, dtype=f64), torch.eye(3, dtype=f64))
+    ar = LGSSM(
+        A[None],
+        None,
+        torch.eye(3, dtype=f64)[None, :1],
+        Q[None],
+        torch.zeros(1, 1, 1, dtype=f64),
+        torch.zeros(3, dtype=f64),
+        torch.eye(3, dtype=f64),
+    )
     x = torch.randn(40, 1, dtype=f64)
-    past = torch.stack([torch.cat([x[max(0, t - 3):t, 0].flip(0)]) for t in range(3, 40)])
-    normal = torch.distributions.Normal(past @ w, 1.)
+    past = torch.stack([torch.cat([x[max(0, t - 3) : t, 0].flip(0)]) for t in range(3, 40)])
+    normal = torch.distributions.Normal(past @ w, 1.0)
     assert_close(cpu_filter(ar, x).log_prob[3:], normal.log_prob(x[3:, 0]))
 
 
@@ -224,7 +282,7 @@ def test_nan_begins_where_the_loops_does():
     model, a, _, _ = case(3, 5, 2, 2)
     a = a.nan_to_num()
     R = model.R.clone()
-    R[1, 2] = 50 * torch.tensor([[1., 2], [2, 1]], dtype=f64)
+    R[1, 2] = 50 * torch.tensor([[1.0, 2], [2, 1]], dtype=f64)
     model = model._replace(R=R)
     for found, wanted in zip(cpu_filter(model, a), kalman_filter(model, a)):
         assert (found.isnan() == wanted.isnan()).all()
@@ -260,7 +318,9 @@ def test_no_kernel_no_steps_and_other_refusals():
     with pytest.raises(InputError, match="9 states"):
         cpu_evidence(model, a, mask)
     model, a, mask, _ = case(2, 3, 2, 1)
-    assert cpu_kernel_fits(model, a) and not cpu_kernel_fits(model, a.to("meta")) and not cpu_kernel_fits(model, a.half())
+    assert (
+        cpu_kernel_fits(model, a) and not cpu_kernel_fits(model, a.to("meta")) and not cpu_kernel_fits(model, a.half())
+    )
     for x in (a[:, :0], a[0, 0], a.numpy(), a[..., :0]):
         with pytest.raises(InputError):
             cpu_evidence(model, x)
@@ -295,7 +355,10 @@ def test_backward_can_run_twice_and_in_any_order():
     model, a, mask, _ = case(3, 4, 2, 1)
     leaf = model.A.clone().requires_grad_()
     one, two = cpu_evidence(model._replace(A=leaf), a, mask), cpu_evidence(model._replace(A=2 * leaf), a, mask)
-    (g2,), (g1,) = torch.autograd.grad(two.sum(), leaf, retain_graph=True), torch.autograd.grad(one.sum(), leaf, retain_graph=True)
+    (g2,), (g1,) = (
+        torch.autograd.grad(two.sum(), leaf, retain_graph=True),
+        torch.autograd.grad(one.sum(), leaf, retain_graph=True),
+    )
     assert_close(torch.autograd.grad(one.sum() + two.sum(), leaf)[0], g1 + g2)
     assert not torch.equal(g1, g2)
 
@@ -303,10 +366,18 @@ def test_backward_can_run_twice_and_in_any_order():
 @pytest.mark.parametrize("spoil", ["damaged", "read only", "a file"])
 def test_a_spoilt_cache_costs_time_and_nothing_else(tmp_path, spoil):
     "In a process of its own: the folder is filled, spoilt, and asked again."
-    code = ("import torch; from kvae_nb.cpu_kernel import cpu_evidence; from kvae_nb.lgssm import LGSSM; I = torch.eye(1)[None]; torch.set_num_threads(1);"
-            "print(round(cpu_evidence(LGSSM(I, None, I, I, I, torch.zeros(1), I[0]), torch.ones(3, 1)).item(), 4))")
+    code = (
+        "import torch; from kvae_nb.inference.cpu_kernel import cpu_evidence; from kvae_nb.inference.lgssm import LGSSM; I = torch.eye(1)[None]; torch.set_num_threads(1);"
+        "print(round(cpu_evidence(LGSSM(I, None, I, I, I, torch.zeros(1), I[0]), torch.ones(3, 1)).item(), 4))"
+    )
     folder = tmp_path / "cache"
-    run = lambda: subprocess.run([sys.executable, "-c", code], env=os.environ | {"KVAE_NB_CACHE": str(folder)}, capture_output=True, text=True, timeout=600)
+    run = lambda: subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"KVAE_NB_CACHE": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     if spoil == "a file":
         folder.write_text("not a folder")
     else:

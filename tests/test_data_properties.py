@@ -15,10 +15,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kvae_nb.core import InputError
-from kvae_nb.data import VideoData, ahead, batches, from_simulation, open_shards, read_video_data, save_video_data, split_indices
-from kvae_nb.simulator import simulate
-from kvae_nb.streaming import simulated_chunks, write_shards
+from kvae_nb.core.errors import InputError
+from kvae_nb.data.films import (
+    VideoData,
+    ahead,
+    batches,
+    from_simulation,
+    open_shards,
+    read_video_data,
+    save_video_data,
+    split_indices,
+)
+from kvae_nb.data.shards import simulated_chunks, write_shards
+from kvae_nb.worlds.balls import simulate
 
 FOLDER = Path(tempfile.mkdtemp(prefix="kvae_nb-test-"))
 FEW = settings(max_examples=60, deadline=None)
@@ -28,7 +37,12 @@ NUMBERS = [bool, np.uint8, np.int8, np.int16, np.uint16, np.int64, np.float16, n
 @st.composite
 def data_sets(draw):
     "A small VideoData of any shape, with any of its optional parts."
-    n, t, c, side = draw(st.integers(1, 4)), draw(st.integers(1, 5)), draw(st.sampled_from([1, 3])), draw(st.sampled_from([8, 16]))
+    n, t, c, side = (
+        draw(st.integers(1, 4)),
+        draw(st.integers(1, 5)),
+        draw(st.sampled_from([1, 3])),
+        draw(st.sampled_from([8, 16])),
+    )
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     highest = draw(st.sampled_from([0, 1, 2, 255]))
     part = lambda make: torch.from_numpy(make()) if draw(st.booleans()) else None
@@ -91,7 +105,9 @@ def test_any_shape(data):
     shape = st.lists(st.sampled_from([0, 1, 2, 3, 8, 16]), max_size=6).map(tuple)
     arrays = {"images": np.zeros(data.draw(shape | st.just((2, 3, 8, 8))), dtype=np.uint8)}
     for key in data.draw(st.sets(st.sampled_from(["state", "controls", "mask", "contacts"]))):
-        arrays[key] = np.zeros(data.draw(shape | st.just((2, 3)) | st.just((2, 3, 4))), dtype=data.draw(st.sampled_from(NUMBERS)))
+        arrays[key] = np.zeros(
+            data.draw(shape | st.just((2, 3)) | st.just((2, 3, 4))), dtype=data.draw(st.sampled_from(NUMBERS))
+        )
     np.savez(file, **arrays)
     read = read_or_refuse(file.getvalue(), "shape.npz")
     assert read is None or read.frames.shape[-1] == arrays["images"].shape[-1]
@@ -208,7 +224,12 @@ def test_shards_answer_as_memory_does(choose, data):
         if choose.draw(st.booleans()):
             kept = positions()
             shards, memory = shards.subset(kept), memory.subset(kept)
-        assert [len(shards), shards.steps, shards.channels, shards.size] == [len(memory), memory.steps, memory.channels, memory.size]
+        assert [len(shards), shards.steps, shards.channels, shards.size] == [
+            len(memory),
+            memory.steps,
+            memory.channels,
+            memory.size,
+        ]
         index = choose.draw(st.builds(slice, *[st.none() | st.integers(-5, 5)] * 2, st.none() | st.integers(1, 3)))
         assert same(shards[index], memory[index])
         order, batch_size, drop_last = positions(), choose.draw(st.integers(1, 4)), choose.draw(st.booleans())
@@ -222,7 +243,11 @@ def test_shards_answer_as_memory_does(choose, data):
 @given(st.data())
 def test_damaged_shards(choose):
     "A file of the folder changed at any place, cut or lost: refused in one sentence when it is opened or verified, unless it means the same."
-    data = VideoData(torch.arange(3 * 2 * 64).to(torch.uint8).view(3, 2, 1, 8, 8), torch.arange(24.0).view(3, 2, 4), mask=torch.ones(3, 2, dtype=torch.bool))
+    data = VideoData(
+        torch.arange(3 * 2 * 64).to(torch.uint8).view(3, 2, 1, 8, 8),
+        torch.arange(24.0).view(3, 2, 4),
+        mask=torch.ones(3, 2, dtype=torch.bool),
+    )
     with tempfile.TemporaryDirectory() as folder:
         write_shards(folder, [data], 2)
         path = choose.draw(st.sampled_from(sorted(Path(folder).iterdir())))
@@ -244,7 +269,16 @@ def test_damaged_shards(choose):
 
 
 @FEW
-@given(st.binary(max_size=200) | st.recursive(st.none() | st.integers() | st.text(max_size=8), lambda v: st.lists(v, max_size=3) | st.dictionaries(st.sampled_from(["format", "shapes", "shards", "frames", "clips"]), v, max_size=4)).map(lambda v: json.dumps(v).encode()))
+@given(
+    st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.integers() | st.text(max_size=8),
+        lambda v: (
+            st.lists(v, max_size=3)
+            | st.dictionaries(st.sampled_from(["format", "shapes", "shards", "frames", "clips"]), v, max_size=4)
+        ),
+    ).map(lambda v: json.dumps(v).encode())
+)
 def test_any_index(content):
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "index.json").write_bytes(content)
@@ -254,9 +288,17 @@ def test_any_index(content):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.sampled_from(["box", "gravity", "polygon", "pong"]), st.integers(1, 100), st.integers(1, 130), st.integers(0, 2**31))
+@given(
+    st.sampled_from(["box", "gravity", "polygon", "pong"]),
+    st.integers(1, 100),
+    st.integers(1, 130),
+    st.integers(0, 2**31),
+)
 def test_simulating_in_chunks(world, sequences, chunk, seed):
-    parts, whole = list(simulated_chunks(world, sequences, 3, seed, 16, chunk=chunk)), from_simulation(simulate(world, sequences, 3, seed, 16))
+    parts, whole = (
+        list(simulated_chunks(world, sequences, 3, seed, 16, chunk=chunk)),
+        from_simulation(simulate(world, sequences, 3, seed, 16)),
+    )
     for name in ("frames", "state", "contacts"):
         assert torch.equal(torch.cat([getattr(p, name) for p in parts]), getattr(whole, name))
 

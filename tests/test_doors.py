@@ -18,21 +18,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import MODELS, LaplacePixels, LinearDecoder, LinearEncoder, awake
+from test_pretrained import films
 from torch import nn
 from torch.testing import assert_close
 
-from kvae_nb.core import InputError
-from kvae_nb.data import DataConfig
-from kvae_nb.dynamics import LSTMWeights
-from kvae_nb.kvae import KVAE, KVAEConfig
-from kvae_nb.pretrained import WEIGHTS, films_from_text, load_pretrained, read_weights, save_pretrained
-from kvae_nb.protocol import check_inputs, import_object, import_path
-from kvae_nb.rnn import RecurrentConfig, RecurrentVAE
-from kvae_nb.skvae import SwitchingKVAE, SwitchingKVAEConfig
-from kvae_nb.step import TrainConfig
-from kvae_nb.training import RunConfig, fit, load_run
-from kvae_nb.vae import BernoulliPixels, FrameModel, GaussianPixels
-from test_pretrained import films
+from kvae_nb.core.errors import InputError
+from kvae_nb.data.films import DataConfig
+from kvae_nb.models.dynamics import LSTMWeights
+from kvae_nb.models.kvae import KVAE, KVAEConfig
+from kvae_nb.models.protocol import check_inputs, import_object, import_path
+from kvae_nb.models.rnn import RecurrentConfig, RecurrentVAE
+from kvae_nb.models.skvae import SwitchingKVAE, SwitchingKVAEConfig
+from kvae_nb.models.vae import BernoulliPixels, FrameModel, GaussianPixels
+from kvae_nb.training.loop import fit
+from kvae_nb.training.pretrained import WEIGHTS, films_from_text, load_pretrained, read_weights, save_pretrained
+from kvae_nb.training.runs import RunConfig, load_run
+from kvae_nb.training.step import TrainConfig
 
 KVAE_SMALL = KVAEConfig(size=16, filters=4, alpha_units=8)
 
@@ -127,7 +128,9 @@ CONVERTED = {
 @pytest.mark.parametrize("kind", CONVERTED)
 def test_frames_of_other_types_mean_the_same(model, x, u, kind):
     mine, theirs = asked(model, x, None, u), asked(model, CONVERTED[kind](x), None, u)
-    first_of = list(CONVERTED).index(kind)  # three of the questions each, so that every one is asked about several kinds
+    first_of = list(CONVERTED).index(
+        kind
+    )  # three of the questions each, so that every one is asked about several kinds
     with torch.no_grad():
         for name in [*mine, *mine][first_of % 7 : first_of % 7 + 3]:
             same(mine[name](), theirs[name](), rtol=1e-4, atol=1e-4)
@@ -138,7 +141,12 @@ def test_read_only_arrays_are_read_without_a_word(model, x, u):
     fixed.flags.writeable = False
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
-        same(model.impute(x, None, first(u, 6)), model.impute(fixed, np.ones((3, 6), bool), None if u is None else u[:, :6].double().numpy()), rtol=1e-4, atol=1e-4)
+        same(
+            model.impute(x, None, first(u, 6)),
+            model.impute(fixed, np.ones((3, 6), bool), None if u is None else u[:, :6].double().numpy()),
+            rtol=1e-4,
+            atol=1e-4,
+        )
 
 
 # What has several meanings, or none, is refused
@@ -178,7 +186,15 @@ def test_frames_that_do_not_fit_are_refused_in_a_sentence(model, x, u, kind):
         refused(call)
 
 
-@pytest.mark.parametrize(("kind", "remedy"), [("a clip", "x[None]"), ("a frame", "x[None, None]"), ("no channel axis", "x[:, :, None]"), ("channels last", "x.movedim(-1, 2)")])
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("a clip", "x[None]"),
+        ("a frame", "x[None, None]"),
+        ("no channel axis", "x[:, :, None]"),
+        ("channels last", "x.movedim(-1, 2)"),
+    ],
+)
 def test_a_layout_that_is_known_is_named_with_its_remedy(kind, remedy):
     model = KVAE(KVAE_SMALL)
     x = (torch.rand(3, 6, 1, 16, 16) > 0.8).float()
@@ -211,9 +227,21 @@ def test_controls_that_do_not_fit_are_refused_in_a_sentence(model, x, u):
     dim_u = model.config.dim_u
     wrong = [torch.zeros(3, 6, dim_u + 1), torch.zeros(2, 6, max(dim_u, 1)), "push", [[0.0]]]
     if dim_u:
-        wrong += [None, torch.zeros(3, 5, dim_u), torch.zeros(3, 7, dim_u), torch.zeros(6, dim_u), torch.zeros(3, 6, dim_u, dtype=torch.long), torch.full((3, 6, dim_u), torch.nan)]
+        wrong += [
+            None,
+            torch.zeros(3, 5, dim_u),
+            torch.zeros(3, 7, dim_u),
+            torch.zeros(6, dim_u),
+            torch.zeros(3, 6, dim_u, dtype=torch.long),
+            torch.full((3, 6, dim_u), torch.nan),
+        ]
     for v in wrong:
-        for call in (lambda: model.elbo(x, None, v), lambda: model.impute(x, None, v), lambda: model.generate(6, 3, v), lambda: model.generate(3, u=None if v is None else v, x=x[:, :3])):
+        for call in (
+            lambda: model.elbo(x, None, v),
+            lambda: model.impute(x, None, v),
+            lambda: model.generate(6, 3, v),
+            lambda: model.generate(3, u=None if v is None else v, x=x[:, :3]),
+        ):
             refused(call)
 
 
@@ -223,7 +251,21 @@ def test_controls_of_width_zero_are_none(x, model):
             same(model.impute(x), model.impute(x, None, torch.zeros(3, 6, 0)), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("wrong", [dict(steps=0), dict(steps=-1), dict(steps=1.5), dict(steps="3"), dict(steps=True), dict(steps=10**12), dict(count=0), dict(count=10**12), dict(count=None)], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(steps=0),
+        dict(steps=-1),
+        dict(steps=1.5),
+        dict(steps="3"),
+        dict(steps=True),
+        dict(steps=10**12),
+        dict(count=0),
+        dict(count=10**12),
+        dict(count=None),
+    ],
+    ids=str,
+)
 def test_numbers_of_frames_that_cannot_be_made_are_refused(model, wrong):
     given = dict(steps=3, count=2) | wrong
     u = torch.zeros(2, 3, model.config.dim_u) if model.config.dim_u else None
@@ -242,18 +284,31 @@ def test_codes_that_do_not_fit_are_refused(model):
 
 
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 3, 8, 16, 24]), max_size=6)
-TYPES = st.sampled_from([torch.float32, torch.float64, torch.float16, torch.uint8, torch.int32, torch.bool, torch.complex64])
+TYPES = st.sampled_from(
+    [torch.float32, torch.float64, torch.float16, torch.uint8, torch.int32, torch.bool, torch.complex64]
+)
 
 
 @settings(max_examples=150)
-@given(SHAPES, TYPES, st.one_of(st.none(), st.tuples(st.lists(st.integers(0, 3), max_size=3), TYPES)), st.one_of(st.none(), SHAPES), st.floats(-1, 300), st.sampled_from(["paper", "switching, all of it", "VAE-RNN, controls"]))
+@given(
+    SHAPES,
+    TYPES,
+    st.one_of(st.none(), st.tuples(st.lists(st.integers(0, 3), max_size=3), TYPES)),
+    st.one_of(st.none(), SHAPES),
+    st.floats(-1, 300),
+    st.sampled_from(["paper", "switching, all of it", "VAE-RNN, controls"]),
+)
 def test_whatever_is_handed_in_is_done_or_refused(shape, dtype, mask, u, value, name):
     "Arrays of any shape and type: an answer of the right shape, or one sentence."
     model = held(name)
     x = torch.full(shape, value).to(dtype)
     mask = None if mask is None else torch.ones(mask[0]).to(mask[1])
     u = None if u is None else torch.zeros(u)
-    for call in (lambda: model.elbo(x, mask, u).elbo, lambda: model.impute(x, mask, u).filtered.frames, lambda: model.encode(x)):
+    for call in (
+        lambda: model.elbo(x, mask, u).elbo,
+        lambda: model.impute(x, mask, u).filtered.frames,
+        lambda: model.encode(x),
+    ):
         try:
             with torch.no_grad():
                 found = call()
@@ -264,6 +319,7 @@ def test_whatever_is_handed_in_is_done_or_refused(shape, dtype, mask, u, value, 
 
 
 # Values
+
 
 def test_hidden_frames_may_hold_anything_and_others_only_pixels(model, x, u):
     mask = torch.ones(3, 6, dtype=torch.bool)
@@ -278,7 +334,14 @@ def test_hidden_frames_may_hold_anything_and_others_only_pixels(model, x, u):
                 refused(calls[name])
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if "own" not in n and "grey" not in n and n not in ("colour", "all settings", "VAE-RNN, controls")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        n
+        for n in MODELS
+        if "own" not in n and "grey" not in n and n not in ("colour", "all settings", "VAE-RNN, controls")
+    ],
+)
 def test_binary_pixels_lie_between_0_and_1_and_are_never_worth_more_than_nothing(name):
     model = awake(name)
     c = model.config
@@ -317,6 +380,7 @@ def test_a_training_step_does_not_look_at_values():
 
 # Copies, other types, other imports
 
+
 def test_copies_answer_the_same(model, x, u):
     b = io.BytesIO()
     torch.save(model, b)
@@ -331,7 +395,7 @@ COMPILED = """
 import sys; sys.path.insert(0, "tests")
 import torch
 from models import awake
-from kvae_nb.protocol import check_inputs
+from kvae_nb.models.protocol import check_inputs
 for name in ("paper", "VAE-RNN"):
     model, x = awake(name), (torch.rand(2, 4, 1, 16, 16) > 0.8).float()
     noise = model.noise(2, 4)
@@ -342,7 +406,9 @@ assert torch.equal(torch.compile(lambda v: check_inputs(model, v)[0] + 0, backen
 
 def test_compiled_models_answer_the_same_and_ask_for_no_value():
     "In a process of its own, because torch.compile cannot follow the checking of annotations that is on here."
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED], capture_output=True, text=True, cwd=Path(__file__).parent.parent
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -357,7 +423,10 @@ def double():
 def test_float64_by_default(name, double):
     model = awake(name)
     c = model.config
-    x, u = (torch.rand(2, 5, c.channels, c.size, c.size) > 0.8).float(), torch.randn(2, 8, c.dim_u).float() if c.dim_u else None
+    x, u = (
+        (torch.rand(2, 5, c.channels, c.size, c.size) > 0.8).float(),
+        torch.randn(2, 8, c.dim_u).float() if c.dim_u else None,
+    )
     mask = torch.ones(2, 5, dtype=torch.bool)
     mask[:, 2] = False
     assert model.elbo(x, mask, first(u, 5)).elbo.dtype == torch.float64 == model.elbo(x, None, first(u, 5)).elbo.dtype
@@ -372,30 +441,48 @@ def test_pretrained_weights_under_float64(double):
     assert found.model.impute(x).smoothed.frames.isfinite().all()
 
 
-@pytest.mark.parametrize("before", ["", "import kvae_nb.training, kvae_nb.stream, kvae_nb.pretrained; "], ids=("nothing", "everything"))
+@pytest.mark.parametrize(
+    "before",
+    ["", "import kvae_nb.training, kvae_nb.models.stream, kvae_nb.training.pretrained; "],
+    ids=("nothing", "everything"),
+)
 def test_weights_and_streams_whatever_was_imported_first(before):
-    program = before + "from kvae_nb.kvae import KVAE; m = KVAE.from_pretrained('box'); import torch; print(next(iter(m.filter_stream([torch.zeros(1, 32, 32)]))).next_frame.shape[-1])"
+    program = (
+        before
+        + "from kvae_nb.models.kvae import KVAE; m = KVAE.from_pretrained('box'); import torch; print(next(iter(m.filter_stream([torch.zeros(1, 32, 32)]))).next_frame.shape[-1])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "32", done.stderr[-2000:]
 
 
 # One frame at a time
 
+
 def test_streams_say_what_the_filter_says(model, x, u):
     gaps = torch.tensor([True, True, False, False, True, True])
     with torch.no_grad():
         for mask in (torch.ones(6, dtype=torch.bool), gaps):
             whole = model.impute(x[:1], mask[None], None if u is None else u[:1, :6]).filtered
-            outs = list(model.filter_stream([f if m else None for f, m in zip(x[0], mask)], None if u is None else u[0, :6]))
+            outs = list(
+                model.filter_stream([f if m else None for f, m in zip(x[0], mask)], None if u is None else u[0, :6])
+            )
             for name in ("z", "a"):
                 for part in (0, 1):
-                    assert_close(torch.stack([getattr(o, name)[part] for o in outs]), getattr(whole, name)[part][0], rtol=2e-3, atol=2e-3)
+                    assert_close(
+                        torch.stack([getattr(o, name)[part] for o in outs]),
+                        getattr(whole, name)[part][0],
+                        rtol=2e-3,
+                        atol=2e-3,
+                    )
             assert outs[-1].next_frame.shape == x.shape[2:] and outs[-1].next_a.cov.shape == (model.config.dim_a,) * 2
 
 
 def test_forecasts_of_a_stream_are_beliefs_about_a_frame_to_come_that_nobody_pushes(model, x, u):
     *_, last = model.filter_stream(x[0, :5], None if u is None else u[0, :5])
-    mask, rest = torch.arange(6)[None] < 5, None if u is None else torch.cat([u[:1, :5], torch.zeros(1, 1, u.shape[-1])], 1)
+    mask, rest = (
+        torch.arange(6)[None] < 5,
+        None if u is None else torch.cat([u[:1, :5], torch.zeros(1, 1, u.shape[-1])], 1),
+    )
     with torch.no_grad():
         whole = model.impute(x[:1], mask, rest).filtered
         assert_close(last.next_z.mean, whole.z.mean[0, 5], rtol=2e-3, atol=2e-3)
@@ -406,9 +493,21 @@ def test_forecasts_of_a_stream_are_beliefs_about_a_frame_to_come_that_nobody_pus
 def test_frames_of_a_stream_come_as_they_come(model, x, u):
     f, push = x[0, 0].numpy(), None if u is None else [u[0, 0]]
     one = next(iter(model.filter_stream([f], push)))
-    for other in (f.astype(">f4"), f.astype(np.float64), np.ascontiguousarray(f[:, ::-1])[:, ::-1], (255 * f).astype(np.uint8), torch.from_numpy(f).double(), f > 0.5):
+    for other in (
+        f.astype(">f4"),
+        f.astype(np.float64),
+        np.ascontiguousarray(f[:, ::-1])[:, ::-1],
+        (255 * f).astype(np.uint8),
+        torch.from_numpy(f).double(),
+        f > 0.5,
+    ):
         assert_close(next(iter(model.filter_stream([other], push))).z.mean, one.z.mean, rtol=1e-4, atol=1e-5)
-    assert_close(next(iter(model.filter_stream([f[:, ::-1]], push))).z.mean, next(iter(model.filter_stream([f[:, ::-1].copy()], push))).z.mean, rtol=0, atol=0)
+    assert_close(
+        next(iter(model.filter_stream([f[:, ::-1]], push))).z.mean,
+        next(iter(model.filter_stream([f[:, ::-1].copy()], push))).z.mean,
+        rtol=0,
+        atol=0,
+    )
     for wrong in (f[0], f[None], np.full_like(f, np.nan), np.full_like(f, np.inf), "f", f.astype(int), f[..., :4]):
         refused(lambda: next(iter(model.filter_stream([wrong], push))))
     refused(lambda: next(iter(model.filter_stream([f], [torch.zeros(model.config.dim_u + 1)]))))
@@ -417,11 +516,15 @@ def test_frames_of_a_stream_come_as_they_come(model, x, u):
 
 # Generation
 
+
 def test_without_noise_generation_is_the_same_each_time(model, x, u):
     with torch.no_grad():
         for prefix in (None, x):
             total = 4 if prefix is None else 10
-            dreams = [model.generate(4, 3, first(u, total), prefix, torch.Generator().manual_seed(s), noise=False) for s in (1, 2)]
+            dreams = [
+                model.generate(4, 3, first(u, total), prefix, torch.Generator().manual_seed(s), noise=False)
+                for s in (1, 2)
+            ]
             same(dreams[0], dreams[1], rtol=0, atol=0)
             before = torch.get_rng_state()
             model.generate(4, 3, first(u, total), prefix, noise=False)
@@ -429,11 +532,16 @@ def test_without_noise_generation_is_the_same_each_time(model, x, u):
             assert not torch.equal(model.generate(4, 3, first(u, total), prefix).a, dreams[0].a)
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if n.startswith(("paper", "window", "constant", "controls", "inferred"))])
+@pytest.mark.parametrize(
+    "name", [n for n in MODELS if n.startswith(("paper", "window", "constant", "controls", "inferred"))]
+)
 def test_without_noise_generation_is_the_filter_in_an_endless_gap(name):
     "Of a KVAE: means of a linear system, fed back, are what the filter predicts of hidden frames."
     model = awake(name)
-    x, u = (torch.rand(2, 4, 1, 16, 16) > 0.8).float(), torch.randn(2, 9, model.config.dim_u) if model.config.dim_u else None
+    x, u = (
+        (torch.rand(2, 4, 1, 16, 16) > 0.8).float(),
+        torch.randn(2, 9, model.config.dim_u) if model.config.dim_u else None,
+    )
     mask = torch.arange(9).expand(2, -1) < 4
     with torch.no_grad():
         gone = model.impute(torch.cat([x, torch.full((2, 5, 1, 16, 16), torch.nan)], 1), mask, u).filtered
@@ -452,25 +560,78 @@ def test_small_noise_ends_neither_generation_nor_the_published_bound(R):
             assert model.generate(5, x=x).frames.isfinite().all()
             noise = model.noise(4, 12)
             found = model.elbo(x, noise=noise).log_prior
-            right = copy.deepcopy(model).double().elbo(x, noise=type(noise)(*(None if v is None else v.double() for v in noise))).log_prior
+            right = (
+                copy.deepcopy(model)
+                .double()
+                .elbo(x, noise=type(noise)(*(None if v is None else v.double() for v in noise)))
+                .log_prior
+            )
             assert_close(found.double(), right, rtol=2e-3, atol=1.0)
 
 
 # Sizes
 
-@pytest.mark.parametrize("config", [
-    KVAEConfig(dim_z=4000), KVAEConfig(K=10**6), KVAEConfig(filters=10**9), KVAEConfig(filters=4000), KVAEConfig(dim_a=10**7), KVAEConfig(alpha_units=10**6), KVAEConfig(size=2**20),
-    KVAEConfig(network="mlp", units=60_000), KVAEConfig(infer_u=10**9), KVAEConfig(alpha="mlp", alpha_window=10**9), KVAEConfig(alpha_layers=10**6), KVAEConfig(layers=10**6), KVAEConfig(dim_z=256, K=4096, dim_u=4000),
-    SwitchingKVAEConfig(dim_z=4000), SwitchingKVAEConfig(K=10**6), SwitchingKVAEConfig(transition_units=10**7), SwitchingKVAEConfig(posterior_units=10**7), SwitchingKVAEConfig(dim_z=250, K=250, switching="ABCQR"), SwitchingKVAEConfig(dim_z=32, K=64, filter="gpb2"),
-    RecurrentConfig(rnn_units=10**6), RecurrentConfig(filters=10**9), RecurrentConfig(rnn_layers=10**9),
-], ids=lambda c: f"{type(c).__name__} {[k for k, v in asdict(c).items() if v != getattr(type(c)(), k)]}")
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        KVAEConfig(dim_z=4000),
+        KVAEConfig(K=10**6),
+        KVAEConfig(filters=10**9),
+        KVAEConfig(filters=4000),
+        KVAEConfig(dim_a=10**7),
+        KVAEConfig(alpha_units=10**6),
+        KVAEConfig(size=2**20),
+        KVAEConfig(network="mlp", units=60_000),
+        KVAEConfig(infer_u=10**9),
+        KVAEConfig(alpha="mlp", alpha_window=10**9),
+        KVAEConfig(alpha_layers=10**6),
+        KVAEConfig(layers=10**6),
+        KVAEConfig(dim_z=256, K=4096, dim_u=4000),
+        SwitchingKVAEConfig(dim_z=4000),
+        SwitchingKVAEConfig(K=10**6),
+        SwitchingKVAEConfig(transition_units=10**7),
+        SwitchingKVAEConfig(posterior_units=10**7),
+        SwitchingKVAEConfig(dim_z=250, K=250, switching="ABCQR"),
+        SwitchingKVAEConfig(dim_z=32, K=64, filter="gpb2"),
+        RecurrentConfig(rnn_units=10**6),
+        RecurrentConfig(filters=10**9),
+        RecurrentConfig(rnn_layers=10**9),
+    ],
+    ids=lambda c: f"{type(c).__name__} {[k for k, v in asdict(c).items() if v != getattr(type(c)(), k)]}",
+)
 def test_models_that_nobody_can_train_are_refused_at_once(config):
     make = {KVAEConfig: KVAE, SwitchingKVAEConfig: SwitchingKVAE, RecurrentConfig: RecurrentVAE}[type(config)]
     refused(lambda: make(config))
 
 
-@pytest.mark.parametrize("wrong", [dict(dim_z=0), dict(dim_z=2.5), dict(K=True), dict(kernel=2), dict(layers=0), dict(size=20), dict(activation="relu6"), dict(network="unet"), dict(pixels="poisson"), dict(pixel_var=0.1), dict(pixel_var=-1.0),
-                                   dict(alpha="gru"), dict(bound="tight"), dict(alpha_dropout=0.5), dict(alpha_layers=2, alpha_dropout=1.0), dict(scale=float("nan")), dict(max_var=float("inf")), dict(encoder="os:system"), dict(decoder="models"), dict(cov1=1e7), dict(Q=1e-7, R=1e-7)], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(dim_z=0),
+        dict(dim_z=2.5),
+        dict(K=True),
+        dict(kernel=2),
+        dict(layers=0),
+        dict(size=20),
+        dict(activation="relu6"),
+        dict(network="unet"),
+        dict(pixels="poisson"),
+        dict(pixel_var=0.1),
+        dict(pixel_var=-1.0),
+        dict(alpha="gru"),
+        dict(bound="tight"),
+        dict(alpha_dropout=0.5),
+        dict(alpha_layers=2, alpha_dropout=1.0),
+        dict(scale=float("nan")),
+        dict(max_var=float("inf")),
+        dict(encoder="os:system"),
+        dict(decoder="models"),
+        dict(cov1=1e7),
+        dict(Q=1e-7, R=1e-7),
+    ],
+    ids=str,
+)
 def test_settings_that_make_no_model_are_refused(wrong):
     config = copy.copy(KVAE_SMALL)
     for name, value in wrong.items():  # past the checking of annotations, which is only on in these tests
@@ -479,6 +640,7 @@ def test_settings_that_make_no_model_are_refused(wrong):
 
 
 # Settings
+
 
 def test_a_fixed_variance_of_pixels_is_not_trained():
     model = KVAE(replace(KVAE_SMALL, pixels="gaussian", pixel_var=0.04))
@@ -500,9 +662,15 @@ def test_layers_kernels_and_activations_are_those_of_the_configuration():
     model = KVAE(replace(KVAE_SMALL, layers=2, kernel=5, activation="elu", alpha_layers=3))
     for part in (model.encoder, model.decoder):
         assert {m.kernel_size for m in part.modules() if isinstance(m, nn.Conv2d)} - {(1, 1)} == {(5, 5)}
-        assert any(isinstance(m, nn.ELU) for m in part.modules()) and not any(isinstance(m, nn.ReLU) for m in part.modules())
+        assert any(isinstance(m, nn.ELU) for m in part.modules()) and not any(
+            isinstance(m, nn.ReLU) for m in part.modules()
+        )
     assert model.encode(torch.rand(1, 2, 1, 16, 16)).shape == (1, 2, 2) and model.dynamics.network.lstm.num_layers == 3
-    assert sum(isinstance(m, nn.Conv2d) and m.stride == (2, 2) for m in model.encoder.modules()) == 2 == len(model.decoder.up)
+    assert (
+        sum(isinstance(m, nn.Conv2d) and m.stride == (2, 2) for m in model.encoder.modules())
+        == 2
+        == len(model.decoder.up)
+    )
 
 
 def test_dropout_acts_in_training_only():
@@ -526,6 +694,7 @@ def test_weights_that_do_not_know_the_newer_settings_still_load():
 
 # The bound of a VAE alone
 
+
 def test_the_bound_of_a_vae_alone(model, x):
     mask, noise = torch.ones(3, 6, dtype=torch.bool), model.noise(3, 6)
     mask[:, 2:4] = False
@@ -534,7 +703,11 @@ def test_the_bound_of_a_vae_alone(model, x):
         seen = torch.ones_like(mask) if m is None else m
         terms, q = model.frame_elbo(torch.where(seen[..., None, None, None], x, torch.nan), m, noise), model.encoder(x)
         a = q.mean if plain else q.mean + q.var.sqrt() * noise.a
-        right = (model.pixels.log_prob(x, model.decoder(a)), torch.distributions.Normal(0.0, 1.0).log_prob(a).sum(-1), 0 * a.sum(-1) if plain else torch.distributions.Normal(q.mean, q.var.sqrt()).log_prob(a).sum(-1))
+        right = (
+            model.pixels.log_prob(x, model.decoder(a)),
+            torch.distributions.Normal(0.0, 1.0).log_prob(a).sum(-1),
+            0 * a.sum(-1) if plain else torch.distributions.Normal(q.mean, q.var.sqrt()).log_prob(a).sum(-1),
+        )
         for mine, theirs in zip(terms, right):
             assert_close(mine, (theirs * seen).sum(-1), rtol=1e-4, atol=1e-2)
         assert terms.frames.tolist() == seen.sum(1).tolist()
@@ -546,7 +719,12 @@ def test_the_bound_of_a_vae_alone(model, x):
 
 # The best constant image
 
-@pytest.mark.parametrize("pixels", [BernoulliPixels(), GaussianPixels(0.01), GaussianPixels(0.2, learned=False), LaplacePixels()], ids=lambda p: type(p).__name__)
+
+@pytest.mark.parametrize(
+    "pixels",
+    [BernoulliPixels(), GaussianPixels(0.01), GaussianPixels(0.2, learned=False), LaplacePixels()],
+    ids=lambda p: type(p).__name__,
+)
 def test_no_constant_image_is_better(pixels):
     model = KVAE(replace(KVAE_SMALL, size=8), pixels=pixels)
     x, mask = (torch.rand(5, 4, 1, 8, 8) < torch.rand(1, 8, 8)).float(), torch.rand(5, 4) > 0.3
@@ -555,12 +733,17 @@ def test_no_constant_image_is_better(pixels):
     shift = 0.1 * torch.randn(40, 1, 1, 8, 8)
     for other in centre + shift:
         out = torch.logit(other.clamp(0.01, 0.99)) if isinstance(pixels, BernoulliPixels) else other
-        laws = [GaussianPixels(s) for s in (0.1, 0.3, 0.4, 0.5)] if isinstance(pixels, GaussianPixels) and pixels.log_std.requires_grad else [pixels]
+        laws = (
+            [GaussianPixels(s) for s in (0.1, 0.3, 0.4, 0.5)]
+            if isinstance(pixels, GaussianPixels) and pixels.log_std.requires_grad
+            else [pixels]
+        )
         assert all(law.log_prob(seen, out.expand_as(seen)).mean().item() < best for law in laws)
     refused(lambda: model.constant_image_score(x, torch.zeros_like(mask)))
 
 
 # Parts of one's own
+
 
 def test_parts_given_by_factory_are_stored_with_the_weights(tmp_path):
     model = KVAE(replace(KVAE_SMALL, size=8), encoder=LinearEncoder, pixels=LaplacePixels)
@@ -575,7 +758,10 @@ def test_a_run_with_parts_of_its_own_opens_again(tmp_path):
     model = replace(KVAE_SMALL, size=8, encoder="models:LinearEncoder", decoder="models:make_decoder")
     train = TrainConfig(epochs=1, batch_size=8, device="cpu", join={}, picture_every=0)
     found = load_run(fit(RunConfig(DataConfig(sequences=24, steps=5, size=8), model, train), tmp_path, quiet=True))
-    assert (type(found.model.encoder), type(found.model.decoder)) == (LinearEncoder, LinearDecoder) and found.config.model == model
+    assert (type(found.model.encoder), type(found.model.decoder)) == (
+        LinearEncoder,
+        LinearDecoder,
+    ) and found.config.model == model
 
 
 def test_parts_given_as_modules_say_that_nobody_can_build_them_again():
@@ -599,14 +785,43 @@ def moody(config):
     raise RuntimeError("not today")
 
 
-@pytest.mark.parametrize("part", [Broken, Broken(), moody, lambda c: 3, KVAE, 3, lambda: None], ids=["class", "module", "raises", "a number", "model", "no part", "no argument"])
+@pytest.mark.parametrize(
+    "part",
+    [Broken, Broken(), moody, lambda c: 3, KVAE, 3, lambda: None],
+    ids=["class", "module", "raises", "a number", "model", "no part", "no argument"],
+)
 @pytest.mark.parametrize("name", ["encoder", "decoder", "pixels"])
 def test_parts_that_do_not_fit_are_refused(name, part):
     refused(lambda: KVAE(KVAE_SMALL, **{name: part}))
 
 
-FOREIGN = ["os:system", "subprocess:run", "builtins:exec", "builtins:eval", "sys:exit", "__main__:x", "antigravity:x", "this:x", "numpy:save", "torch:load", "torch.hub:load", "shutil:rmtree", "models", "models:", ":x", "models:nothing",
-           "nothing_here:x", "models:MODELS", "models:awake.x", "../x:y", "models:LinearEncoder()", "models:LinearEncoder\n", "kvae_nb.protocol:sys.exit", "kvae_nb.protocol:importlib.import_module", "x" * 10_000 + ":y"]
+FOREIGN = [
+    "os:system",
+    "subprocess:run",
+    "builtins:exec",
+    "builtins:eval",
+    "sys:exit",
+    "__main__:x",
+    "antigravity:x",
+    "this:x",
+    "numpy:save",
+    "torch:load",
+    "torch.hub:load",
+    "shutil:rmtree",
+    "models",
+    "models:",
+    ":x",
+    "models:nothing",
+    "nothing_here:x",
+    "models:MODELS",
+    "models:awake.x",
+    "../x:y",
+    "models:LinearEncoder()",
+    "models:LinearEncoder\n",
+    "kvae_nb.models.protocol:sys.exit",
+    "kvae_nb.models.protocol:importlib.import_module",
+    "x" * 10_000 + ":y",
+]
 
 
 @pytest.mark.parametrize("path", FOREIGN, ids=lambda p: p[:30])
@@ -627,7 +842,21 @@ def test_what_can_be_imported_is_found_again():
 
 # Files of strangers
 
-@pytest.mark.parametrize("shape", [[10**9, 10, 1, 64, 64], [10**9, 0, 1, 8, 8], [-1, 4, 1, 8, 8], [2**63, 2**63, 1, 8, 8], [1.5, 4, 1, 8, 8], [4], "many", [1, 10**9, 1, 1, 1]], ids=str)
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [10**9, 10, 1, 64, 64],
+        [10**9, 0, 1, 8, 8],
+        [-1, 4, 1, 8, 8],
+        [2**63, 2**63, 1, 8, 8],
+        [1.5, 4, 1, 8, 8],
+        [4],
+        "many",
+        [1, 10**9, 1, 1, 1],
+    ],
+    ids=str,
+)
 def test_weights_cannot_claim_a_billion_films(shape):
     with pytest.raises((ValueError, TypeError)):
         films_from_text(json.dumps({"shape": shape, "frames": b64encode(zlib.compress(b"")).decode()}))

@@ -1,4 +1,5 @@
 """The tree is what the notebooks say: modules, README and outputs, each against a copy made afresh."""
+
 import itertools
 import json
 import os
@@ -19,7 +20,9 @@ NOTEBOOKS = sorted(p.name for p in (ROOT / "nbs").glob("*.ipynb"))
 def run(*command, cwd):
     "Run a tool of this environment; a failure shows what it printed."
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}  # under IN_TEST nbdev_export does nothing
-    done = subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], cwd=cwd, env=env, text=True, capture_output=True)
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / command[0]), *command[1:]], cwd=cwd, env=env, text=True, capture_output=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -77,13 +80,19 @@ def test_notebook_opens_and_closes_as_a_reader_needs(name):
     assert re.match(r"# .+\n\n> .+", prose[0]), "it begins with a title and one sentence"
     near, place = text[-1].splitlines()[-1], CHAPTERS.index(name)
     back, on = (["index.ipynb"] + CHAPTERS)[place], (CHAPTERS[1:] + ["index.ipynb"])[place]
-    assert f"({back})" in near and "[contents](index.ipynb)" in near and f"({on})" in near, f"its last line leads to {back}, to the contents and to {on}"
+    assert f"({back})" in near and "[contents](index.ipynb)" in near and f"({on})" in near, (
+        f"its last line leads to {back}, to the contents and to {on}"
+    )
     if name.startswith("90"):
         return  # for looking things up
     opening = "\n".join(itertools.takewhile(lambda t: not t.startswith("## "), filter(None, prose)))
-    assert re.search(r"[Yy]ou will see", opening) and re.search(r"It runs in (about|a few) ", opening), "it says what you will see and how long it runs"
+    assert re.search(r"[Yy]ou will see", opening) and re.search(r"It runs in (about|a few) ", opening), (
+        "it says what you will see and how long it runs"
+    )
     whole = "\n".join(prose)
-    assert "\n## What was learnt\n" in whole and re.search(r"\n## Exercises\n.*<details><summary>Solutions?</summary>\n\n.+</details>", whole, re.S)
+    assert "\n## What was learnt\n" in whole and re.search(
+        r"\n## Exercises\n.*<details><summary>Solutions?</summary>\n\n.+</details>", whole, re.S
+    )
     for k, cell in enumerate(cells):
         if any("image/png" in o.get("data", {}) for o in cell.get("outputs", [])):
             assert any("*What to see:*" in t for t in prose[k + 1 : k + 3]), f"cell {k}: no caption under the figure"
@@ -91,6 +100,7 @@ def test_notebook_opens_and_closes_as_a_reader_needs(name):
 
 def test_one_version_everywhere():
     import kvae_nb
+
     config = ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
     assert kvae_nb.__version__ == config["DEFAULT"]["version"] == version("kvae_nb")
@@ -99,6 +109,8 @@ def test_one_version_everywhere():
 def test_shapes_are_checked_while_testing():
     import torch
     from jaxtyping import TypeCheckError
-    from kvae_nb.core import symmetrize
+
+    from kvae_nb.core.gaussians import symmetrize
+
     with pytest.raises(TypeCheckError):
         symmetrize(torch.zeros(2, 3))

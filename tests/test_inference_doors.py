@@ -1,4 +1,5 @@
 """The doors of inference: what does not fit is refused in one sentence, and what is chosen is right, whatever the prior."""
+
 import math
 import subprocess
 import sys
@@ -7,13 +8,28 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 
-from kvae_nb import fast_inference as fi, lgssm, parallel_inference as par, slds, square_root as sq
-from kvae_nb.core import Gaussian, InputError, condition, derived_seed, kept_random_state, pick_device, psd_root, sample_gaussian, seed_everything
-from kvae_nb.lgssm import LGSSM, dense_joint, forecast, joint_log_prob, rts_smoother, sample_posterior, sample_prior, vagueness
+from kvae_nb.core.errors import InputError
+from kvae_nb.core.gaussians import Gaussian, condition, psd_root, sample_gaussian
+from kvae_nb.core.runtime import derived_seed, kept_random_state, pick_device, seed_everything
+from kvae_nb.inference import lgssm, slds
+from kvae_nb.inference import parallel as par
+from kvae_nb.inference import routes as fi
+from kvae_nb.inference import square_root as sq
+from kvae_nb.inference.lgssm import (
+    LGSSM,
+    dense_joint,
+    forecast,
+    joint_log_prob,
+    rts_smoother,
+    sample_posterior,
+    sample_prior,
+    vagueness,
+)
 
 f32, f64 = torch.float32, torch.float64
 CPU_ROUTES = ("loop", "information", "scan", "root", "cpu")
@@ -22,7 +38,17 @@ CPU_ROUTES = ("loop", "information", "scan", "root", "cpu")
 def system(dtype=f64, **changes):
     "A place and a speed, the place seen."
     t = lambda x: x if torch.is_tensor(x) else torch.tensor(x, dtype=dtype)
-    m = dict(A=[[[1.0, 1], [0, 1]]], C=[[[1.0, 0]]], Q=[[[0.1, 0], [0, 0.01]]], R=[[[1.0]]], mean1=[0.0, 0], cov1=[[1.0, 0], [0, 1]]) | changes
+    m = (
+        dict(
+            A=[[[1.0, 1], [0, 1]]],
+            C=[[[1.0, 0]]],
+            Q=[[[0.1, 0], [0, 0.01]]],
+            R=[[[1.0]]],
+            mean1=[0.0, 0],
+            cov1=[[1.0, 0], [0, 1]],
+        )
+        | changes
+    )
     return LGSSM(t(m["A"]), None, t(m["C"]), t(m["Q"]), t(m["R"]), t(m["mean1"]), t(m["cov1"]))
 
 
@@ -31,7 +57,15 @@ def autoregressive(phi, q=1.0, dtype=f64):
     p = len(phi)
     A, one = torch.eye(p, dtype=dtype).roll(1, 0), torch.eye(p, dtype=dtype)[:1]
     A[0] = torch.tensor(phi, dtype=dtype)
-    return LGSSM(A[None], None, one[None], q * (one.T @ one)[None], torch.zeros(1, 1, 1, dtype=dtype), torch.zeros(p, dtype=dtype), torch.eye(p, dtype=dtype))
+    return LGSSM(
+        A[None],
+        None,
+        one[None],
+        q * (one.T @ one)[None],
+        torch.zeros(1, 1, 1, dtype=dtype),
+        torch.zeros(p, dtype=dtype),
+        torch.eye(p, dtype=dtype),
+    )
 
 
 def series(*shape, seed=0):
@@ -54,14 +88,39 @@ def dense(model, a, mask=None):
 
 # --- one type, one device, one shape -------------------------------------------------------------------------------------------
 
-EVIDENCES = {"lgssm": lgssm.log_evidence, "filter": lgssm.kalman_filter, "root": sq.root_evidence, "root filter": sq.root_filter, "root smoother": sq.root_smoothed,
-             "information": par.information_evidence, "information smoother": par.information_smoother, "scan": par.scan_evidence, "scan filter": par.scan_filter,
-             "scan smoother": par.scan_smoother}
-EVIDENCES |= {f"{f.__name__} {b}": partial(f, backend=b) for f in (fi.log_evidence, fi.smoother) for b in ("auto", *CPU_ROUTES)}
-EVIDENCES |= {f"kalman_filter {b}": partial(fi.kalman_filter, backend=b) for b in ("auto", "loop", "scan", "root", "cpu")}
-WRONG = {"another type": lambda a: a.float(), "half": lambda a: a.half(), "bfloat16": lambda a: a.bfloat16(), "integers": lambda a: a.long(), "complex": lambda a: a.to(torch.complex128),
-         "numpy": lambda a: a.numpy(), "a list": lambda a: a.tolist(), "None": lambda a: None, "one axis": lambda a: a[:, 0], "a number": lambda a: a[0, 0],
-         "no step": lambda a: a[:0], "two coordinates": lambda a: a.expand(-1, 2), "another device": lambda a: a.to("meta")}
+EVIDENCES = {
+    "lgssm": lgssm.log_evidence,
+    "filter": lgssm.kalman_filter,
+    "root": sq.root_evidence,
+    "root filter": sq.root_filter,
+    "root smoother": sq.root_smoothed,
+    "information": par.information_evidence,
+    "information smoother": par.information_smoother,
+    "scan": par.scan_evidence,
+    "scan filter": par.scan_filter,
+    "scan smoother": par.scan_smoother,
+}
+EVIDENCES |= {
+    f"{f.__name__} {b}": partial(f, backend=b) for f in (fi.log_evidence, fi.smoother) for b in ("auto", *CPU_ROUTES)
+}
+EVIDENCES |= {
+    f"kalman_filter {b}": partial(fi.kalman_filter, backend=b) for b in ("auto", "loop", "scan", "root", "cpu")
+}
+WRONG = {
+    "another type": lambda a: a.float(),
+    "half": lambda a: a.half(),
+    "bfloat16": lambda a: a.bfloat16(),
+    "integers": lambda a: a.long(),
+    "complex": lambda a: a.to(torch.complex128),
+    "numpy": lambda a: a.numpy(),
+    "a list": lambda a: a.tolist(),
+    "None": lambda a: None,
+    "one axis": lambda a: a[:, 0],
+    "a number": lambda a: a[0, 0],
+    "no step": lambda a: a[:0],
+    "two coordinates": lambda a: a.expand(-1, 2),
+    "another device": lambda a: a.to("meta"),
+}
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -84,11 +143,25 @@ def test_a_model_of_two_kinds_is_refused_by_the_name_of_the_part(door, name):
 @pytest.mark.parametrize("door", EVIDENCES)
 def test_masks_and_controls_of_another_kind_are_refused(door):
     f, m, a = EVIDENCES[door], system(), series(20, 1)
-    for mask in (torch.ones(20), torch.ones(20, dtype=torch.int64), np.ones(20, bool), torch.ones(20, 1, dtype=torch.bool), torch.ones(20, dtype=torch.bool, device="meta")):
+    for mask in (
+        torch.ones(20),
+        torch.ones(20, dtype=torch.int64),
+        np.ones(20, bool),
+        torch.ones(20, 1, dtype=torch.bool),
+        torch.ones(20, dtype=torch.bool, device="meta"),
+    ):
         with pytest.raises(InputError, match="mask"):
             f(m, a, mask)
     driven = m._replace(B=torch.ones(1, 2, 1, dtype=f64))
-    for u in (series(20, 1).float(), series(20, 1).numpy(), series(20, 1).long(), series(19, 1), series(20, 2), series(20, 1).to("meta"), None):
+    for u in (
+        series(20, 1).float(),
+        series(20, 1).numpy(),
+        series(20, 1).long(),
+        series(19, 1),
+        series(20, 2),
+        series(20, 1).to("meta"),
+        None,
+    ):
         with pytest.raises(InputError, match=r"\bu\b|B has shape"):
             f(driven, a, None, u)
     with pytest.raises(InputError, match="no B"):
@@ -97,11 +170,18 @@ def test_masks_and_controls_of_another_kind_are_refused(door):
 
 def test_a_mask_for_each_coordinate_points_to_the_series_and_is_never_taken_for_a_batch():
     m = system()._replace(C=torch.eye(2, dtype=f64)[None], R=torch.eye(2, dtype=f64)[None])
-    for a, mask in ((series(4, 6, 2), torch.rand(4, 6, 2) > 0.3), (series(2, 2), torch.eye(2, dtype=torch.bool)), (series(6, 2), torch.rand(6, 2) > 0.3), (series(3, 2, 2), torch.rand(3, 2, 2) > 0.3)):
+    for a, mask in (
+        (series(4, 6, 2), torch.rand(4, 6, 2) > 0.3),
+        (series(2, 2), torch.eye(2, dtype=torch.bool)),
+        (series(6, 2), torch.rand(6, 2) > 0.3),
+        (series(3, 2, 2), torch.rand(3, 2, 2) > 0.3),
+    ):
         for backend in ("auto", *CPU_ROUTES):
             with pytest.raises(InputError, match=r"mask.*kvae_nb\.series"):
                 fi.log_evidence(m, a, mask, backend=backend)
-    assert fi.log_evidence(m, series(2, 2, 2), torch.eye(2, dtype=torch.bool)).shape == (2,)  # two sequences of two steps
+    assert fi.log_evidence(m, series(2, 2, 2), torch.eye(2, dtype=torch.bool)).shape == (
+        2,
+    )  # two sequences of two steps
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.complex64])
@@ -115,12 +195,27 @@ def test_other_functions_of_a_model_refuse_as_well():
     m, a = system(), series(20, 1)
     filtered, last = lgssm.kalman_filter(m, a), Gaussian(m.mean1, m.cov1)
     mixed = m._replace(Q=m.Q.float())
-    calls = [lambda: sample_prior(mixed, 4), lambda: sample_prior(m, 0), lambda: sample_prior(m, -1), lambda: forecast(m, last, 0), lambda: forecast(mixed, last, 3),
-             lambda: forecast(m, Gaussian(m.mean1.float(), m.cov1.float()), 3), lambda: rts_smoother(mixed, filtered), lambda: sample_posterior(mixed, filtered),
-             lambda: rts_smoother(cast(m, f32), filtered), lambda: dense_joint(mixed, 3), lambda: dense_joint(m, 0), lambda: joint_log_prob(m, a.float().expand(20, 2), a),
-             lambda: joint_log_prob(m, a.expand(20, 2), a.float()), lambda: joint_log_prob(m, a[:, 0], a), lambda: joint_log_prob(m._replace(Q=0 * m.Q), a.expand(20, 2), a),
-             lambda: lgssm.observe(m, filtered.mean.float(), filtered.cov), lambda: lgssm.predict_step(last, m.A[0], m.Q[0].float()),
-             lambda: lgssm.update_step(last, m.C[0], m.R[0], a[0].float()), lambda: lgssm.update_step(last, m.C[0], m.R[0], a[0], torch.tensor(1))]
+    calls = [
+        lambda: sample_prior(mixed, 4),
+        lambda: sample_prior(m, 0),
+        lambda: sample_prior(m, -1),
+        lambda: forecast(m, last, 0),
+        lambda: forecast(mixed, last, 3),
+        lambda: forecast(m, Gaussian(m.mean1.float(), m.cov1.float()), 3),
+        lambda: rts_smoother(mixed, filtered),
+        lambda: sample_posterior(mixed, filtered),
+        lambda: rts_smoother(cast(m, f32), filtered),
+        lambda: dense_joint(mixed, 3),
+        lambda: dense_joint(m, 0),
+        lambda: joint_log_prob(m, a.float().expand(20, 2), a),
+        lambda: joint_log_prob(m, a.expand(20, 2), a.float()),
+        lambda: joint_log_prob(m, a[:, 0], a),
+        lambda: joint_log_prob(m._replace(Q=0 * m.Q), a.expand(20, 2), a),
+        lambda: lgssm.observe(m, filtered.mean.float(), filtered.cov),
+        lambda: lgssm.predict_step(last, m.A[0], m.Q[0].float()),
+        lambda: lgssm.update_step(last, m.C[0], m.R[0], a[0].float()),
+        lambda: lgssm.update_step(last, m.C[0], m.R[0], a[0], torch.tensor(1)),
+    ]
     for k, call in enumerate(calls):
         with pytest.raises(InputError):
             call()
@@ -132,7 +227,7 @@ def test_a_part_on_another_device_does_not_end_the_process():
 import torch
 from kvae_nb import fast_inference as fi
 from kvae_nb.core import InputError
-from kvae_nb.lgssm import LGSSM
+from kvae_nb.inference.lgssm import LGSSM
 one = torch.ones
 model = LGSSM(one(1, 1, 1), None, one(1, 1, 1), one(1, 1, 1), one(1, 1, 1), torch.zeros(1), one(1, 1))
 for name in ("A", "C", "Q", "R", "mean1", "cov1"):
@@ -146,6 +241,7 @@ for name in ("A", "C", "Q", "R", "mean1", "cov1"):
 
 
 # --- covariances -----------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("backend", ["auto", *CPU_ROUTES])
 @pytest.mark.parametrize("name", ["Q", "cov1", "R"])
@@ -163,9 +259,16 @@ def test_what_is_no_covariance_is_refused_and_rounding_is_not(backend, name):
     assert_close(fi.log_evidence(m._replace(**{name: long_time}), a, backend=backend), lopsided, rtol=1e-6, atol=0)
 
 
-SINGULAR = {"known start": system(cov1=torch.zeros(2, 2, dtype=f64)), "known place": system(cov1=[[0.0, 0], [0, 1]]), "constant speed": system(Q=[[[0.1, 0], [0, 0.0]]]),
-            "no pushes": system(Q=torch.zeros(1, 2, 2, dtype=f64)), "known and not pushed": system(Q=torch.zeros(1, 2, 2, dtype=f64), cov1=[[0.0, 0], [0, 1]]),
-            "AR(3)": autoregressive([0.5, -0.3, 0.1]), "AR(1)": autoregressive([0.9]), "AR(2) with a zero": autoregressive([0.5, 0.0])}
+SINGULAR = {
+    "known start": system(cov1=torch.zeros(2, 2, dtype=f64)),
+    "known place": system(cov1=[[0.0, 0], [0, 1]]),
+    "constant speed": system(Q=[[[0.1, 0], [0, 0.0]]]),
+    "no pushes": system(Q=torch.zeros(1, 2, 2, dtype=f64)),
+    "known and not pushed": system(Q=torch.zeros(1, 2, 2, dtype=f64), cov1=[[0.0, 0], [0, 1]]),
+    "AR(3)": autoregressive([0.5, -0.3, 0.1]),
+    "AR(1)": autoregressive([0.9]),
+    "AR(2) with a zero": autoregressive([0.5, 0.0]),
+}
 
 
 @pytest.mark.parametrize("backend", ["auto", *CPU_ROUTES])
@@ -184,7 +287,10 @@ def test_singular_covariances_are_ordinary_models_or_refused(name, backend, hidd
         return
     for t in range(10):
         at, before = slice(t * n, t * n + n), slice(t * n - n, t * n)
-        assert_close(found.mean[t], law.mean[at], rtol=1e-7, atol=1e-7), assert_close(found.cov[t], law.cov[at, at], rtol=1e-7, atol=1e-7)
+        (
+            assert_close(found.mean[t], law.mean[at], rtol=1e-7, atol=1e-7),
+            assert_close(found.cov[t], law.cov[at, at], rtol=1e-7, atol=1e-7),
+        )
         if t:
             assert_close(found.lag_cov[t - 1], law.cov[at, before], rtol=1e-7, atol=1e-7)
 
@@ -210,30 +316,56 @@ def test_an_autoregression_of_any_order_and_length_has_an_answer(order, what):
     assert all(x.isfinite().all() for x in ((found,) if torch.is_tensor(found) else found))
     if what == "log_evidence":
         past = torch.stack([a[order - 1 - k : 249 - k, 0] for k in range(order)], -1)
-        assert_close(found, torch.distributions.Normal(past @ model.A[0, 0], 1.0).log_prob(a[order:, 0]).sum() + dense(model, a[:order])[0])
+        assert_close(
+            found,
+            torch.distributions.Normal(past @ model.A[0, 0], 1.0).log_prob(a[order:, 0]).sum()
+            + dense(model, a[:order])[0],
+        )
     elif what == "smoother":
-        assert_close(found.mean[:, 0], a[:, 0]), assert_close(found.cov[:, 0, 0], torch.zeros(250, dtype=f64), atol=1e-12, rtol=0)
+        (
+            assert_close(found.mean[:, 0], a[:, 0]),
+            assert_close(found.cov[:, 0, 0], torch.zeros(250, dtype=f64), atol=1e-12, rtol=0),
+        )
 
 
 # --- auto and digits -------------------------------------------------------------------------------------------------------------
+
 
 def chain(size, spread, r, q, dt=1.0):
     "Place, speed, acceleration …, the place seen; `spread`: their variances at the start."
     A = torch.matrix_exp(dt * torch.diag(torch.ones(size - 1, dtype=f64), 1))
     Q = torch.zeros(size, size, dtype=f64)
     Q[-1, -1] = q
-    return LGSSM(A[None], None, torch.eye(size, dtype=f64)[None, :1], Q[None] + 1e-2 * q * torch.eye(size, dtype=f64), torch.full((1, 1, 1), r, dtype=f64),
-                 torch.zeros(size, dtype=f64), torch.diag(torch.tensor(spread, dtype=f64)))
+    return LGSSM(
+        A[None],
+        None,
+        torch.eye(size, dtype=f64)[None, :1],
+        Q[None] + 1e-2 * q * torch.eye(size, dtype=f64),
+        torch.full((1, 1, 1), r, dtype=f64),
+        torch.zeros(size, dtype=f64),
+        torch.diag(torch.tensor(spread, dtype=f64)),
+    )
 
 
 @settings(max_examples=40)
-@given(st.integers(1, 4), st.lists(st.integers(-3, 12), min_size=4, max_size=4), st.integers(-6, 2), st.integers(-3, 1), st.booleans(), st.integers(0, 100))
+@given(
+    st.integers(1, 4),
+    st.lists(st.integers(-3, 12), min_size=4, max_size=4),
+    st.integers(-6, 2),
+    st.integers(-3, 1),
+    st.booleans(),
+    st.integers(0, 100),
+)
 def test_auto_keeps_its_digits_under_any_prior(size, spread, r, q, gap, seed):
     model = cast(chain(size, [10.0**k for k in spread[:size]], 10.0**r, 10.0**q), f32)
     a, mask = series(30, 1, seed=seed).cumsum(0).float(), torch.ones(30, dtype=torch.bool)
     mask[5:12] = not gap
     judge, x = cast(model, f64), a.double()
-    right = fi.log_evidence(judge, x, mask, backend="root"), fi.kalman_filter(judge, x, mask, backend="root"), fi.smoother(judge, x, mask, backend="root")
+    right = (
+        fi.log_evidence(judge, x, mask, backend="root"),
+        fi.kalman_filter(judge, x, mask, backend="root"),
+        fi.smoother(judge, x, mask, backend="root"),
+    )
     for m, y, near in ((model, a, 2e-3), (judge, x, 1e-4)):
         assert_close(fi.log_evidence(m, y, mask).double(), right[0], rtol=near, atol=1e-2)
         for found, exact in ((fi.kalman_filter(m, y, mask), right[1]), (fi.smoother(m, y, mask), right[2])):
@@ -248,11 +380,15 @@ def test_auto_keeps_its_digits_under_any_prior(size, spread, r, q, gap, seed):
 @pytest.mark.parametrize("where", ["both", "speed", "place"])
 def test_gradients_of_auto_keep_their_digits_as_well(where, power, dtype):
     v = 10.0**power
-    model = cast(system(cov1={"both": [[v, 0], [0, v]], "speed": [[0.01, 0], [0, v]], "place": [[v, 0], [0, 0.01]]}[where]), f32)
+    model = cast(
+        system(cov1={"both": [[v, 0], [0, v]], "speed": [[0.01, 0], [0, v]], "place": [[v, 0], [0, 0.01]]}[where]), f32
+    )
     a = series(3, 40, 1).cumsum(1).float()
+
     def gradient(m, a, backend):
         A, y = m.A.clone().requires_grad_(), a.clone().requires_grad_()
         return torch.autograd.grad(fi.log_evidence(m._replace(A=A), y, backend=backend).sum(), (A, y))
+
     for x, y in zip(gradient(cast(model, dtype), a.to(dtype), "auto"), gradient(cast(model, f64), a.double(), "root")):
         assert_close(x.double(), y, rtol=0, atol=2e-3 * y.abs().max().item())
 
@@ -271,9 +407,11 @@ def test_vagueness_looks_in_every_direction_and_through_gaps():
 def test_five_thousand_steps_have_the_gradient_of_the_loop():
     a = series(1, 5000, 1).float().requires_grad_()
     model = cast(system(), f32)
-    right, = torch.autograd.grad(fi.log_evidence(model, a, backend="loop").sum(), a)
+    (right,) = torch.autograd.grad(fi.log_evidence(model, a, backend="loop").sum(), a)
     for backend in ("auto", "scan", "root"):
-        assert_close(torch.autograd.grad(fi.log_evidence(model, a, backend=backend).sum(), a)[0], right, rtol=1e-3, atol=1e-3)
+        assert_close(
+            torch.autograd.grad(fi.log_evidence(model, a, backend=backend).sum(), a)[0], right, rtol=1e-3, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("backend", ["auto", *CPU_ROUTES])
@@ -290,6 +428,7 @@ def test_whatever_is_missing_it_is_the_dense_gaussian(backend, seen):
 
 # --- derivatives -----------------------------------------------------------------------------------------------------------------
 
+
 def evidence_of(q, backend, a=series(12, 1)):
     return fi.log_evidence(system(Q=torch.diag_embed(q)[None]), a, backend=backend)
 
@@ -299,8 +438,11 @@ def test_second_derivatives_are_right_or_refused_by_name(backend):
     q = torch.tensor([0.1, 0.01], dtype=f64)
     slope = lambda q: torch.autograd.functional.jacobian(lambda q: evidence_of(q, "loop"), q)
     right = torch.stack([(slope(q + h) - slope(q - h)) / 2e-6 for h in 1e-6 * torch.eye(2, dtype=f64)])
-    ways = [lambda: torch.autograd.functional.hessian(lambda q: evidence_of(q, backend), q), lambda: torch.func.hessian(lambda q: evidence_of(q, backend))(q),
-            lambda: torch.func.jacrev(torch.func.grad(lambda q: evidence_of(q, backend)))(q)]
+    ways = [
+        lambda: torch.autograd.functional.hessian(lambda q: evidence_of(q, backend), q),
+        lambda: torch.func.hessian(lambda q: evidence_of(q, backend))(q),
+        lambda: torch.func.jacrev(torch.func.grad(lambda q: evidence_of(q, backend)))(q),
+    ]
     for way in ways:
         try:
             found = way()
@@ -316,7 +458,10 @@ def test_vmap_and_grad_are_right_or_refused_by_name(backend):
     right = torch.stack([evidence_of(x, "loop") for x in q])
     slopes = torch.stack([torch.autograd.functional.jacobian(lambda q: evidence_of(q, "loop"), x) for x in q])
     try:
-        values, grads = torch.func.vmap(lambda x: evidence_of(x, backend))(q), torch.func.vmap(torch.func.grad(lambda x: evidence_of(x, backend)))(q)
+        values, grads = (
+            torch.func.vmap(lambda x: evidence_of(x, backend))(q),
+            torch.func.vmap(torch.func.grad(lambda x: evidence_of(x, backend)))(q),
+        )
     except InputError as refusal:
         assert backend in ("root", "cpu", "information") and repr(backend) in str(refusal)
         return
@@ -324,6 +469,7 @@ def test_vmap_and_grad_are_right_or_refused_by_name(backend):
 
 
 # --- samples -----------------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", SINGULAR)
 @pytest.mark.parametrize("dtype", [f32, f64])
@@ -334,7 +480,10 @@ def test_paths_of_singular_models_have_the_moments_of_the_dense_gaussian(name, d
     law = dense(model, a)[1]
     paths = sample_posterior(m, lgssm.kalman_filter(m, a.to(dtype).expand(N, 6, 1)), g).double().flatten(1)
     prior, joint = sample_prior(m, 6, (N,), generator=g), dense_joint(model, 6)
-    for samples, mean, cov in ((paths, law.mean[: 6 * n], law.cov[: 6 * n, : 6 * n]), (prior.z.double().flatten(1), joint.mean[: 6 * n], joint.cov[: 6 * n, : 6 * n])):
+    for samples, mean, cov in (
+        (paths, law.mean[: 6 * n], law.cov[: 6 * n, : 6 * n]),
+        (prior.z.double().flatten(1), joint.mean[: 6 * n], joint.cov[: 6 * n, : 6 * n]),
+    ):
         var = cov.diagonal()
         var = torch.where(var > 1e-12, var, 0.0)  # what is known: the dense Gaussian's own rounding is left
         rounding = 5e-3 if dtype == f32 else 1e-6  # the root of the type's rounding, of variances of order 1
@@ -355,7 +504,9 @@ def test_a_constant_state_is_constant_in_every_path():
 def test_gradients_go_through_samples_of_singular_models():
     for m in SINGULAR.values():
         leaf = m.A.clone().requires_grad_()
-        z = sample_posterior(m._replace(A=leaf), lgssm.kalman_filter(m._replace(A=leaf), series(6, 1)), torch.Generator().manual_seed(0))
+        z = sample_posterior(
+            m._replace(A=leaf), lgssm.kalman_filter(m._replace(A=leaf), series(6, 1)), torch.Generator().manual_seed(0)
+        )
         assert torch.autograd.grad(z.square().sum(), leaf)[0].isfinite().all()
 
 
@@ -375,12 +526,15 @@ def test_a_covariance_that_float32_has_spoilt_has_samples_and_a_wrong_one_has_no
     assert (torch.linalg.eigvalsh(spoilt)[:, 0] < 0).all()
     L, d = psd_root(spoilt), spoilt.diagonal(dim1=-2, dim2=-1).sqrt()
     unit = d[..., None] * d[..., None, :]
-    below = -torch.linalg.eigvalsh((spoilt / unit).double())[:, 0].clamp_max(0)[:, None, None]  # what has to be taken away
+    below = -torch.linalg.eigvalsh((spoilt / unit).double())[:, 0].clamp_max(0)[
+        :, None, None
+    ]  # what has to be taken away
     assert ((L @ L.mT - spoilt).abs() <= (below + 40 * torch.finfo(f32).eps) * unit).all()
     assert psd_root(torch.tensor([[1.0, 2], [2, 1]])).isnan().all() and psd_root(-torch.eye(2)).isnan().all()
 
 
 # --- core ----------------------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 1e20, 1.5, float("nan")])
 def test_seeds_that_are_none_are_refused(seed):
@@ -397,6 +551,7 @@ def test_devices_that_are_not_there_are_refused(name):
 
 def test_a_measurement_leaves_all_generators_as_they_were():
     import random
+
     draw = lambda: (random.random(), np.random.rand(), torch.rand(1).item())
     seed_everything(3)
     want = draw()
@@ -410,12 +565,21 @@ def test_a_measurement_leaves_all_generators_as_they_were():
 
 # --- switching systems ---------------------------------------------------------------------------------------------------------------
 
+
 def test_a_gap_that_nobody_declared_destroys_no_parameters():
     torch.manual_seed(0)
     a = slds.bouncing_point(6, 30).a
     parameters = slds.SLDSParameters(2, 1, 1)
     before = [p.clone() for p in parameters.parameters()]
-    for wrong in (a.index_fill(1, torch.tensor([7]), torch.nan), a.index_fill(1, torch.tensor([7]), torch.inf), a[0], a[:0], a.double(), a.numpy(), a.long()):
+    for wrong in (
+        a.index_fill(1, torch.tensor([7]), torch.nan),
+        a.index_fill(1, torch.tensor([7]), torch.inf),
+        a[0],
+        a[:0],
+        a.double(),
+        a.numpy(),
+        a.long(),
+    ):
         for method in ("imm", "gpb2", "relaxed"):
             with pytest.raises(InputError):
                 slds.fit_slds(parameters, wrong, method=method, steps=2)
@@ -437,7 +601,16 @@ def test_what_is_hidden_is_not_learned_from(method):
 def test_a_switching_system_with_known_states_is_smoothed_as_the_linear_one():
     for name in ("known start", "known and not pushed", "no pushes", "AR(3)"):
         m, a = SINGULAR[name], series(8, 1)
-        one = slds.SLDS(m.A, None, m.C, m.Q, m.R, m.mean1[None], m.cov1[None], slds.Chain(*(x.double() for x in slds.sticky(1, 0.5))))
+        one = slds.SLDS(
+            m.A,
+            None,
+            m.C,
+            m.Q,
+            m.R,
+            m.mean1[None],
+            m.cov1[None],
+            slds.Chain(*(x.double() for x in slds.sticky(1, 0.5))),
+        )
         found = slds.switching_smoother(one, slds.switching_filter(one, a))
         law = dense(m, a)[1]
         n = m.A.shape[-1]
@@ -472,13 +645,19 @@ def test_float64_keeps_six_digits_as_well(f, power):
 
 @pytest.mark.parametrize("steps", [60, 260])
 def test_a_smoother_with_gradients_is_computed_in_float64(steps):
-    model, a = cast(system(Q=[[[1e-4, 0], [0, 1e-4]]], cov1=[[0.01, 0], [0, 500.0]]), f32), series(steps, 1).cumsum(0).float()
+    model, a = (
+        cast(system(Q=[[[1e-4, 0], [0, 1e-4]]], cov1=[[0.01, 0], [0, 500.0]]), f32),
+        series(steps, 1).cumsum(0).float(),
+    )
     found = fi.smoother(model._replace(A=model.A.clone().requires_grad_()), a).cov
     assert found.requires_grad and found.dtype == f32
-    assert_close(found.detach().double(), fi.smoother(cast(model, f64), a.double(), backend="root").cov, rtol=1e-6, atol=1e-9)
+    assert_close(
+        found.detach().double(), fi.smoother(cast(model, f64), a.double(), backend="root").cov, rtol=1e-6, atol=1e-9
+    )
 
 
 # --- vague where only later steps look ---------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("dtype, limit", [(f32, 1e-4), (f64, 1e-7)])
 @pytest.mark.parametrize("vague", [1e4, 1e6, 1e9, 1e12])

@@ -1,25 +1,35 @@
 """A film from a telephone or a camera, of any size and colour, given to `kvae train` with no other word."""
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from kvae_nb.cli import main, parse
-from kvae_nb.core import InputError
-from kvae_nb.data import describe, looks_grey, open_data
-from kvae_nb.runs import RunConfig, fit_config_to_data
+from kvae_nb.app.cli import main, parse
+from kvae_nb.core.errors import InputError
+from kvae_nb.data.films import describe, looks_grey, open_data
+from kvae_nb.training.runs import RunConfig, fit_config_to_data
 
 
 def film(path, height, width, frames=45, grey=False, binary=False):
     "A bright spot that goes round on a coloured ground."
     t, (y, x) = np.arange(frames)[:, None, None], np.mgrid[:height, :width]
-    near = np.hypot(x - width / 2 * (1 + .6 * np.sin(t / 7)), y - height / 2 * (1 + .6 * np.cos(t / 5))) < min(height, width) / 6
-    ground = np.zeros((1, 1, 1, 3)) if binary else 80 + 60 * np.stack([x / width, y / height, x * 0 + .5], -1)[None]
+    near = (
+        np.hypot(x - width / 2 * (1 + 0.6 * np.sin(t / 7)), y - height / 2 * (1 + 0.6 * np.cos(t / 5)))
+        < min(height, width) / 6
+    )
+    ground = np.zeros((1, 1, 1, 3)) if binary else 80 + 60 * np.stack([x / width, y / height, x * 0 + 0.5], -1)[None]
     pixels = np.where(near[..., None], 255, ground).astype(np.uint8)
-    iio.imwrite(path, pixels[..., :1].repeat(3, -1) if grey else pixels, **({"macro_block_size": 1} if path.suffix == ".mp4" else {}))
+    iio.imwrite(
+        path,
+        pixels[..., :1].repeat(3, -1) if grey else pixels,
+        **({"macro_block_size": 1} if path.suffix == ".mp4" else {}),
+    )
     return path
 
 
-@pytest.mark.parametrize("name, height, width", [("wide.mp4", 74, 100), ("tall.mp4", 160, 90), ("odd.gif", 51, 67), ("small.gif", 20, 31)])
+@pytest.mark.parametrize(
+    "name, height, width", [("wide.mp4", 74, 100), ("tall.mp4", 160, 90), ("odd.gif", 51, 67), ("small.gif", 20, 31)]
+)
 def test_any_size_becomes_square_sequences(tmp_path, name, height, width):
     path = film(tmp_path / name, height, width)
     config = parse(["train", "--data", str(path)])[1]
@@ -57,7 +67,11 @@ def test_from_a_cold_start_to_frames_filled_in(tmp_path, monkeypatch, name, widt
     assert main(["train", "--data", name, *small.split()]) == 0
     assert main(["impute", "--data", name, "--gap", "1:3", "--out", "filled.npz"]) == 0
     with np.load("filled.npz") as found:
-        assert found["smoothed"].shape == (12, 5, 3, 16, 16) and np.isfinite(found["smoothed"]).all() and (~found["mask"]).sum() == 24
+        assert (
+            found["smoothed"].shape == (12, 5, 3, 16, 16)
+            and np.isfinite(found["smoothed"]).all()
+            and (~found["mask"]).sum() == 24
+        )
 
 
 @pytest.mark.parametrize("frames", [12, 45])

@@ -3,8 +3,7 @@
 import json
 import pickle
 import random
-from configparser import ConfigParser
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -12,17 +11,30 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kvae_nb.cli import main
-from kvae_nb.core import InputError
-from kvae_nb.data import DataConfig, VideoData
-from kvae_nb.evaluation import held_out_elbo
-from kvae_nb.kvae import KVAE
-from kvae_nb.pretrained import LIMIT, WEIGHTS, check_error, from_pretrained, load_pretrained, pack, pretrained_names, read_weights, save_pretrained, write_weights
-from kvae_nb.protocol import SequenceModel
-from kvae_nb.skvae import SwitchingKVAE
-from kvae_nb.step import TrainConfig
-from kvae_nb.training import KINDS, RunConfig, digest, fit, load_run, run_data
-from kvae_nb.vae import FrameModel
+from kvae_nb.app.cli import main
+from kvae_nb.core.errors import InputError
+from kvae_nb.data.films import DataConfig, VideoData
+from kvae_nb.evaluation.imputation import held_out_elbo
+from kvae_nb.models.kvae import KVAE
+from kvae_nb.models.protocol import SequenceModel
+from kvae_nb.models.skvae import SwitchingKVAE
+from kvae_nb.models.vae import FrameModel
+from kvae_nb.training.loop import fit
+from kvae_nb.training.pretrained import (
+    LIMIT,
+    WEIGHTS,
+    check_error,
+    from_pretrained,
+    load_pretrained,
+    pack,
+    pretrained_names,
+    read_weights,
+    save_pretrained,
+    write_weights,
+)
+from kvae_nb.training.records import digest
+from kvae_nb.training.runs import KINDS, RunConfig, load_run, run_data
+from kvae_nb.training.step import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = pretrained_names()
@@ -31,7 +43,9 @@ SMALL = {"size": 8, "filters": 2}
 
 def films(size=8, n=3, steps=5) -> VideoData:
     "A few films of noise."
-    pixels = torch.randint(0, 2, (n, steps, 1, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = torch.randint(
+        0, 2, (n, steps, 1, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     return VideoData(pixels * 255)
 
 
@@ -60,6 +74,7 @@ def refused(path) -> str:
 
 # What is in the package
 
+
 def test_there_is_something():
     assert NAMES
 
@@ -70,11 +85,15 @@ def test_packaged_file(name):
     content = file.read_bytes()
     assert len(content) <= LIMIT
     tensors, meta = read_weights(WEIGHTS / f"{name}.safetensors")
-    assert all(v.dtype == torch.float32 for v in tensors.values()) and not any(k.startswith("optimiser") for k in tensors)
+    assert all(v.dtype == torch.float32 for v in tensors.values()) and not any(
+        k.startswith("optimiser") for k in tensors
+    )
     found = load_pretrained(name)
     assert type(found.model) is KINDS[found.kind].model and not found.model.training
     assert isinstance(found.model, SequenceModel) and found.model.config == found.config
-    assert found.data.path == Path(found.data.path).name and ROOT.as_posix() not in content[:100_000].decode("utf-8", "replace")
+    assert found.data.path == Path(found.data.path).name and ROOT.as_posix() not in content[:100_000].decode(
+        "utf-8", "replace"
+    )
     assert {"elbo_per_frame", "gap", "command", "seed", "epochs"} <= found.metrics.keys()
     assert found.films.size == found.config.size and found.films.channels == found.config.channels
 
@@ -105,6 +124,7 @@ def test_the_wheel_is_told_about_the_weights():
 
 # Writing and reading
 
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_comes_back(kind, tmp_path):
     config = small(kind)
@@ -113,8 +133,16 @@ def test_every_kind_comes_back(kind, tmp_path):
     before = torch.get_rng_state()
     found = load_pretrained(path)
     assert torch.equal(before, torch.get_rng_state())
-    assert (found.kind, found.config, found.data, found.metrics, found.trained_on) == (kind, config.model, config.data, {"note": "ü"}, "0123")
-    assert all(torch.equal(a, b) for a, b in zip(found.model.state_dict().values(), model.state_dict().values(), strict=True))
+    assert (found.kind, found.config, found.data, found.metrics, found.trained_on) == (
+        kind,
+        config.model,
+        config.data,
+        {"note": "ü"},
+        "0123",
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(found.model.state_dict().values(), model.state_dict().values(), strict=True)
+    )
     assert torch.equal(found.films.frames, films().frames) and check_error(found.model, found.films, found.check) == 0
     for module in found.model.modules():  # nothing that a file would have to hold besides
         assert not module._non_persistent_buffers_set
@@ -123,7 +151,9 @@ def test_every_kind_comes_back(kind, tmp_path):
 def test_controls_and_mask_of_the_films_come_back(tmp_path):
     config = small("kvae")
     config = replace(config, model=replace(config.model, dim_u=2))
-    told = replace(films(), controls=torch.randn(3, 5, 2), mask=torch.tensor([True, True, False, True, False]).expand(3, 5))
+    told = replace(
+        films(), controls=torch.randn(3, 5, 2), mask=torch.tensor([True, True, False, True, False]).expand(3, 5)
+    )
     found = load_pretrained(save_pretrained(tmp_path / "w.safetensors", KVAE(config.model), config, told))
     assert torch.equal(found.films.controls, told.controls) and torch.equal(found.films.mask, told.mask)
     assert check_error(found.model, found.films, found.check) == 0
@@ -145,12 +175,25 @@ def test_a_wrong_name_is_told_the_right_ones(word):
 
 def test_pack_and_what_it_refuses(tmp_path):
     data = DataConfig(sequences=30, steps=6, size=8)
-    run = fit(RunConfig(data, replace(RunConfig().model, **SMALL), TrainConfig(epochs=1, device="cpu", join={}, picture_every=0)), tmp_path / "runs", quiet=True)
+    run = fit(
+        RunConfig(
+            data, replace(RunConfig().model, **SMALL), TrainConfig(epochs=1, device="cpu", join={}, picture_every=0)
+        ),
+        tmp_path / "runs",
+        quiet=True,
+    )
     path = pack(run, "a_1", {"x": 1.5}, tmp_path / "out")
     found, trained = load_pretrained(path), load_run(run)
-    assert path.name == "a_1.safetensors" and found.metrics == {"x": 1.5} and torch.equal(found.films.frames, run_data(trained).test.frames[:4])
+    assert (
+        path.name == "a_1.safetensors"
+        and found.metrics == {"x": 1.5}
+        and torch.equal(found.films.frames, run_data(trained).test.frames[:4])
+    )
     assert found.trained_on == (run / "data.txt").read_text().strip()
-    assert all(torch.equal(a, b) for a, b in zip(found.model.state_dict().values(), trained.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(found.model.state_dict().values(), trained.model.state_dict().values(), strict=True)
+    )
     for name in ("", "a b", "../a", "a.b", "ä"):
         with pytest.raises(InputError, match="not a name"):
             pack(run, name, folder=tmp_path / "out")
@@ -162,10 +205,16 @@ def test_pack_and_what_it_refuses(tmp_path):
 
 
 def test_a_model_too_large_for_the_package(tmp_path, monkeypatch):
-    import kvae_nb.pretrained as here
+    import kvae_nb.training.pretrained as here
 
     data = DataConfig(sequences=30, steps=6, size=8)
-    run = fit(RunConfig(data, replace(RunConfig().model, **SMALL), TrainConfig(epochs=1, device="cpu", join={}, picture_every=0)), tmp_path / "runs", quiet=True)
+    run = fit(
+        RunConfig(
+            data, replace(RunConfig().model, **SMALL), TrainConfig(epochs=1, device="cpu", join={}, picture_every=0)
+        ),
+        tmp_path / "runs",
+        quiet=True,
+    )
     monkeypatch.setattr(here, "LIMIT", 1000)
     with pytest.raises(InputError, match="at most 1 MB"):
         pack(run, "big", folder=tmp_path / "out")
@@ -173,6 +222,7 @@ def test_a_model_too_large_for_the_package(tmp_path, monkeypatch):
 
 
 # Damage
+
 
 def same_or_refused(path, content: bytes, state: dict) -> bool:
     "Whether damaged bytes are refused; if not, they must hold exactly these weights."
@@ -189,7 +239,11 @@ def same_or_refused(path, content: bytes, state: dict) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_files_are_refused(name, tmp_path):
     "Flipped bits, changed, lost, doubled and zeroed bytes: half of them in the header, where they can do most."
-    good, state, rng = (WEIGHTS / f"{name}.safetensors").read_bytes(), load_pretrained(name).model.state_dict(), random.Random(name)
+    good, state, rng = (
+        (WEIGHTS / f"{name}.safetensors").read_bytes(),
+        load_pretrained(name).model.state_dict(),
+        random.Random(name),
+    )
     header, path = 8 + int.from_bytes(good[:8], "little"), tmp_path / "damaged.safetensors"
     harms = {
         "bit": lambda k: good[:k] + bytes([good[k] ^ 1 << rng.randrange(8)]) + good[k + 1 :],
@@ -214,7 +268,9 @@ def test_every_bit_of_the_first_bytes(weights, tmp_path):
     good = path.read_bytes()
     for k in range(64):
         for bit in range(8):
-            same_or_refused(tmp_path / "d.safetensors", good[:k] + bytes([good[k] ^ 1 << bit]) + good[k + 1 :], model.state_dict())
+            same_or_refused(
+                tmp_path / "d.safetensors", good[:k] + bytes([good[k] ^ 1 << bit]) + good[k + 1 :], model.state_dict()
+            )
 
 
 def test_garbage(tmp_path):
@@ -248,6 +304,7 @@ def test_missing_and_impossible_places(tmp_path):
 
 # Healthy files that are not what they should be: their hash is right
 
+
 def changed(entry: str, **values):
     "A change of some fields of an entry."
     return lambda tensors, meta: (tensors, meta | {entry: json.dumps(json.loads(meta[entry]) | values)})
@@ -266,7 +323,10 @@ CASES = {
     "not finite": (changed("model", Q=float("nan")), "model.Q"),
     "impossible": (changed("model", size=12), "12"),
     "absurdly large": (changed("model", filters=10**9), "."),
-    "another class": (lambda t, m: (t, m | {"model": json.dumps({"class_path": "os.system", "init_args": {"command": "true"}})}), "model.class_path is no field"),
+    "another class": (
+        lambda t, m: (t, m | {"model": json.dumps({"class_path": "os.system", "init_args": {"command": "true"}})}),
+        "model.class_path is no field",
+    ),
     "a list": (lambda t, m: (t, m | {"model": "[1, 2]"}), "entries are not valid"),
     "deep": (lambda t, m: (t, m | {"metrics": "[" * 100_000}), "entries are not valid"),
     "no JSON": (lambda t, m: (t, m | {"metrics": "{"}), "entries are not valid"),
@@ -283,7 +343,13 @@ CASES = {
     "infinity": (weight(lambda v: v / 0), "is not finite"),
     "half precision": (weight(lambda v: v.half()), "float32"),
     "another version": (lambda t, m: (t, m | {"format": "kvae_nb weights 99"}), "this version"),
-} | {f"without {key}": ((lambda key: lambda t, m: (t, {k: v for k, v in m.items() if k != key}))(key), f"the entry '{key}' is missing") for key in ("kind", "model", "data", "metrics", "films", "check")}
+} | {
+    f"without {key}": (
+        (lambda key: lambda t, m: (t, {k: v for k, v in m.items() if k != key}))(key),
+        f"the entry '{key}' is missing",
+    )
+    for key in ("kind", "model", "data", "metrics", "films", "check")
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -308,12 +374,20 @@ def test_files_of_others(weights, tmp_path):
 
 # The command
 
-@pytest.mark.parametrize("words", ["impute moon --data f.npz --gap 4:8 --out x.npz", "evaluate moon", "generate moon --out y"])
+
+@pytest.mark.parametrize(
+    "words", ["impute moon --data f.npz --gap 4:8 --out x.npz", "evaluate moon", "generate moon --out y"]
+)
 def test_the_command_lists_the_names(words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(words.split()) == 2
     out, err = capsys.readouterr()
-    assert err.count("\n") == 1 and "Traceback" not in err and all(n in err for n in NAMES) and not list(tmp_path.iterdir())
+    assert (
+        err.count("\n") == 1
+        and "Traceback" not in err
+        and all(n in err for n in NAMES)
+        and not list(tmp_path.iterdir())
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

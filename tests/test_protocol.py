@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-
 from models import MODELS, awake
 
-from kvae_nb.evaluation import future_leak, hidden_frames_leak
-from kvae_nb.protocol import SequenceModel, rows_of
+from kvae_nb.evaluation.checks import future_leak, hidden_frames_leak
+from kvae_nb.models.protocol import SequenceModel, rows_of
 
 
 @pytest.fixture(params=MODELS, ids=str)
@@ -63,7 +62,10 @@ def test_noise_belongs_to_sequences(model, x, u, mask):
     assert all(v is None or len(v) == 3 for v in noise)
     torch.manual_seed(0)
     assert all(v is None or torch.equal(v, w) for v, w in zip(noise, model.noise(3, 9, 4, torch.tensor(0.5))))
-    whole, part = model.elbo(x, mask, first(u, 9), noise), model.elbo(x[1:], mask[1:], None if u is None else u[1:, :9], rows_of(noise, slice(1, None)))
+    whole, part = (
+        model.elbo(x, mask, first(u, 9), noise),
+        model.elbo(x[1:], mask[1:], None if u is None else u[1:, :9], rows_of(noise, slice(1, None))),
+    )
     torch.testing.assert_close(whole.elbo[1:], part.elbo, rtol=1e-4, atol=1e-2)
 
 

@@ -1,4 +1,5 @@
 """What a picture is, however it is stored: levels, axes, names and frames by one rule; what cannot be known is refused with a name."""
+
 import copy
 import io
 import os
@@ -20,12 +21,25 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kvae_nb.core import InputError
-from kvae_nb.data import DataConfig, VideoData, batches, describe, from_arrays, has_grey, looks_grey, open_data, read_video_data, save_video_data, split, split_indices
-from kvae_nb.files import array_headers, check_output, inside, parse_yaml, read_arrays, read_yaml
-from kvae_nb.readers import find_layout, fitness, natural_order
-from kvae_nb.simulator import World, simulate
-from kvae_nb.streaming import file_chunks, write_shards
+from kvae_nb.core.errors import InputError
+from kvae_nb.core.files import array_headers, check_output, inside, parse_yaml, read_arrays, read_yaml
+from kvae_nb.data.films import (
+    DataConfig,
+    VideoData,
+    batches,
+    describe,
+    from_arrays,
+    has_grey,
+    looks_grey,
+    open_data,
+    read_video_data,
+    save_video_data,
+    split,
+    split_indices,
+)
+from kvae_nb.data.readers import find_layout, fitness, natural_order
+from kvae_nb.data.shards import file_chunks, write_shards
+from kvae_nb.worlds.balls import World, simulate
 
 FOLDER = Path(tempfile.mkdtemp(prefix="kvae_nb-test-"))
 FEW = settings(max_examples=60, deadline=None)
@@ -55,13 +69,17 @@ WHOLE = [np.uint16, ">u2", np.int32, ">i4", np.uint64, np.float32, ">f4", np.flo
 STORED = st.one_of(
     st.tuples(st.just("8 bits"), st.sampled_from([np.uint8, np.int16, *WHOLE])),
     st.tuples(st.sampled_from(["10 bits", "12 bits", "14 bits", "16 bits"]), st.sampled_from(WHOLE)),
-    st.tuples(st.sampled_from(["0 … 1", "-1 … 1", "-½ … ½"]), st.sampled_from([np.float16, np.float32, ">f4", np.float64])),
+    st.tuples(
+        st.sampled_from(["0 … 1", "-1 … 1", "-½ … ½"]), st.sampled_from([np.float16, np.float32, ">f4", np.float64])
+    ),
 )
 
 
 def layouts_of(channels):
     "Every order of the axes in which such a film or set can be written."
-    return ["NTCHW", "NTHWC", "NCTHW", "TCHW", "THWC", "CTHW", "HWCT", "HWTC", "NHWCT"] + (["NTHW", "NHWT", "THW", "HWT"] if channels == 1 else [])
+    return ["NTCHW", "NTHWC", "NCTHW", "TCHW", "THWC", "CTHW", "HWCT", "HWTC", "NHWCT"] + (
+        ["NTHW", "NHWT", "THW", "HWT"] if channels == 1 else []
+    )
 
 
 def written(path, array):
@@ -76,7 +94,9 @@ def test_the_same_picture_gives_the_same_levels(seed, channels, stored, choose, 
     "Over layouts, types, scales and places: the levels are the oracle's, in every one."
     levels, layout = picture(seed, channels=channels), choose.draw(st.sampled_from(layouts_of(channels)))
     array = SCALES[stored[0]](levels, stored[1])[None]  # [1, T, C, H, W]
-    array = array.transpose(["NTCHW".index(a) for a in [*layout] + [a for a in "NTCHW" if a not in layout]]).reshape([dict(zip("NTCHW", array.shape))[a] for a in layout])
+    array = array.transpose(["NTCHW".index(a) for a in [*layout] + [a for a in "NTCHW" if a not in layout]]).reshape(
+        [dict(zip("NTCHW", array.shape))[a] for a in layout]
+    )
     if name == "memory":
         data = from_arrays(array, layout=layout)
     else:
@@ -93,7 +113,15 @@ def test_images_and_films_give_the_same_levels_too(seed, channels, kind):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / {"film": "a.mkv", "gif": "a.gif"}.get(kind, "set")
         if kind == "film":  # FFV1 in RGB loses nothing
-            iio.imwrite(path, frames.repeat(3 // channels, -1), fps=30, plugin="FFMPEG", codec="ffv1", macro_block_size=1, pixelformat="bgr0")
+            iio.imwrite(
+                path,
+                frames.repeat(3 // channels, -1),
+                fps=30,
+                plugin="FFMPEG",
+                codec="ffv1",
+                macro_block_size=1,
+                pixelformat="bgr0",
+            )
         elif kind == "gif":
             levels = levels // 64 * 85 // 255 * 255  # so few colours that the palette holds all
             iio.imwrite(path, np.moveaxis(levels, 1, -1).repeat(3 // channels, -1), plugin="pillow")
@@ -103,7 +131,13 @@ def test_images_and_films_give_the_same_levels_too(seed, channels, kind):
             path.mkdir()
             assume(kind == "png" or channels == 1)  # Pillow writes no colour of 16 bits; see below
             for t, f in enumerate(frames):
-                Image.fromarray(f.squeeze(-1) * np.uint16(257 if kind == "16-bit png" else 1) if kind == "16-bit png" else f.squeeze(-1) if channels == 1 else f).save(path / f"{t}.png")
+                Image.fromarray(
+                    f.squeeze(-1) * np.uint16(257 if kind == "16-bit png" else 1)
+                    if kind == "16-bit png"
+                    else f.squeeze(-1)
+                    if channels == 1
+                    else f
+                ).save(path / f"{t}.png")
         data = read_video_data(path)
     assert np.array_equal(data.frames[0].numpy(), levels.repeat(last // channels, 1))
 
@@ -134,7 +168,9 @@ def test_the_scale_is_one_for_the_whole_set_and_can_be_said(tmp_path):
     assert from_arrays(dark).frames.unique().tolist() == [249] and "white at 1023" in describe(from_arrays(dark))
     assert from_arrays(both).frames.unique().tolist() == [62, 249] and "white at 4095" in describe(from_arrays(both))
     assert read_video_data(written(tmp_path / "x.npz", dark), white=4095).frames.unique().tolist() == [62]
-    assert open_data(DataConfig(path=str(tmp_path / "x.npz"), steps=3, size=8, white=65535)).frames.unique().tolist() == [4]
+    assert open_data(
+        DataConfig(path=str(tmp_path / "x.npz"), steps=3, size=8, white=65535)
+    ).frames.unique().tolist() == [4]
     for white in (0.0, -1.0, float("nan"), float("inf")):
         if white != 0:
             with pytest.raises(InputError, match="white"):
@@ -150,7 +186,12 @@ def png(pixels, kind):
     h, w = pixels.shape[:2]
     chunk = lambda name, raw: struct.pack(">I", len(raw)) + name + raw + struct.pack(">I", zlib.crc32(name + raw))
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 16, kind, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 16, kind, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
@@ -182,7 +223,9 @@ def shape_of(mode):
     if mode in ("LA", "RGBA"):  # white everywhere, seen in the square
         white = np.full((16, 16, len(mode) - 1), 255, np.uint8)
         return Image.fromarray(np.concatenate([white, square[..., None]], -1)), square
-    return (Image.fromarray(square).convert("RGB").quantize(4) if mode == "P" else Image.fromarray(square).convert(mode)), square
+    return (
+        Image.fromarray(square).convert("RGB").quantize(4) if mode == "P" else Image.fromarray(square).convert(mode)
+    ), square
 
 
 MODES = ["1", "L", "P", "LA", "RGB", "RGBA", "palette, clear"]
@@ -209,7 +252,9 @@ def test_what_stands_in_the_transparency_alone_is_refused(tmp_path):
 
 def test_folders_with_other_things_in_them(tmp_path):
     for t in (0, 1, 2, 10):
-        Image.fromarray(np.full((8, 8), t * 10, np.uint8)).save(tmp_path / f"bild ü {t}.PNG" if t else tmp_path / "bild ü 0.png")
+        Image.fromarray(np.full((8, 8), t * 10, np.uint8)).save(
+            tmp_path / f"bild ü {t}.PNG" if t else tmp_path / "bild ü 0.png"
+        )
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "._bild ü 0.png").write_text("of another system")
     (tmp_path / "deeper.png").mkdir()
@@ -226,7 +271,12 @@ def test_folders_with_other_things_in_them(tmp_path):
 NUMBERS = st.lists(st.integers(-300, 300), min_size=2, max_size=12, unique=True)
 
 
-@given(NUMBERS, st.sampled_from(["", "t", "frame ", "a_b"]), st.sampled_from(["", "_end", " (x)"]), st.sampled_from([1, 4, 100]))
+@given(
+    NUMBERS,
+    st.sampled_from(["", "t", "frame ", "a_b"]),
+    st.sampled_from(["", "_end", " (x)"]),
+    st.sampled_from([1, 4, 100]),
+)
 def test_names_are_sorted_as_numbers(numbers, before, after, parts):
     "Whole numbers, decimals and negative ones, with any words around: the order of the numbers."
     names = [f"{before}{n / parts:.12g}{after}" for n in sorted(numbers)]
@@ -235,14 +285,29 @@ def test_names_are_sorted_as_numbers(numbers, before, after, parts):
     assert [mixed[i] for i in natural_order(mixed)] == names
 
 
-@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=2, max_size=12, unique=True), st.sampled_from(["s{}-{}", "s{}_{}", "{}-{}", "cam{}x{}", "2024.{}.{}"]))
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=2, max_size=12, unique=True),
+    st.sampled_from(["s{}-{}", "s{}_{}", "{}-{}", "cam{}x{}", "2024.{}.{}"]),
+)
 def test_names_of_two_numbers(pairs, form):
     names = [form.format(a, b) for a, b in sorted(pairs)]
     mixed = sorted(names, key=lambda name: name[::-1])
     assert [mixed[i] for i in natural_order(mixed)] == names
 
 
-@pytest.mark.parametrize("names", ["1.1 1.2 1.9 1.10 2.1", "2024.1.2 2024.1.10 2024.9.1 2024.10.1", "t0.25 t0.5 t1", "cam-1_t-0.5 cam-1_t0 cam-2_t-1 cam-2_t1", "frame-1 frame-2 frame-10", "1e-05 0.001 0.1 1", "кадр2 кадр10", "a² b²"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        "1.1 1.2 1.9 1.10 2.1",
+        "2024.1.2 2024.1.10 2024.9.1 2024.10.1",
+        "t0.25 t0.5 t1",
+        "cam-1_t-0.5 cam-1_t0 cam-2_t-1 cam-2_t1",
+        "frame-1 frame-2 frame-10",
+        "1e-05 0.001 0.1 1",
+        "кадр2 кадр10",
+        "a² b²",
+    ],
+)
 def test_names_whose_dots_and_dashes_mean_different_things(names):
     names = names.split()
     for mixed in (names[::-1], sorted(names), sorted(names, key=lambda name: name[::-1])):
@@ -269,7 +334,11 @@ def test_a_layout_that_is_taken_is_the_documented_one_or_the_only_one(shape, bar
         found = find_layout(shape, bare)
     except InputError as error:
         named = [w for w in str(error).replace(";", " ").split() if w.isupper() and set("THW") <= set(w)]
-        assert len(shape) not in (3, 4, 5) or any(fitness(shape, name) for name in named if len(name) == len(shape)) or not any(named[:-1])
+        assert (
+            len(shape) not in (3, 4, 5)
+            or any(fitness(shape, name) for name in named if len(name) == len(shape))
+            or not any(named[:-1])
+        )
         return
     assert len(found) == len(shape) and (bare or found in ("NTHW", "NTCHW"))
     if found not in ("NTHW", "NTCHW"):
@@ -288,7 +357,9 @@ def test_refused_by_name_and_read_when_told(tmp_path, shape, layout):
     assert f"--data.layout {layout}" in sentence(refused)
     data = open_data(DataConfig(path=str(tmp_path / "x.npz"), steps=5, size=16, layout=layout))
     sizes = dict(zip(layout, shape))
-    assert data.frames.shape[1:] == (5, sizes.get("C", 1), 16, 16) and len(data) == (sizes["N"] if "N" in sizes else sizes["T"] // 5)
+    assert data.frames.shape[1:] == (5, sizes.get("C", 1), 16, 16) and len(data) == (
+        sizes["N"] if "N" in sizes else sizes["T"] // 5
+    )
 
 
 def test_a_bare_film_is_a_film_and_it_is_said(tmp_path):
@@ -297,14 +368,28 @@ def test_a_bare_film_is_a_film_and_it_is_said(tmp_path):
     data = open_data(DataConfig(path=str(tmp_path / "film.npy"), steps=20, size=64))
     assert torch.equal(data.frames.flatten(0, 2), torch.from_numpy(film))
     said = describe(data)
-    assert said.startswith("40 clips of 20 frames, 64×64, grey, cut from one film of 800 frames, stride 20") and "levels kept" in said and "[frames, height, width]" in said
+    assert (
+        said.startswith("40 clips of 20 frames, 64×64, grey, cut from one film of 800 frames, stride 20")
+        and "levels kept" in said
+        and "[frames, height, width]" in said
+    )
 
 
 def test_parts_beside_a_film_are_cut_with_it(tmp_path):
     time = np.arange(50.0)
-    np.savez(tmp_path / "x.npz", images=np.zeros((50, 8, 8)), state=time[:, None], mask=time % 3 > 0, controls=time[:, None] * 2)
+    np.savez(
+        tmp_path / "x.npz",
+        images=np.zeros((50, 8, 8)),
+        state=time[:, None],
+        mask=time % 3 > 0,
+        controls=time[:, None] * 2,
+    )
     data = read_video_data(tmp_path / "x.npz", steps=20, stride=10, layout="THW")
-    assert data.state[:, 0, 0].tolist() == [0, 10, 20, 30] and torch.equal(data.controls, 2 * data.state) and torch.equal(data.mask, data.state[..., 0] % 3 > 0)
+    assert (
+        data.state[:, 0, 0].tolist() == [0, 10, 20, 30]
+        and torch.equal(data.controls, 2 * data.state)
+        and torch.equal(data.mask, data.state[..., 0] % 3 > 0)
+    )
 
 
 @pytest.mark.parametrize("flip", ["negative strides", "not contiguous", "only for reading", "big-endian", "Fortran"])
@@ -323,7 +408,15 @@ def test_arrays_of_any_build(tmp_path, flip):
 
 # ---- films cut with overlap ------------------------------------------------------------------------------------------
 @FEW
-@given(st.integers(1, 3), st.integers(30, 200), st.integers(1, 12), st.integers(1, 15), st.floats(0, 0.3), st.floats(0, 0.3), st.integers(0, 2**31))
+@given(
+    st.integers(1, 3),
+    st.integers(30, 200),
+    st.integers(1, 12),
+    st.integers(1, 15),
+    st.floats(0, 0.3),
+    st.floats(0, 0.3),
+    st.integers(0, 2**31),
+)
 def test_no_frame_of_a_held_out_clip_is_trained_on(films, time, steps, stride, test, valid, seed):
     "Whatever is cut from one film or several: training, validation and test share no frame."
     numbers = np.arange(films * time, dtype=np.float32).reshape(films, time, 1)
@@ -342,12 +435,18 @@ def test_no_frame_of_a_held_out_clip_is_trained_on(films, time, steps, stride, t
 def test_overlap_survives_what_open_data_does(tmp_path):
     "A grey film, a black and white one, on another device: still divided by place."
     rng = np.random.default_rng(0)
-    for name, film in (("grey", rng.integers(0, 256, (100, 16, 16))), ("balls", simulate("box", 1, 100, size=16).images[0])):
+    for name, film in (
+        ("grey", rng.integers(0, 256, (100, 16, 16))),
+        ("balls", simulate("box", 1, 100, size=16).images[0]),
+    ):
         np.save(tmp_path / f"{name}.npy", film.astype(np.uint8))
         data = open_data(DataConfig(path=str(tmp_path / f"{name}.npy"), steps=10, stride=2, size=16)).to("cpu")
         assert data.overlap == 4 and ("black and white" in data.note) == (name == "balls")
         parts = split(data)
-        assert int(split_indices(len(data), overlap=data.overlap).train.max()) == len(parts.train) - 1 and len(parts.train) + len(parts.valid) + len(parts.test) == len(data) - 8
+        assert (
+            int(split_indices(len(data), overlap=data.overlap).train.max()) == len(parts.train) - 1
+            and len(parts.train) + len(parts.valid) + len(parts.test) == len(data) - 8
+        )
     assert data[:5].overlap == data.overlap  # a selection still shares frames
 
 
@@ -361,7 +460,12 @@ def test_without_overlap_nothing_has_changed():
 def ball(soft, ground=0, side=32, frames=40):
     "A ball that goes round, with an edge of this softness, on a ground of this level."
     t, (y, x) = np.arange(frames)[:, None, None], np.mgrid[:side, :side]
-    near = np.clip((side / 6 - np.hypot(x - side / 2 - 9 * np.sin(t / 5), y - side / 2 - 9 * np.cos(t / 5))) / max(soft, 1e-3) + 0.5, 0, 1)
+    near = np.clip(
+        (side / 6 - np.hypot(x - side / 2 - 9 * np.sin(t / 5), y - side / 2 - 9 * np.cos(t / 5))) / max(soft, 1e-3)
+        + 0.5,
+        0,
+        1,
+    )
     return np.rint(ground + (255 - ground) * near).astype(np.uint8)
 
 
@@ -372,7 +476,9 @@ FILMS = {
 }  # fmt: skip
 
 
-STORED = [(name, form) for name in FILMS for form in ("npz", "npy", "png", "gif") if form != "gif" or name not in STILL]  # a GIF leaves out frames that are alike
+STORED = [
+    (name, form) for name in FILMS for form in ("npz", "npy", "png", "gif") if form != "gif" or name not in STILL
+]  # a GIF leaves out frames that are alike
 
 
 @pytest.mark.parametrize("name, form", STORED)
@@ -396,14 +502,20 @@ def test_black_and_white_is_decided_alike_for_every_format(tmp_path, name, form)
     kept = np.array_equal(data.frames[0, :, 0].numpy(), film[:20])
     assert set(data.frames.unique().tolist()) <= {0, 255} if not grey else kept
     assert ("levels kept" in describe(data)) == grey
-    assert torch.equal(open_data(replace(config, binarize=False)).frames, data.frames) == (grey or set(np.unique(film)) <= {0, 255})
+    assert torch.equal(open_data(replace(config, binarize=False)).frames, data.frames) == (
+        grey or set(np.unique(film)) <= {0, 255}
+    )
 
 
 def test_what_was_trained_before_is_opened_as_before():
     "Simulated films are the same bytes whether black and white was said, as in stored runs, or is decided."
     for world in ("box", "gravity", "polygon", "pong"):
         c = DataConfig(world=world, sequences=31)
-        assert open_data(c).fingerprint() == open_data(replace(c, binarize=True)).fingerprint() == open_data(replace(c, binarize=False)).fingerprint()
+        assert (
+            open_data(c).fingerprint()
+            == open_data(replace(c, binarize=True)).fingerprint()
+            == open_data(replace(c, binarize=False)).fingerprint()
+        )
 
 
 # ---- what cannot be meant --------------------------------------------------------------------------------------------
@@ -414,7 +526,9 @@ def test_what_was_trained_before_is_opened_as_before():
 def test_a_configuration_that_cannot_be_meant(change):
     with pytest.raises(InputError) as refused:
         open_data(DataConfig(**change))
-    assert next(iter(change)).replace("world", "torus") in sentence(refused) or str(next(iter(change.values()))) in sentence(refused)
+    assert next(iter(change)).replace("world", "torus") in sentence(refused) or str(
+        next(iter(change.values()))
+    ) in sentence(refused)
 
 
 @pytest.mark.parametrize("change", [
@@ -460,21 +574,42 @@ def test_a_copied_set_is_the_set(twin, tmp_path):
     data = from_arrays(np.arange(40 * 64).reshape(40, 8, 8) % 256, steps=8, stride=4, state=np.arange(40.0)[:, None])
     for one in (data, write_shards(tmp_path / "set", [data], 2).subset(torch.tensor([3, 0, 5]))):
         other = twin(one)
-        assert other.fingerprint() == one.fingerprint() and torch.equal(other[1].state, one[1].state) and (other.note, other.overlap) == (one.note, one.overlap)
+        assert (
+            other.fingerprint() == one.fingerprint()
+            and torch.equal(other[1].state, one[1].state)
+            and (other.note, other.overlap) == (one.note, one.overlap)
+        )
 
 
 def test_only_what_is_needed_is_read(tmp_path):
     z = np.random.default_rng(0).random((2, 3, 8, 8))
-    np.savez(tmp_path / "pong.npz", images=z, controls=np.array(None), mask=np.ones((2, 3)), words=np.array(["x"]), more=np.array([{1: 2}], dtype=object))
+    np.savez(
+        tmp_path / "pong.npz",
+        images=z,
+        controls=np.array(None),
+        mask=np.ones((2, 3)),
+        words=np.array(["x"]),
+        more=np.array([{1: 2}], dtype=object),
+    )
     data = read_video_data(tmp_path / "pong.npz")
-    assert data.controls is None and data.mask.all() and "controls left out" in describe(data) and "more" not in describe(data)
+    assert (
+        data.controls is None
+        and data.mask.all()
+        and "controls left out" in describe(data)
+        and "more" not in describe(data)
+    )
     np.savez(tmp_path / "zero.npz", images=z, controls=np.zeros((2, 3, 0)))
-    assert read_video_data(tmp_path / "zero.npz").controls is None and "width 0" in read_video_data(tmp_path / "zero.npz").note
+    assert (
+        read_video_data(tmp_path / "zero.npz").controls is None
+        and "width 0" in read_video_data(tmp_path / "zero.npz").note
+    )
     with pytest.raises(InputError, match="width 0"):
         VideoData(torch.zeros(2, 3, 1, 8, 8, dtype=torch.uint8), controls=torch.zeros(2, 3, 0))
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (2, 0, 8, 8), (2, 3, 0, 8), (2, 3, 0, 8, 8), (), (8,), (8, 8), (2, 2, 2, 2, 8, 8)])
+@pytest.mark.parametrize(
+    "shape", [(0, 3, 8, 8), (2, 0, 8, 8), (2, 3, 0, 8), (2, 3, 0, 8, 8), (), (8,), (8, 8), (2, 2, 2, 2, 8, 8)]
+)
 @pytest.mark.parametrize("name", ["x.npz", "x.npy"])
 def test_arrays_of_nothing_and_of_no_frames(tmp_path, shape, name):
     with pytest.raises(InputError, match=name) as refused:
@@ -496,11 +631,17 @@ def test_films_in_chunks_are_read_by_the_same_rule(tmp_path):
     for t in range(7):
         Image.fromarray(np.full((8, 8), 500 * t, np.uint16)).save(tmp_path / f"{t}.png")
     whole = read_video_data(tmp_path, steps=2)
-    assert torch.equal(torch.cat([c.frames for c in file_chunks(tmp_path, steps=2, chunk=1)]), whole.frames) and whole.frames.max() == round(2500 / 4095 * 255)
+    assert torch.equal(
+        torch.cat([c.frames for c in file_chunks(tmp_path, steps=2, chunk=1)]), whole.frames
+    ) and whole.frames.max() == round(2500 / 4095 * 255)
 
 
-# ---- the doors of kvae_nb.files --------------------------------------------------------------------------------------
-TREES = st.recursive(st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(-1e9, 1e9) | st.text("abcäß 1:-", max_size=8), lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text("abcxy", min_size=2, max_size=4), v, max_size=3), max_leaves=12)
+# ---- the doors of kvae_nb.core.files --------------------------------------------------------------------------------------
+TREES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(-1e9, 1e9) | st.text("abcäß 1:-", max_size=8),
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text("abcxy", min_size=2, max_size=4), v, max_size=3),
+    max_leaves=12,
+)
 
 
 @given(TREES, st.sampled_from(["\n", "\r\n"]), st.sampled_from(["", "\ufeff"]))
@@ -514,7 +655,13 @@ def test_what_yaml_says_is_read(tree, ends, mark):
 
 
 @FEW
-@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | st.integers(51, 3000).map(lambda k: b"[" * k) | st.integers(51, 500).map(lambda k: b"{a: " * k) | st.integers(1, 30).map(lambda k: b"a: &a [1]\nb: [" + b"*a," * k + b"]"))
+@given(
+    st.binary(max_size=200)
+    | st.text(max_size=200).map(str.encode)
+    | st.integers(51, 3000).map(lambda k: b"[" * k)
+    | st.integers(51, 500).map(lambda k: b"{a: " * k)
+    | st.integers(1, 30).map(lambda k: b"a: &a [1]\nb: [" + b"*a," * k + b"]")
+)
 def test_any_yaml_is_read_or_refused_in_a_sentence(content):
     (FOLDER / "any.yaml").write_bytes(content)
     try:
@@ -524,7 +671,15 @@ def test_any_yaml_is_read_or_refused_in_a_sentence(content):
         assert "any.yaml" in str(error) and str(error).endswith(".") and "\n" not in str(error)
 
 
-@pytest.mark.parametrize("nested", [lambda k: "[" * k + "]" * k, lambda k: "{a: " * k + "}" * k, lambda k: "\n".join(" " * j + "a:" for j in range(k)), lambda k: "- " * k + "1"])
+@pytest.mark.parametrize(
+    "nested",
+    [
+        lambda k: "[" * k + "]" * k,
+        lambda k: "{a: " * k + "}" * k,
+        lambda k: "\n".join(" " * j + "a:" for j in range(k)),
+        lambda k: "- " * k + "1",
+    ],
+)
 def test_yaml_is_read_fifty_levels_deep_and_no_deeper(nested):
     assert parse_yaml(nested(50)) is not None
     for k in (51, 5000 if nested(2)[:2] != "- " else 1000):
@@ -534,10 +689,16 @@ def test_yaml_is_read_fifty_levels_deep_and_no_deeper(nested):
 
 
 def test_a_name_that_looks_like_a_date_stays_a_name():
-    assert parse_yaml("name: 2026-11-28\nlr: 1e-3\n") == {"name": "2026-11-28", "lr": "1e-3"}  # the parser of the options makes a number of it
+    assert parse_yaml("name: 2026-11-28\nlr: 1e-3\n") == {
+        "name": "2026-11-28",
+        "lr": "1e-3",
+    }  # the parser of the options makes a number of it
 
 
-@pytest.mark.parametrize("text", ["a: !!python/name:os.system", "a: !!binary aGk=", "a: 1\na: 2", "- {x: 1, x: 2}", "a: !<tag:yaml.org,2002:int> 3"])
+@pytest.mark.parametrize(
+    "text",
+    ["a: !!python/name:os.system", "a: !!binary aGk=", "a: 1\na: 2", "- {x: 1, x: 2}", "a: !<tag:yaml.org,2002:int> 3"],
+)
 def test_yaml_that_a_configuration_does_not_need(text):
     with pytest.raises(InputError, match="mine"):
         parse_yaml(text, "mine")
@@ -569,7 +730,7 @@ def test_an_archive_that_lies(content):
 def test_an_array_larger_than_the_memory(monkeypatch, tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 255, 5000, dtype=np.uint8))
     np.savez(tmp_path / "x.npz", images=np.load(tmp_path / "x.npy"))
-    monkeypatch.setattr("kvae_nb.files.memory_bytes", lambda: 4000)
+    monkeypatch.setattr("kvae_nb.core.files.memory_bytes", lambda: 4000)
     for name in ("x.npy", "x.npz"):
         for door in (read_arrays, array_headers):
             with pytest.raises(InputError, match="memory"):
@@ -610,13 +771,36 @@ CHOICES = {
 def test_clips_are_chosen_as_numpy_chooses(tmp_path, index):
     data = VideoData(torch.arange(7, dtype=torch.uint8).view(7, 1, 1, 1, 1).expand(7, 2, 1, 8, 8))
     plain = index.numpy() if torch.is_tensor(index) else index
-    right = np.arange(7)[np.array(plain, dtype=int) if np.size(plain) == 0 else [*plain] if isinstance(plain, range) else plain]
+    right = np.arange(7)[
+        np.array(plain, dtype=int) if np.size(plain) == 0 else [*plain] if isinstance(plain, range) else plain
+    ]
     shards = write_shards(tmp_path / "set", [data], 3)
     for found in (data[index], data.subset(index), shards[index], shards.subset(index)[:]):
         assert found.frames[:, 0, 0, 0, 0].tolist() == right.tolist()
 
 
-@pytest.mark.parametrize("index", [None, 1.0, "a", (1, 2), {1}, [0.5], [True], [[1]], [[1], [1, 2]], np.zeros((2, 2), int), np.bool_(True), True, np.zeros(3, bool), torch.zeros(6), slice(1.5), slice(0, 2, 0)], ids=str)
+@pytest.mark.parametrize(
+    "index",
+    [
+        None,
+        1.0,
+        "a",
+        (1, 2),
+        {1},
+        [0.5],
+        [True],
+        [[1]],
+        [[1], [1, 2]],
+        np.zeros((2, 2), int),
+        np.bool_(True),
+        True,
+        np.zeros(3, bool),
+        torch.zeros(6),
+        slice(1.5),
+        slice(0, 2, 0),
+    ],
+    ids=str,
+)
 def test_what_chooses_no_clips_is_refused(tmp_path, index):
     data = VideoData(torch.zeros(7, 2, 1, 8, 8, dtype=torch.uint8))
     for one in (data, write_shards(tmp_path / "set", [data], 3)):
@@ -627,7 +811,20 @@ def test_what_chooses_no_clips_is_refused(tmp_path, index):
             one[[1, 7]]
 
 
-@pytest.mark.parametrize("choose", [lambda d: d[:], lambda d: d[5:40], lambda d: d[::3], lambda d: d[torch.arange(40)], lambda d: d[np.arange(50) % 2 == 0], lambda d: d.subset([*range(45)]), lambda d: d.map(lambda v: v.clone()), lambda d: d[::-1], lambda d: d[torch.randperm(50)]])
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda d: d[:],
+        lambda d: d[5:40],
+        lambda d: d[::3],
+        lambda d: d[torch.arange(40)],
+        lambda d: d[np.arange(50) % 2 == 0],
+        lambda d: d.subset([*range(45)]),
+        lambda d: d.map(lambda v: v.clone()),
+        lambda d: d[::-1],
+        lambda d: d[torch.randperm(50)],
+    ],
+)
 def test_a_selection_of_overlapping_clips_still_overlaps(choose):
     "What is held out shares no frame with what is trained on, or is refused: out of their order the clips cannot be divided by place."
     film = from_arrays(np.zeros((209, 8, 8)), steps=13, stride=4, state=np.arange(209.0)[:, None])
@@ -641,7 +838,22 @@ def test_a_selection_of_overlapping_clips_still_overlaps(choose):
     assert all(frames) and not frames[0] & frames[1] and not frames[0] & frames[2] and not frames[1] & frames[2]
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 2.0}, {"steps": "2"}, {"steps": True}, {"size": 8.0}, {"size": 8 * 10**8}, {"stride": 1.5}, {"channels": 1.0}, {"layout": None}, {"white": "255"}, {"white": True}], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 2.0},
+        {"steps": "2"},
+        {"steps": True},
+        {"size": 8.0},
+        {"size": 8 * 10**8},
+        {"stride": 1.5},
+        {"channels": 1.0},
+        {"layout": None},
+        {"white": "255"},
+        {"white": True},
+    ],
+    ids=str,
+)
 def test_numbers_of_another_kind(wrong):
     with pytest.raises(InputError) as refused:
         from_arrays(np.zeros((2, 3, 8, 8)), **wrong)
@@ -697,7 +909,11 @@ def test_an_image_too_large_to_be_one_and_a_name_too_long_to_be_one(tmp_path, mo
 
 def test_numbers_of_numpy_divide_a_set_too():
     data = VideoData(torch.zeros(20, 2, 1, 8, 8, dtype=torch.uint8))
-    assert [len(p) for p in split(data, np.float32(0.2), np.float64(0.1), np.int64(3))] == [14, 2, 4] and not data.binarized(np.float32(0.5)).frames.any()
+    assert [len(p) for p in split(data, np.float32(0.2), np.float64(0.1), np.int64(3))] == [
+        14,
+        2,
+        4,
+    ] and not data.binarized(np.float32(0.5)).frames.any()
     for seed in (1.5, -1, 2**64):
         with pytest.raises(InputError, match="seed"):
             split(data, seed=seed)

@@ -18,17 +18,39 @@ import torch
 from accelerate import PartialState
 
 import kvae_nb.training as training
-from kvae_nb.core import InputError, flushes_denormals
-from kvae_nb.data import DataConfig, VideoData, batches, from_simulation, save_video_data, split_indices
-from kvae_nb.kvae import KVAE, KVAEConfig
-from kvae_nb.records import Progress, Reporter, draw_progress, load_scaler, pack, read_checkpoint, save_checkpoint
-from kvae_nb.rnn import RecurrentConfig
-from kvae_nb.runs import RecurrentRunConfig, RunConfig, SwitchingRunConfig, build_model, load_run, locked, read_config, remove_leftovers, run_data, write_config
-from kvae_nb.simulator import simulate
-from kvae_nb.skvae import SwitchingKVAEConfig
-from kvae_nb.step import TrainConfig, check_training, make_accelerator, make_trainer, train_step
-from kvae_nb.streaming import write_shards
-from kvae_nb.training import fit, same_checkpoint, validate
+from kvae_nb.core.errors import InputError
+from kvae_nb.core.runtime import flushes_denormals
+from kvae_nb.data.films import DataConfig, VideoData, batches, from_simulation, save_video_data, split_indices
+from kvae_nb.data.shards import write_shards
+from kvae_nb.models.kvae import KVAE, KVAEConfig
+from kvae_nb.models.rnn import RecurrentConfig
+from kvae_nb.models.skvae import SwitchingKVAEConfig
+from kvae_nb.training.loop import fit
+from kvae_nb.training.records import (
+    Progress,
+    Reporter,
+    draw_progress,
+    load_scaler,
+    pack,
+    read_checkpoint,
+    same_checkpoint,
+    save_checkpoint,
+    validate,
+)
+from kvae_nb.training.runs import (
+    RecurrentRunConfig,
+    RunConfig,
+    SwitchingRunConfig,
+    build_model,
+    load_run,
+    locked,
+    read_config,
+    remove_leftovers,
+    run_data,
+    write_config,
+)
+from kvae_nb.training.step import TrainConfig, check_training, make_accelerator, make_trainer, train_step
+from kvae_nb.worlds.balls import simulate
 
 QUICK = TrainConfig(epochs=1, batch_size=16, join={}, device="cpu", threads=1, picture_every=0, valid_sequences=4)
 TINY = KVAEConfig(size=16, filters=4, units=8, alpha="mlp", alpha_units=8)
@@ -36,7 +58,9 @@ FILMS = from_simulation(simulate("box", 30, 6, 1, 16))
 
 
 def small(data=None, model=TINY, **train) -> RunConfig:
-    return RunConfig(data=data or DataConfig(sequences=30, steps=6, size=16), model=model, train=replace(QUICK, **train))
+    return RunConfig(
+        data=data or DataConfig(sequences=30, steps=6, size=16), model=model, train=replace(QUICK, **train)
+    )
 
 
 def on_disk(folder: Path, name="films.npz", **parts) -> DataConfig:
@@ -86,15 +110,24 @@ def run(two, tmp_path):
 
 
 KINDS_OF_RUNS = [
-    small(), SwitchingRunConfig(model=SwitchingKVAEConfig(size=16, filters=4, units=8)), RecurrentRunConfig(model=RecurrentConfig(size=16, filters=4, units=8)),
+    small(),
+    SwitchingRunConfig(model=SwitchingKVAEConfig(size=16, filters=4, units=8)),
+    RecurrentRunConfig(model=RecurrentConfig(size=16, filters=4, units=8)),
 ]
-GIVEN_PARTS = [(c, parts) for c in KINDS_OF_RUNS for parts in ((), ("mask",), ("controls",), ("mask", "controls")) if c.kind != "rnn" or "controls" not in parts]
+GIVEN_PARTS = [
+    (c, parts)
+    for c in KINDS_OF_RUNS
+    for parts in ((), ("mask",), ("controls",), ("mask", "controls"))
+    if c.kind != "rnn" or "controls" not in parts
+]
 
 
 @pytest.mark.parametrize("config, parts", GIVEN_PARTS, ids=lambda v: getattr(v, "kind", None) or "-".join(v))
 def test_pictures_are_drawn_of_data_with_masks_and_controls(tmp_path, config, parts):
     given = {"mask": torch.rand(30, 6) > 0.3, "controls": torch.randn(30, 6, 2)}
-    config = replace(config, data=on_disk(tmp_path, **{k: given[k] for k in parts}), train=replace(QUICK, picture_every=1))
+    config = replace(
+        config, data=on_disk(tmp_path, **{k: given[k] for k in parts}), train=replace(QUICK, picture_every=1)
+    )
     run = fit(config, tmp_path / "runs", quiet=True)
     fit(resume=run, changes={"train.epochs": 2}, quiet=True)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -147,21 +180,36 @@ def test_batches_in_which_everything_is_hidden_are_no_accident(tmp_path):
 GREY = simulate("box", 30, 6, size=16).images / 255 * 0.6 + 0.2
 
 
-@pytest.mark.parametrize("given, pixels", [
-    (GREY, "gaussian"), (torch.from_numpy(GREY).bfloat16(), "gaussian"), ((GREY * 255).astype(np.uint8)[:, :, None], "gaussian"),
-    (simulate("box", 30, 6, size=16).images, "bernoulli"), (FILMS, "bernoulli"),
-], ids=["float", "bfloat16", "uint8", "black and white", "VideoData"])
+@pytest.mark.parametrize(
+    "given, pixels",
+    [
+        (GREY, "gaussian"),
+        (torch.from_numpy(GREY).bfloat16(), "gaussian"),
+        ((GREY * 255).astype(np.uint8)[:, :, None], "gaussian"),
+        (simulate("box", 30, 6, size=16).images, "bernoulli"),
+        (FILMS, "bernoulli"),
+    ],
+    ids=["float", "bfloat16", "uint8", "black and white", "VideoData"],
+)
 def test_arrays_are_trained_on_without_a_file_or_a_flag(tmp_path, given, pixels):
     run = fit(small(DataConfig()), tmp_path, data=given, quiet=True)
     found = load_run(run)
     data = run_data(found)
-    assert found.config.model.pixels == pixels and sum(map(len, data)) == 30 and data.train.frames.shape[1:] == (6, 1, 16, 16)
+    assert (
+        found.config.model.pixels == pixels
+        and sum(map(len, data)) == 30
+        and data.train.frames.shape[1:] == (6, 1, 16, 16)
+    )
     moved = run.rename(tmp_path / "elsewhere")
     fit(resume=moved, changes={"train.epochs": 2}, quiet=True)
     fit(resume=moved, changes={"train.epochs": 3}, data=given, quiet=True)
     assert metrics(moved)["epoch"] == 3
     with pytest.raises(InputError, match="have changed since"):
-        fit(resume=moved, data=given[torch.arange(30).flip(0)] if isinstance(given, VideoData) else given[:20], quiet=True)
+        fit(
+            resume=moved,
+            data=given[torch.arange(30).flip(0)] if isinstance(given, VideoData) else given[:20],
+            quiet=True,
+        )
 
 
 def test_masks_and_controls_in_memory_are_the_same_as_in_a_file(tmp_path):
@@ -186,7 +234,17 @@ def test_one_film_is_cut_with_overlap_and_divided_by_place(tmp_path):
     fit(resume=kept, changes={"train.epochs": 2}, quiet=True)
 
 
-@pytest.mark.parametrize("given", [np.array(["a"]), np.zeros((0, 6, 16, 16)), np.full((30, 6, 16, 16), np.nan), np.array([None]), np.zeros((30, 6), complex)], ids=["text", "empty", "NaN", "objects", "complex"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.array(["a"]),
+        np.zeros((0, 6, 16, 16)),
+        np.full((30, 6, 16, 16), np.nan),
+        np.array([None]),
+        np.zeros((30, 6), complex),
+    ],
+    ids=["text", "empty", "NaN", "objects", "complex"],
+)
 def test_arrays_that_are_no_films_are_refused_in_a_sentence(tmp_path, given):
     with pytest.raises(InputError) as error:
         fit(small(), tmp_path / "runs", data=given)
@@ -196,10 +254,28 @@ def test_arrays_that_are_no_films_are_refused_in_a_sentence(tmp_path, given):
 # settings
 
 
-@pytest.mark.parametrize("name, value", [
-    ("epochs", 10**20), ("epochs", 0), ("batch_size", 10**9), ("seed", 2**64), ("seed", -1), ("threads", 100_000), ("vae_epochs", -1), ("input_noise", 1.5), ("weight_decay", -1.0),
-    ("weight_decay", math.inf), ("valid_sequences", 10**9), ("restarts", 10**9), ("decode_frames", 10**12), ("name", "../up"), ("name", "a/b"), ("name", ".hidden"), ("name", "x" * 300),
-])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("epochs", 10**20),
+        ("epochs", 0),
+        ("batch_size", 10**9),
+        ("seed", 2**64),
+        ("seed", -1),
+        ("threads", 100_000),
+        ("vae_epochs", -1),
+        ("input_noise", 1.5),
+        ("weight_decay", -1.0),
+        ("weight_decay", math.inf),
+        ("valid_sequences", 10**9),
+        ("restarts", 10**9),
+        ("decode_frames", 10**12),
+        ("name", "../up"),
+        ("name", "a/b"),
+        ("name", ".hidden"),
+        ("name", "x" * 300),
+    ],
+)
 def test_settings_beyond_all_bounds_are_refused_by_name(name, value):
     with pytest.raises(InputError, match=f"train.{name} is"):
         check_training(replace(QUICK, **{name: value}))
@@ -235,7 +311,10 @@ def test_weight_decay_shrinks_by_its_share_of_the_rate():
 def test_the_frame_model_alone_is_trained_first(tmp_path):
     start = build_model(small()).state_dict()
     run = fit(small(epochs=2, vae_epochs=1, checkpoint_every=1), tmp_path, quiet=True)
-    moved = [{k.split(".")[0] for k, v in weights(run, f"epoch_{e:04d}").items() if not torch.equal(v, start[k])} for e in (1, 2)]
+    moved = [
+        {k.split(".")[0] for k, v in weights(run, f"epoch_{e:04d}").items() if not torch.equal(v, start[k])}
+        for e in (1, 2)
+    ]
     assert moved[0] == {"encoder", "decoder"} and "dynamics" in moved[1]
 
 
@@ -249,7 +328,11 @@ def test_epochs_of_the_frame_model_are_refused_where_there_is_none(tmp_path):
 
 def test_input_noise_is_a_function_of_seed_and_step_and_of_its_size():
     same_again = [step(input_noise=0.1)[0].bare.state_dict() for _ in range(2)]
-    assert same(*same_again) and not same(same_again[0], step()[0].bare.state_dict()) and not same(same_again[0], step(input_noise=0.2)[0].bare.state_dict())
+    assert (
+        same(*same_again)
+        and not same(same_again[0], step()[0].bare.state_dict())
+        and not same(same_again[0], step(input_noise=0.2)[0].bare.state_dict())
+    )
 
 
 # going on
@@ -259,12 +342,22 @@ def test_more_epochs_are_those_that_the_run_would_have_had(run, tmp_path):
     four = fit(small(epochs=4), tmp_path / "four", quiet=True)
     fit(resume=run, changes={"train.epochs": 4}, quiet=True)
     assert same_checkpoint(run / "checkpoints/last.safetensors", four / "checkpoints/last.safetensors")
-    assert metrics(run)["status"] == "finished" and read_config(run / "config.yaml") == read_config(four / "config.yaml")
+    assert metrics(run)["status"] == "finished" and read_config(run / "config.yaml") == read_config(
+        four / "config.yaml"
+    )
 
 
 @pytest.mark.parametrize("how", ["noise", "decay", "frames first", "half precision"])
 def test_a_run_that_was_broken_off_ends_bit_for_bit_where_it_would_have_ended(tmp_path, monkeypatch, how):
-    config = small(epochs=4, **{"noise": dict(input_noise=0.1, drop=0.3), "decay": dict(weight_decay=0.01), "frames first": dict(vae_epochs=3), "half precision": dict(precision="bf16")}[how])
+    config = small(
+        epochs=4,
+        **{
+            "noise": dict(input_noise=0.1, drop=0.3),
+            "decay": dict(weight_decay=0.01),
+            "frames first": dict(vae_epochs=3),
+            "half precision": dict(precision="bf16"),
+        }[how],
+    )
     whole = fit(config, tmp_path / "whole", quiet=True)
     stops(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
@@ -279,14 +372,38 @@ def test_a_run_that_was_broken_off_ends_bit_for_bit_where_it_would_have_ended(tm
 def test_a_lower_rate_is_used_and_written_down(run):
     fit(resume=run, changes={"train.epochs": 3, "train.lr": 1e-4, "train.beta": 0.5, "train.join.alpha": 2}, quiet=True)
     config, last = read_config(run / "config.yaml"), metrics(run)["history"][-1]
-    assert (config.train.lr, config.train.epochs, config.train.join, last["lr"], last["beta"]) == (1e-4, 3, {"alpha": 2}, 1e-4, 0.5)
+    assert (config.train.lr, config.train.epochs, config.train.join, last["lr"], last["beta"]) == (
+        1e-4,
+        3,
+        {"alpha": 2},
+        1e-4,
+        0.5,
+    )
     assert "train.lr from 0.007 to 0.0001" in (run / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("name, value", [
-    ("model.dim_z", 6), ("model.size", 32), ("data.split_seed", 3), ("data.steps", 5), ("data.sequences", 10), ("data.test", 0.3), ("train.seed", 1), ("train.valid_sequences", 2),
-    ("train.epoch", 3), ("model", 3), ("train.epochs.more", 1), ("train.epochs", "many"), ("train.epochs", 1), ("train.lr", -1.0), ("kind", "rnn"), ("", 1), ("train.device", "nowhere"),
-])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("model.dim_z", 6),
+        ("model.size", 32),
+        ("data.split_seed", 3),
+        ("data.steps", 5),
+        ("data.sequences", 10),
+        ("data.test", 0.3),
+        ("train.seed", 1),
+        ("train.valid_sequences", 2),
+        ("train.epoch", 3),
+        ("model", 3),
+        ("train.epochs.more", 1),
+        ("train.epochs", "many"),
+        ("train.epochs", 1),
+        ("train.lr", -1.0),
+        ("kind", "rnn"),
+        ("", 1),
+        ("train.device", "nowhere"),
+    ],
+)
 def test_what_cannot_change_is_refused_by_name_and_nothing_is_written(run, name, value):
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "lock"}
     with pytest.raises(InputError, match=(name.split(".")[-1] or "no setting")):
@@ -326,7 +443,9 @@ def test_no_scalar_is_lost_when_a_run_goes_on(run):
 def test_the_curves_are_a_table(run):
     rows, history = list(csv.DictReader((run / "history.csv").open(newline=""))), metrics(run)["history"]
     assert [float(r["valid_elbo"]) for r in rows] == [e["valid"]["elbo"] for e in history]
-    assert [float(r["collapse_rate"]) for r in rows] == [e["collapse"]["rate"] for e in history] and [int(r["epoch"]) for r in rows] == [1, 2]
+    assert [float(r["collapse_rate"]) for r in rows] == [e["collapse"]["rate"] for e in history] and [
+        int(r["epoch"]) for r in rows
+    ] == [1, 2]
 
 
 # endings
@@ -384,13 +503,23 @@ def test_a_process_that_was_killed_holds_nothing_and_is_named(run):
 
 
 def test_half_written_files_of_a_killed_process_are_removed(run):
-    for name in (".last-ab12cd_9.safetensors", ".metrics-ab12cd_9.json", "checkpoints/.best-ab12cd_9.safetensors", "checkpoints/.epoch_0002-ab12cd_9.safetensors", ".mine-ab12cd_9.txt", ".gitignore"):
+    for name in (
+        ".last-ab12cd_9.safetensors",
+        ".metrics-ab12cd_9.json",
+        "checkpoints/.best-ab12cd_9.safetensors",
+        "checkpoints/.epoch_0002-ab12cd_9.safetensors",
+        ".mine-ab12cd_9.txt",
+        ".gitignore",
+    ):
         (run / name).write_text("half")
     fit(resume=run, quiet=True)
     assert sorted(p.name for p in run.rglob(".*")) == [".gitignore", ".mine-ab12cd_9.txt"]
 
 
-@pytest.mark.parametrize("name", ["log.txt", "metrics.json", "history.csv", "checkpoints", "checkpoints/last.safetensors", "lock", "config.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    ["log.txt", "metrics.json", "history.csv", "checkpoints", "checkpoints/last.safetensors", "lock", "config.yaml"],
+)
 def test_nothing_is_written_through_a_link_out_of_the_folder(run, tmp_path, name):
     outside = tmp_path / "outside"
     (run / name).rename(outside)
@@ -404,11 +533,32 @@ def test_nothing_is_written_through_a_link_out_of_the_folder(run, tmp_path, name
 # strangers
 
 
-BOMB = "\n".join(["a: &a [x, x]", *(f"{b}: &{b} [*{a}, *{a}]" for a, b in zip("abcdefghijklmnopqrstuvw", "bcdefghijklmnopqrstuvwx"))]).encode()
+BOMB = "\n".join(
+    ["a: &a [x, x]", *(f"{b}: &{b} [*{a}, *{a}]" for a, b in zip("abcdefghijklmnopqrstuvw", "bcdefghijklmnopqrstuvwx"))]
+).encode()
 
 
-@pytest.mark.parametrize("content", [BOMB, b"[" * 5000, b"a: " + b"{b: " * 5000, bytes(range(256)), b"\x80\x81", b"", b"[]", b"3", b"!!python/object:os.system {}", b"kind: [kvae]", b"kind: {a: 1}", b"kind: os:system",
-                                     b"model: {dim_z: 4, dim_z: 5}", b"train: {lr: .nan}\nmodel: 5", b"x: 1"], ids=lambda b: repr(b[:12]))
+@pytest.mark.parametrize(
+    "content",
+    [
+        BOMB,
+        b"[" * 5000,
+        b"a: " + b"{b: " * 5000,
+        bytes(range(256)),
+        b"\x80\x81",
+        b"",
+        b"[]",
+        b"3",
+        b"!!python/object:os.system {}",
+        b"kind: [kvae]",
+        b"kind: {a: 1}",
+        b"kind: os:system",
+        b"model: {dim_z: 4, dim_z: 5}",
+        b"train: {lr: .nan}\nmodel: 5",
+        b"x: 1",
+    ],
+    ids=lambda b: repr(b[:12]),
+)
 def test_a_configuration_of_a_stranger_is_refused_in_one_sentence(run, content):
     (run / "config.yaml").write_bytes(content)
     for door in (lambda: read_config(run / "config.yaml"), lambda: load_run(run), lambda: fit(resume=run, quiet=True)):
@@ -423,7 +573,16 @@ def test_notes_of_a_stranger_mean_nothing_worse_than_not_found(run):
         assert len(run_data(load_run(run)).train) > 0
 
 
-@pytest.mark.parametrize("change", [lambda s: s.replace("\n", "\r\n"), lambda s: "\ufeff" + s, lambda s: s.replace("lr: 0.007", "lr: 7e-3"), lambda s: s.replace("lr: 0.007", "lr: 7.0E-3")], ids=["CRLF", "BOM", "7e-3", "7.0E-3"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.replace("\n", "\r\n"),
+        lambda s: "\ufeff" + s,
+        lambda s: s.replace("lr: 0.007", "lr: 7e-3"),
+        lambda s: s.replace("lr: 0.007", "lr: 7.0E-3"),
+    ],
+    ids=["CRLF", "BOM", "7e-3", "7.0E-3"],
+)
 def test_a_configuration_from_another_editor_is_read(tmp_path, change):
     write_config(RunConfig(), tmp_path / "c.yaml")
     (tmp_path / "c.yaml").write_bytes(change((tmp_path / "c.yaml").read_text()).encode())
@@ -473,7 +632,11 @@ def test_other_masks_controls_or_held_out_parts_are_noticed(tmp_path, change):
         on_disk(tmp_path, **parts | {change: parts[change].flip(0)})
     else:
         old = {"test": "test: 0.1", "valid": "valid: 0.05", "split_seed": "split_seed: 0"}[change]
-        (run / "config.yaml").write_text((run / "config.yaml").read_text().replace(f"  {old}\n", f"  {change}: {3 if change == 'split_seed' else 0.3}\n"))
+        (run / "config.yaml").write_text(
+            (run / "config.yaml")
+            .read_text()
+            .replace(f"  {old}\n", f"  {change}: {3 if change == 'split_seed' else 0.3}\n")
+        )
     for door in (lambda: run_data(load_run(run)), lambda: fit(resume=run, quiet=True)):
         with pytest.raises(InputError, match="have changed since"):
             door()
@@ -503,7 +666,11 @@ def test_init_brings_its_own_kind_and_sizes_and_the_data_must_fit(tmp_path):
     tuned = fit(RunConfig(train=QUICK), tmp_path, init="box", data=simulate("box", 30, 6).images, quiet=True)
     assert load_run(tuned).model.config == KVAE.from_pretrained("box").config
     with pytest.raises(InputError, match="channels 1 and not 3"):
-        fit(init=tuned, data=np.zeros((30, 6, 3, 32, 32), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None, None], out=tmp_path / "never")
+        fit(
+            init=tuned,
+            data=np.zeros((30, 6, 3, 32, 32), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None, None],
+            out=tmp_path / "never",
+        )
     with pytest.raises(InputError, match="nothing"):
         fit(small(), init="nothing", out=tmp_path / "never")
     with pytest.raises(InputError, match="one of them"):
@@ -514,7 +681,15 @@ def test_init_brings_its_own_kind_and_sizes_and_the_data_must_fit(tmp_path):
 def test_start_takes_what_fits(run, tmp_path):
     bigger = small(model=replace(TINY, K=5))
     with pytest.raises(InputError, match="no weights that fit"):
-        fit(RecurrentRunConfig(data=bigger.data, model=RecurrentConfig(size=16, filters=6, network="mlp", units=9, dim_a=3, rnn_units=7), train=QUICK), tmp_path / "never", start=run)
+        fit(
+            RecurrentRunConfig(
+                data=bigger.data,
+                model=RecurrentConfig(size=16, filters=6, network="mlp", units=9, dim_a=3, rnn_units=7),
+                train=QUICK,
+            ),
+            tmp_path / "never",
+            start=run,
+        )
     started = fit(replace(bigger, train=replace(QUICK, lr=1e-12)), tmp_path / "started", start=run, quiet=True)
     mine, theirs = weights(started), weights(run, "best")
     torch.testing.assert_close(mine["encoder.mean.weight"], theirs["encoder.mean.weight"], rtol=0, atol=1e-9)
@@ -523,8 +698,8 @@ def test_start_takes_what_fits(run, tmp_path):
 
 MODULE = """
 from dataclasses import dataclass
-from kvae_nb.kvae import KVAE, KVAEConfig
-from kvae_nb.runs import Kind, RunConfig
+from kvae_nb.models.kvae import KVAE, KVAEConfig
+from kvae_nb.training.runs import Kind, RunConfig
 
 class Line(KVAE):
     "A Kalman VAE with one linear system."
@@ -544,7 +719,7 @@ def test_a_kind_of_ones_own_is_opened_by_its_import_path(tmp_path, monkeypatch):
     run = fit(config, tmp_path / "runs", quiet=True)
     assert type(load_run(run).model).__name__ == "Line"
     fit(resume=run, changes={"train.epochs": 2}, quiet=True)
-    from kvae_nb.cli import main
+    from kvae_nb.app.cli import main
 
     assert main(["generate", str(run), "--count", "1", "--steps", "2", "--out", str(tmp_path / "new")]) == 0
 
@@ -563,7 +738,9 @@ def test_a_model_given_as_an_object_is_asked_for_again(tmp_path):
     for door in (lambda: load_run(run), lambda: fit(resume=run, quiet=True)):
         with pytest.raises(InputError, match="given as an object"):
             door()
-    assert same(load_run(run, "last", model=Shy(TINY)).model.state_dict(), {k: v.cpu() for k, v in model.state_dict().items()})
+    assert same(
+        load_run(run, "last", model=Shy(TINY)).model.state_dict(), {k: v.cpu() for k, v in model.state_dict().items()}
+    )
     fit(resume=run, model=Shy(TINY), changes={"train.epochs": 2}, quiet=True)
     assert metrics(run)["epoch"] == 2
 
@@ -573,7 +750,15 @@ def test_a_given_model_of_a_known_kind_needs_no_help_later(tmp_path):
     assert load_run(run).config.model.K == 2
 
 
-@pytest.mark.parametrize("model, said", [(torch.nn.Linear(2, 2), "cannot be trained"), (KVAE(TINY).double(), "not float32"), (KVAE(replace(TINY, size=32)), "size 32 and not 16")], ids=["no model", "double", "size"])
+@pytest.mark.parametrize(
+    "model, said",
+    [
+        (torch.nn.Linear(2, 2), "cannot be trained"),
+        (KVAE(TINY).double(), "not float32"),
+        (KVAE(replace(TINY, size=32)), "size 32 and not 16"),
+    ],
+    ids=["no model", "double", "size"],
+)
 def test_models_that_cannot_be_trained_are_refused(tmp_path, model, said):
     with pytest.raises(InputError, match=said):
         fit(small(), tmp_path / "never", model=model)
@@ -585,7 +770,14 @@ def test_models_that_cannot_be_trained_are_refused(tmp_path, model, said):
 
 def test_random_numbers_and_types_of_the_caller_stay_as_they_are(run, tmp_path):
     def state():
-        return np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.initial_seed(), torch.get_default_dtype(), torch.get_num_threads(), flushes_denormals()
+        return (
+            np.random.get_state()[1].tolist(),
+            torch.get_rng_state().tolist(),
+            torch.initial_seed(),
+            torch.get_default_dtype(),
+            torch.get_num_threads(),
+            flushes_denormals(),
+        )
 
     torch.set_flush_denormal(False)
     before = state()
@@ -612,9 +804,19 @@ def test_a_caller_without_gradients_gets_the_same_model(run, tmp_path, mode):
         assert same(weights(fit(small(epochs=2), tmp_path / "off", quiet=True)), weights(run))
 
 
-@pytest.mark.parametrize("progress", ['{"history": [1]}', '{"epoch": "three", "history": []}', '{"epoch": -1, "history": []}', '{"step": 1.5, "history": []}', '{"best": "high", "history": []}', '{"history": ' + "[" * 100_000])
+@pytest.mark.parametrize(
+    "progress",
+    [
+        '{"history": [1]}',
+        '{"epoch": "three", "history": []}',
+        '{"epoch": -1, "history": []}',
+        '{"step": 1.5, "history": []}',
+        '{"best": "high", "history": []}',
+        '{"history": ' + "[" * 100_000,
+    ],
+)
 def test_a_checkpoint_that_says_nonsense_about_its_progress_is_refused(run, progress):
-    from kvae_nb.records import FORMAT, save_tensors
+    from kvae_nb.training.records import FORMAT, save_tensors
 
     path = run / "checkpoints" / "last.safetensors"
     save_tensors(path, read_checkpoint(path)[0], {"format": FORMAT, "progress": progress})
@@ -653,7 +855,10 @@ def test_the_scale_of_gradients_comes_back(tmp_path):
 def test_a_training_that_goes_on_has_its_scale_of_gradients(tmp_path):
     "As with fp16 on a GPU, with a scaler of the CPU in the place of the GPU's."
     first, second = (make_trainer(KVAE(TINY), QUICK) for _ in range(2))
-    first.accelerator.scaler, second.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=512.0), torch.amp.GradScaler("cpu")
+    first.accelerator.scaler, second.accelerator.scaler = (
+        torch.amp.GradScaler("cpu", init_scale=512.0),
+        torch.amp.GradScaler("cpu"),
+    )
     entry = {"train": {}, "valid": {"elbo": -1.0}, "lr": 1e-3, "seconds": 0.0}
     training.finish_epoch(first, tmp_path, Progress(epoch=1), entry, Reporter(tmp_path, quiet=True))
     training.restore(second, tmp_path / "checkpoints/last.safetensors")

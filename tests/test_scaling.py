@@ -1,6 +1,7 @@
 """Two processes are one: the same weights within rounding, one run folder, one sentence when refused, and either can go on where the other stopped.
 
 This file is also the program that torchrun starts in every process: `worker` below."""
+
 import contextlib
 import io
 import json
@@ -15,24 +16,32 @@ import pytest
 import torch
 
 import kvae_nb.training as training
-from kvae_nb.annealing import Schedule
-from kvae_nb.cli import main
-from kvae_nb.core import InputError
-from kvae_nb.data import DataConfig, from_simulation, save_video_data
-from kvae_nb.kvae import KVAE, KVAEConfig
-from kvae_nb.simulator import simulate
-from kvae_nb.step import TrainConfig
-from kvae_nb.streaming import write_shards
-from kvae_nb.training import RunConfig, fit, read_checkpoint, read_config, write_config
+from kvae_nb.app.cli import main
+from kvae_nb.core.errors import InputError
+from kvae_nb.data.films import DataConfig, from_simulation
+from kvae_nb.data.shards import write_shards
+from kvae_nb.models.kvae import KVAE, KVAEConfig
+from kvae_nb.training.annealing import Schedule
+from kvae_nb.training.loop import fit
+from kvae_nb.training.records import read_checkpoint
+from kvae_nb.training.runs import RunConfig, read_config, write_config
+from kvae_nb.training.step import TrainConfig
+from kvae_nb.worlds.balls import simulate
 
 EPOCHS = 3
-PARTIAL = dict(drop=0.4, decode_frames=3, join={"alpha": 1}, beta=Schedule("linear", start=0.2, length=2.0), free_bits=0.1)  # frames hidden, frames not decoded, a part that waits, a price that rises, nats that are free
+PARTIAL = dict(
+    drop=0.4, decode_frames=3, join={"alpha": 1}, beta=Schedule("linear", start=0.2, length=2.0), free_bits=0.1
+)  # frames hidden, frames not decoded, a part that waits, a price that rises, nats that are free
 
 
 def small(data=DataConfig(sequences=40, steps=8, size=16), **train) -> RunConfig:
     "A run of three epochs of four steps; 7 sequences in a step, so that one process has 4 of them and the other 3."
     basic = dict(epochs=EPOCHS, batch_size=7, join={}, device="cpu", threads=1, picture_every=0, valid_sequences=4)
-    return RunConfig(data=data, model=KVAEConfig(size=16, filters=4, alpha="mlp", alpha_units=8), train=TrainConfig(**{**basic, **train}))
+    return RunConfig(
+        data=data,
+        model=KVAEConfig(size=16, filters=4, alpha="mlp", alpha_units=8),
+        train=TrainConfig(**{**basic, **train}),
+    )
 
 
 def with_masks(folder: Path) -> str:
@@ -44,7 +53,10 @@ def with_masks(folder: Path) -> str:
 
 
 def cases(folder: Path) -> dict[str, RunConfig]:
-    return {"partial": small(**PARTIAL), "masked": small(DataConfig(path=str(folder / "masked"), steps=8, size=16), drop=0.2)}
+    return {
+        "partial": small(**PARTIAL),
+        "masked": small(DataConfig(path=str(folder / "masked"), steps=8, size=16), drop=0.2),
+    }
 
 
 def refusals(folder: Path) -> dict:
@@ -120,7 +132,16 @@ def worker(folder: Path):
     fit(resume=folder / "stopped", quiet=True)
     found["refusals"] = {name: refused(function) for name, function in refusals(folder).items()}
     with contextlib.redirect_stderr(io.StringIO()) as shown:
-        found["code"] = main(["train", "--data.steps=8", "--data.size=16", "--data.sequences=40", "--train.device=cpu", f"--out={folder / 'file'}"])
+        found["code"] = main(
+            [
+                "train",
+                "--data.steps=8",
+                "--data.size=16",
+                "--data.sequences=40",
+                "--train.device=cpu",
+                f"--out={folder / 'file'}",
+            ]
+        )
     found["said"] = shown.getvalue()
     training.LOOK, training.GRACE = 4, 8
     builds(first_is_dead)
@@ -133,7 +154,9 @@ def worker(folder: Path):
 def torchrun(*words) -> subprocess.Popen:
     "Two processes with gloo on this machine."
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, words)]
-    return subprocess.Popen(launch, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        launch, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def ended(process: subprocess.Popen) -> tuple[int, str]:
@@ -147,13 +170,22 @@ def ended(process: subprocess.Popen) -> tuple[int, str]:
 
 
 def weights(run) -> dict[str, torch.Tensor]:
-    return {k: v for k, v in read_checkpoint(Path(run) / "checkpoints/last.safetensors")[0].items() if k.startswith("model.")}
+    return {
+        k: v
+        for k, v in read_checkpoint(Path(run) / "checkpoints/last.safetensors")[0].items()
+        if k.startswith("model.")
+    }
 
 
 def bounds(run) -> torch.Tensor:
     "What the run has noted after each epoch, in nats per frame."
     history = json.loads((Path(run) / "metrics.json").read_text())["history"]
-    return torch.tensor([[e[s][k] for s in ("train", "valid") for k in ("elbo", "log_likelihood", "log_prior", "log_posterior")] for e in history])
+    return torch.tensor(
+        [
+            [e[s][k] for s in ("train", "valid") for k in ("elbo", "log_likelihood", "log_prior", "log_posterior")]
+            for e in history
+        ]
+    )
 
 
 def apart(a, b) -> float:
@@ -222,8 +254,20 @@ def test_everything_is_written_once(home):
     assert {str(p) for p in (home["folder"] / "two").iterdir()} == set(home["two"].values())
     for name, config in cases(home["folder"]).items():
         run = Path(home["two"][name])
-        files = sorted(p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and not p.name.startswith("events."))
-        assert files == ["checkpoints/best.safetensors", "checkpoints/last.safetensors", "config.yaml", "data.txt", "history.csv", "lock", "log.txt", "metrics.json", "started.json"]
+        files = sorted(
+            p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and not p.name.startswith("events.")
+        )
+        assert files == [
+            "checkpoints/best.safetensors",
+            "checkpoints/last.safetensors",
+            "config.yaml",
+            "data.txt",
+            "history.csv",
+            "lock",
+            "log.txt",
+            "metrics.json",
+            "started.json",
+        ]
         assert len(list(run.glob("events.*"))) == 1
         assert read_config(run / "config.yaml") == read_config(home["one"][name] / "config.yaml")
         log = [line for line in (run / "log.txt").read_text().splitlines() if f"/{EPOCHS}:" in line]
@@ -231,10 +275,19 @@ def test_everything_is_written_once(home):
         assert json.loads((run / "metrics.json").read_text())["step"] == 4 * EPOCHS
 
 
-@pytest.mark.parametrize("name, words", [
-    ("data", "does not exist"), ("precision", "fp16 needs a GPU"), ("part", "'engine'"), ("batch", "batch_size is 1"), ("sequences", "1 training sequence"),
-    ("folder", "is a file"), ("place", "Not a directory"), ("other data", "have changed since"),
-])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("data", "does not exist"),
+        ("precision", "fp16 needs a GPU"),
+        ("part", "'engine'"),
+        ("batch", "batch_size is 1"),
+        ("sequences", "1 training sequence"),
+        ("folder", "is a file"),
+        ("place", "Not a directory"),
+        ("other data", "have changed since"),
+    ],
+)
 def test_what_one_process_refuses_all_refuse(home, name, words):
     said = [f["refusals"][name] for f in home["found"]]
     assert said[0] == said[1] and words in said[0] and not (home["folder"] / "never").exists()
@@ -242,7 +295,10 @@ def test_what_one_process_refuses_all_refuse(home, name, words):
 
 def test_the_command_ends_with_one_sentence_in_all_processes(home):
     for f in home["found"]:
-        assert f["code"] == 2 and f["said"] == f"kvae: {home['folder'] / 'file'} is a file; give a folder in which runs can be kept.\n"
+        assert (
+            f["code"] == 2
+            and f["said"] == f"kvae: {home['folder'] / 'file'} is a file; give a folder in which runs can be kept.\n"
+        )
 
 
 def test_processes_agree_on_a_dead_start(home):

@@ -1,6 +1,7 @@
 """Each kind of model still says what it has said: a few training steps from a fixed seed, then its answers, beside the numbers in tests/stability.
 
 After a change that is meant to change them, `make stability` (which runs this file) stores the new ones, and git shows by how much they moved. `pytest --no-stability` leaves the comparison out."""
+
 import json
 import sys
 from dataclasses import fields, replace
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvae_nb.core import tune_cpu
-from kvae_nb.data import DataConfig, mask_gap, open_data, take
-from kvae_nb.step import TrainConfig, make_trainer, train_step
-from kvae_nb.training import KINDS, RunConfig, build_model, summary, validate
+from kvae_nb.core.runtime import tune_cpu
+from kvae_nb.data.films import DataConfig, mask_gap, open_data, take
+from kvae_nb.training.records import summary, validate
+from kvae_nb.training.runs import KINDS, RunConfig, build_model
+from kvae_nb.training.step import TrainConfig, make_trainer, train_step
 
 STORED = Path(__file__).parent / "stability"
 STEPS = 6
@@ -26,7 +28,12 @@ def tiny(kind: str) -> RunConfig:
     known = {f.name for f in fields(config.model)}
     small = {k: v for k, v in dict(size=16, filters=4, units=16, alpha_units=8, rnn_units=8).items() if k in known}
     train = TrainConfig(batch_size=8, join={}, drop=0.2, decode_frames=3, device="cpu", valid_sequences=8)
-    return replace(config, data=DataConfig(sequences=STEPS * 8, steps=8, size=16), model=replace(config.model, **small), train=train)
+    return replace(
+        config,
+        data=DataConfig(sequences=STEPS * 8, steps=8, size=16),
+        model=replace(config.model, **small),
+        train=train,
+    )
 
 
 def nudge(model: torch.nn.Module, seed: int):
@@ -44,7 +51,12 @@ def answers(model: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     dream = model.generate(4, x=x, generator=torch.Generator().manual_seed(0))
     found = {"weights": out.weights, "generated a": dream.a, "posterior variance": model.posterior(x).var}
     for name, b in (("smoothed", out.smoothed), ("filtered", out.filtered)):
-        found |= {f"{name} a": b.a.mean, f"{name} z": b.z.mean, f"{name} variance of z": b.z.cov.diagonal(dim1=-2, dim2=-1), f"{name} light": b.frames.mean((-3, -2, -1))}
+        found |= {
+            f"{name} a": b.a.mean,
+            f"{name} z": b.z.mean,
+            f"{name} variance of z": b.z.cov.diagonal(dim1=-2, dim2=-1),
+            f"{name} light": b.frames.mean((-3, -2, -1)),
+        }
     return found
 
 
@@ -59,14 +71,19 @@ def numbers(kind: str, nudged: int | None = None) -> dict[str, torch.Tensor]:
     steps = [summary(train_step(trainer, take(data, r), k / STEPS, k).terms) for k, r in enumerate(rows)]
     bound = summary(validate(trainer.bare, data, config.train))
     scalars = {"training": [list(s.values()) for s in steps], "bound": list(bound.values())}
-    return {**{k: torch.tensor(v) for k, v in scalars.items()}, **answers(trainer.bare.eval(), take(data, torch.arange(2)).x)}
+    return {
+        **{k: torch.tensor(v) for k, v in scalars.items()},
+        **answers(trainer.bare.eval(), take(data, torch.arange(2)).x),
+    }
 
 
 def store(kind: str):
     "Writes the numbers of a kind, a line for each name."
     found = {k: json.dumps([float(f"{v:.7g}") for v in x.flatten().tolist()]) for k, x in numbers(kind).items()}
     lines = ",\n".join(f' "{k}": {v}' for k, v in found.items())
-    (STORED / f"{kind}.json").write_text('{\n "command": "make stability",\n "torch": "' + torch.__version__ + '",\n' + lines + "\n}\n", encoding="utf-8")
+    (STORED / f"{kind}.json").write_text(
+        '{\n "command": "make stability",\n "torch": "' + torch.__version__ + '",\n' + lines + "\n}\n", encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,14 +97,20 @@ def test_a_model_says_what_it_has_said(kind):
     """
     path = STORED / f"{kind}.json"
     assert path.exists(), f"there are no stored numbers of {kind}; `make stability` writes them"
-    stored, found, nudges = json.loads(path.read_text(encoding="utf-8")), numbers(kind), [numbers(kind, seed) for seed in range(3)]
+    stored, found, nudges = (
+        json.loads(path.read_text(encoding="utf-8")),
+        numbers(kind),
+        [numbers(kind, seed) for seed in range(3)],
+    )
     assert stored.keys() - {"command", "torch"} == found.keys()
     for name, x in found.items():
         expected = torch.tensor(stored[name]).view_as(x)
         rounding = max((n[name] - x).abs().max() for n in nudges)
         allowed = 16 * rounding + 8 * EPS * expected.abs().max()
         moved = (x - expected).abs().max()
-        assert moved <= allowed, f"{kind}: {name} moved by {moved:.2g}, of which rounding explains {allowed:.2g}; if that is meant, store it with `make stability`"
+        assert moved <= allowed, (
+            f"{kind}: {name} moved by {moved:.2g}, of which rounding explains {allowed:.2g}; if that is meant, store it with `make stability`"
+        )
 
 
 if __name__ == "__main__":

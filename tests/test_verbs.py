@@ -1,4 +1,5 @@
 """The command as its users meet it: nothing is lost, nothing is dropped in silence, and a number says what it means."""
+
 import json
 import os
 import signal
@@ -12,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from kvae_nb.cli import main, parse
-from kvae_nb.core import InputError
+from kvae_nb.app.cli import main, parse
 
 SMALL = "--preset demo --data.steps 8 --data.size 16 --model.filters 4 --model.alpha_units 8 --train.batch_size 8 --train.device cpu --train.threads 1 --train.picture_every 0 --epochs 1 --out runs"
 QUICK = "--measure.gaps [3] --measure.drops [.5] --measure.generate_count 2 --measure.generate_steps 4"
@@ -46,7 +46,9 @@ def here(home, tmp_path, monkeypatch):
     shutil.copytree(home / "run", tmp_path / "run")
     shutil.copy(home / "c.npz", tmp_path / "c.npz")
     started = tmp_path / "run" / "started.json"
-    started.write_text(json.dumps(json.loads(started.read_text()) | {"folder": str(tmp_path)}))  # or the run would find its data where it was made
+    started.write_text(
+        json.dumps(json.loads(started.read_text()) | {"folder": str(tmp_path)})
+    )  # or the run would find its data where it was made
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -157,18 +159,30 @@ def test_grey_films_are_measured_in_grey_levels(here, capsys):
     found = json.loads(Path("g.json").read_text())
     row = found["imputation"]["gap"]["3"]
     assert code == 0 and found["pixels"] == "grey levels" and found["generation"] is None
-    assert row["smoothing"] == row["pixel_interpolation"] == 0 < row["rms"]["pixel_interpolation"] < row["rms"]["smoothing"]  # a threshold sees nothing, and no model was learnt
+    assert (
+        row["smoothing"]
+        == row["pixel_interpolation"]
+        == 0
+        < row["rms"]["pixel_interpolation"]
+        < row["rms"]["smoothing"]
+    )  # a threshold sees nothing, and no model was learnt
     assert "grey levels" in out and "MSE" in out and "nothing hidden" in out
-    assert f"{row['rms']['smoothing'] / min(row['rms'][k] for k in ('copy_last', 'pixel_interpolation')):.2g} times" in out
+    assert (
+        f"{row['rms']['smoothing'] / min(row['rms'][k] for k in ('copy_last', 'pixel_interpolation')):.2g} times" in out
+    )
 
 
 def test_pixel_interpolation_is_that_of_numpy():
-    from kvae_nb.evaluation import imputation_errors
-    from kvae_nb.data import VideoData, mask_gap
-    from kvae_nb.kvae import KVAE, KVAEConfig
+    from kvae_nb.data.films import VideoData, mask_gap
+    from kvae_nb.evaluation.imputation import imputation_errors
+    from kvae_nb.models.kvae import KVAE, KVAEConfig
 
     frames = torch.randint(0, 256, (3, 9, 1, 16, 16), dtype=torch.uint8)
-    found = imputation_errors(KVAE(KVAEConfig(size=16, filters=4, alpha_units=8, pixels="gaussian")).eval(), VideoData(frames), mask_gap(3, 9, 4, 3))
+    found = imputation_errors(
+        KVAE(KVAEConfig(size=16, filters=4, alpha_units=8, pixels="gaussian")).eval(),
+        VideoData(frames),
+        mask_gap(3, 9, 4, 3),
+    )
     x = frames.double().flatten(2).numpy()
     line = x[:, 3:4] + (x[:, 7:8] - x[:, 3:4]) * np.array([1, 2, 3])[:, None] / 4
     assert found.rms["pixel_interpolation"] == pytest.approx(np.sqrt(((line - x[:, 4:7]) ** 2).mean()), rel=1e-5)
@@ -176,26 +190,42 @@ def test_pixel_interpolation_is_that_of_numpy():
 
 
 def test_one_step_and_nothing_hidden_are_independent_of_the_gap():
-    from kvae_nb.data import VideoData, mask_gap
-    from kvae_nb.evaluation import imputation_errors, one_hidden
-    from kvae_nb.kvae import KVAE, KVAEConfig
+    from kvae_nb.data.films import VideoData, mask_gap
+    from kvae_nb.evaluation.imputation import imputation_errors, one_hidden
+    from kvae_nb.models.kvae import KVAE, KVAEConfig
 
     torch.manual_seed(1)
-    model, data = KVAE(KVAEConfig(size=16, filters=4, alpha_units=8)).eval(), VideoData((torch.rand(4, 8, 1, 16, 16) > .5).to(torch.uint8) * 255)
+    model, data = (
+        KVAE(KVAEConfig(size=16, filters=4, alpha_units=8)).eval(),
+        VideoData((torch.rand(4, 8, 1, 16, 16) > 0.5).to(torch.uint8) * 255),
+    )
     x = data.frames.float() / 255
-    again = ((model.decode(model.encode(x)) > .5) != (x > .5)).double().mean((2, 3, 4))
+    again = ((model.decode(model.encode(x)) > 0.5) != (x > 0.5)).double().mean((2, 3, 4))
     for mask in (mask_gap(4, 8, 4, 3), one_hidden(4, 8)):
-        assert imputation_errors(model, data, mask).reconstruction == pytest.approx(again[~mask].mean().item(), abs=1e-7)
-    early = model.impute(x[:1, :5], torch.tensor([[True] * 4 + [False]])).filtered.frames[:, 4]  # what the filter expects of frame 4, which film 0 hides
-    assert imputation_errors(model, data[:1], one_hidden(1, 8)).filtering == pytest.approx(((early > .5) != (x[:1, 4] > .5)).double().mean().item(), abs=1e-7)
+        assert imputation_errors(model, data, mask).reconstruction == pytest.approx(
+            again[~mask].mean().item(), abs=1e-7
+        )
+    early = model.impute(x[:1, :5], torch.tensor([[True] * 4 + [False]])).filtered.frames[
+        :, 4
+    ]  # what the filter expects of frame 4, which film 0 hides
+    assert imputation_errors(model, data[:1], one_hidden(1, 8)).filtering == pytest.approx(
+        ((early > 0.5) != (x[:1, 4] > 0.5)).double().mean().item(), abs=1e-7
+    )
 
 
 PLANTED = {
     "empty room": lambda films, room: room.expand_as(films).clone(),
     "ball vanished": lambda films, room: torch.cat([films[:, :4], room.expand_as(films[:, 4:])], 1),
     "two balls": lambda films, room: torch.maximum(films, films.flip(0)),
-    "stuck in the wall": lambda films, room: torch.maximum(room, torch.zeros_like(room).index_fill(3, torch.arange(13, 20), 1.).index_fill(4, torch.arange(0, 25), 0.)).expand_as(films).clone(),
-    "noise": lambda films, room: (torch.rand(films.shape, generator=torch.Generator().manual_seed(0)) < .14).float(),
+    "stuck in the wall": lambda films, room: (
+        torch.maximum(
+            room,
+            torch.zeros_like(room).index_fill(3, torch.arange(13, 20), 1.0).index_fill(4, torch.arange(0, 25), 0.0),
+        )
+        .expand_as(films)
+        .clone()
+    ),
+    "noise": lambda films, room: (torch.rand(films.shape, generator=torch.Generator().manual_seed(0)) < 0.14).float(),
     "black": lambda films, room: torch.zeros_like(films),
     "white": lambda films, room: torch.ones_like(films),
 }
@@ -204,43 +234,49 @@ PLANTED = {
 @pytest.mark.parametrize("kind", PLANTED)
 @pytest.mark.parametrize("world", ["box", "gravity"])
 def test_planted_failures_of_generation_are_found(kind, world):
-    from kvae_nb.checks import generation_check
-    from kvae_nb.simulator import simulate
+    from kvae_nb.evaluation.checks import generation_check
+    from kvae_nb.worlds.balls import simulate
 
     real = torch.from_numpy(simulate(world, 40, 20, seed=2).images)[:, :, None].float() / 255
     room = real.flatten(0, 1).min(0).values[None, None]
     new = PLANTED[kind](real[:20], room)
     if kind == "two balls":
-        new = new[(real[:20] * real[:20].flip(0)).sum((1, 2, 3, 4)) <= room.sum() * 20 + 1]  # films whose balls never meet
-    assert generation_check(real[:20], real).intact > .97
-    assert generation_check(new, real).intact_end < .05, kind
+        new = new[
+            (real[:20] * real[:20].flip(0)).sum((1, 2, 3, 4)) <= room.sum() * 20 + 1
+        ]  # films whose balls never meet
+    assert generation_check(real[:20], real).intact > 0.97
+    assert generation_check(new, real).intact_end < 0.05, kind
 
 
 def test_a_frozen_film_is_intact_and_still():
-    from kvae_nb.checks import generation_check
-    from kvae_nb.simulator import simulate
+    from kvae_nb.evaluation.checks import generation_check
+    from kvae_nb.worlds.balls import simulate
 
     real = torch.from_numpy(simulate("box", 40, 20, seed=2).images)[:, :, None].float() / 255
     found = generation_check(real[:, 3:4].expand_as(real), real)
-    assert found.intact > .97 and found.speed == 0 < 1 < found.speed_data
+    assert found.intact > 0.97 and found.speed == 0 < 1 < found.speed_data
 
 
 def test_models_that_do_not_know_the_films_say_so(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert kvae("simulate --world pong --sequences 4 --steps 20 --out pong.npz", capsys)[0] == 0
-    for line in ("impute box --data {} --gap 4:8 --out f.npz --force", "generate box --data {} --steps 2 --count 2 --out g --force", f"evaluate box --data {{}} --measure.sequences 4 {QUICK}"):
+    for line in (
+        "impute box --data {} --gap 4:8 --out f.npz --force",
+        "generate box --data {} --steps 2 --count 2 --out g --force",
+        f"evaluate box --data {{}} --measure.sequences 4 {QUICK}",
+    ):
         for film, foreign in (("pong.npz", True), ("sample", False)):
             code, _, err = kvae(line.format(film), capsys)
             assert code == 0 and ("constant image" in err) == foreign, (line, film, err)
 
 
 def test_leaks_name_the_output_at_fault():
-    from kvae_nb.checks import future_leak, hidden_frames_leak
-    from kvae_nb.kvae import KVAE, KVAEConfig
+    from kvae_nb.evaluation.checks import future_leak, hidden_frames_leak
+    from kvae_nb.models.kvae import KVAE, KVAEConfig
 
     class Peeks(KVAE):
         def impute(self, x, mask=None, u=None):
-            honest, all_seen = super().impute(x, mask, u), super().impute(x.nan_to_num(1.), torch.ones_like(mask), u)
+            honest, all_seen = super().impute(x, mask, u), super().impute(x.nan_to_num(1.0), torch.ones_like(mask), u)
             z = honest.smoothed.z._replace(mean=all_seen.smoothed.z.mean)
             return honest._replace(smoothed=honest.smoothed._replace(z=z), filtered=honest.smoothed)
 
@@ -250,20 +286,30 @@ def test_leaks_name_the_output_at_fault():
     mask[:, 5] = False
     hidden, future = hidden_frames_leak(model, x, mask), future_leak(model, x, mask, (3, 6))
     assert hidden.output == "smoothed.z.mean" and hidden > 0 and hidden.changes["filtered.frames"] == 0
-    assert future.output.startswith("filtered.") and future > 0 and future.changes.keys() == {"filtered." + k for k in ("frames", "a.mean", "a.cov", "z.mean", "z.cov")}
+    assert (
+        future.output.startswith("filtered.")
+        and future > 0
+        and future.changes.keys() == {"filtered." + k for k in ("frames", "a.mean", "a.cov", "z.mean", "z.cov")}
+    )
 
 
 def test_the_callers_dice_stay_where_they_are():
-    from kvae_nb.data import from_simulation
-    from kvae_nb.evaluation import EvaluationConfig, evaluate, leaks
-    from kvae_nb.kvae import KVAE, KVAEConfig
-    from kvae_nb.probes import continue_films
-    from kvae_nb.simulator import simulate
+    from kvae_nb.data.films import from_simulation
+    from kvae_nb.evaluation.imputation import EvaluationConfig, evaluate, leaks
+    from kvae_nb.evaluation.probes import continue_films
+    from kvae_nb.models.kvae import KVAE, KVAEConfig
+    from kvae_nb.worlds.balls import simulate
 
-    data, model = from_simulation(simulate("box", 6, 8, size=16, radius=5, seed=1)), KVAE(KVAEConfig(size=16, filters=4, alpha_units=8)).eval()
-    state = lambda: (torch.get_rng_state().tolist(), np.random.get_state()[1].tolist())  # python's own are moved by the checking of annotations
+    data, model = (
+        from_simulation(simulate("box", 6, 8, size=16, radius=5, seed=1)),
+        KVAE(KVAEConfig(size=16, filters=4, alpha_units=8)).eval(),
+    )
+    state = lambda: (
+        torch.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),
+    )  # python's own are moved by the checking of annotations
     before = state()
-    evaluate(model, data, EvaluationConfig(gaps=(3,), drops=(.5,), generate_steps=3, generate_count=2))
+    evaluate(model, data, EvaluationConfig(gaps=(3,), drops=(0.5,), generate_steps=3, generate_count=2))
     leaks(model, data), continue_films(model, data, 3, 2)
     assert state() == before
 
@@ -283,34 +329,68 @@ def test_what_measures_nothing_is_said(here, capsys):
     assert code == 2 and "gap 7" in err
 
 
-@pytest.mark.parametrize("flags", ["--measure.gaps 0", "--measure.gaps -3", "--measure.drops 0", "--measure.drops 1.5", "--measure.threshold 2", "--measure.seed 18446744073709551616", "--measure.samples 0", "--measure.generate_steps 1000000000"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--measure.gaps 0",
+        "--measure.gaps -3",
+        "--measure.drops 0",
+        "--measure.drops 1.5",
+        "--measure.threshold 2",
+        "--measure.seed 18446744073709551616",
+        "--measure.samples 0",
+        "--measure.generate_steps 1000000000",
+    ],
+)
 def test_measures_that_make_no_sense(here, capsys, flags):
     code, _, err = kvae(f"evaluate run {flags}", capsys)
     assert code == 2 and len(err.strip().splitlines()) == 1 and "Traceback" not in err
 
 
-@pytest.mark.parametrize("line", [
-    "simulate --steps 1000000000 --out y.npz", "simulate --steps 1e9 --out y.npz", "simulate --sequences 100000000 --out y", "simulate --seed 18446744073709551616 --out y.npz", "simulate --seed -1 --out y.npz",
-    "generate run --steps 1000000000 --out y", "generate run --steps 1e9 --out y", "generate run --count 1000000000 --out y", "generate run --seed 18446744073709551616 --out y",
-    "impute run --data c.npz --drop .5 --seed 18446744073709551616 --out y.npz", "impute run --data c.npz --drop nan --out y.npz", "train --data c.npz --data.size 0 --out y", "train --data c.npz --seed 18446744073709551616 --out y",
-    "train --data c.npz --epochs 100000000000000000000 --out y", "train --data c.npz --epochs 1e20 --out y",
-])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "simulate --steps 1000000000 --out y.npz",
+        "simulate --steps 1e9 --out y.npz",
+        "simulate --sequences 100000000 --out y",
+        "simulate --seed 18446744073709551616 --out y.npz",
+        "simulate --seed -1 --out y.npz",
+        "generate run --steps 1000000000 --out y",
+        "generate run --steps 1e9 --out y",
+        "generate run --count 1000000000 --out y",
+        "generate run --seed 18446744073709551616 --out y",
+        "impute run --data c.npz --drop .5 --seed 18446744073709551616 --out y.npz",
+        "impute run --data c.npz --drop nan --out y.npz",
+        "train --data c.npz --data.size 0 --out y",
+        "train --data c.npz --seed 18446744073709551616 --out y",
+        "train --data c.npz --epochs 100000000000000000000 --out y",
+        "train --data c.npz --epochs 1e20 --out y",
+    ],
+)
 def test_absurd_numbers_are_refused_at_once(here, capsys, line):
     tick = time.perf_counter()
     code, _, err = kvae(line, capsys)
-    assert code == 2 and len(err.strip().splitlines()) == 1 and time.perf_counter() - tick < 10 and not list(here.glob("y*"))
+    assert (
+        code == 2
+        and len(err.strip().splitlines()) == 1
+        and time.perf_counter() - tick < 10
+        and not list(here.glob("y*"))
+    )
 
 
 def test_flags_beside_resume_are_changes(here, capsys):
     assert kvae("train --resume run --epochs 2 --train.lr .002", capsys)[0] == 0
-    assert json.loads(Path("run/metrics.json").read_text())["epoch"] == 2 and "lr: 0.002" in Path("run/config.yaml").read_text()
+    assert (
+        json.loads(Path("run/metrics.json").read_text())["epoch"] == 2
+        and "lr: 0.002" in Path("run/config.yaml").read_text()
+    )
     for wrong in ("--epochs 1", "--model.dim_z 7", "--preset demo", "--start run", "--out elsewhere", "--model skvae"):
         code, _, err = kvae(f"train --resume run {wrong}", capsys)
         assert code == 2 and len(err.strip().splitlines()) == 1, wrong
 
 
 def test_a_run_can_start_from_another_ones_weights(here, capsys):
-    from kvae_nb.runs import load_run
+    from kvae_nb.training.runs import load_run
 
     assert kvae(f"train --data c.npz {SMALL} --start run --train.lr 1e-9", capsys)[0] == 0
     old, new = load_run("run", "last"), load_run(next(Path("runs").iterdir()), "last")
@@ -323,11 +403,18 @@ def test_no_noise_is_the_same_each_time(here, capsys):
         assert kvae(f"generate run --steps 3 --count 2 --noise false --seed {seed} --out g{seed}", capsys)[0] == 0
         films.append(np.load(f"g{seed}/generated.npz")["frames"])
     assert (films[0] == films[1]).all()
-    assert kvae("generate run --steps 3 --count 2 --seed 1 --out g2", capsys)[0] == 0 and not (np.load("g2/generated.npz")["frames"] == films[1]).all()
+    assert (
+        kvae("generate run --steps 3 --count 2 --seed 1 --out g2", capsys)[0] == 0
+        and not (np.load("g2/generated.npz")["frames"] == films[1]).all()
+    )
 
 
 def test_what_was_read_is_said(here, capsys):
-    for line in ("impute run --data c.npz --gap 4:6 --out x.npz", "generate run --data c.npz --steps 2 --count 1 --out x", f"evaluate run {QUICK}"):
+    for line in (
+        "impute run --data c.npz --gap 4:6 --out x.npz",
+        "generate run --data c.npz --steps 2 --count 1 --out x",
+        f"evaluate run {QUICK}",
+    ):
         assert "clips of 8 frames, 16×16, grey" in kvae(line, capsys)[1]
     assert iio.imread("x.png").ndim == 3
 
@@ -335,17 +422,35 @@ def test_what_was_read_is_said(here, capsys):
 # files of strangers
 
 
-BOMB = "a: &a [" + "1," * 9 + "1]\n" + "".join(f"{chr(98 + k)}: &{chr(98 + k)} [{','.join(['*' + chr(97 + k)] * 9)}]\n" for k in range(8))
+BOMB = (
+    "a: &a ["
+    + "1," * 9
+    + "1]\n"
+    + "".join(f"{chr(98 + k)}: &{chr(98 + k)} [{','.join(['*' + chr(97 + k)] * 9)}]\n" for k in range(8))
+)
 
 
-@pytest.mark.parametrize("line", ["train --config bomb.yaml", "train --train bomb.yaml", "train --train.beta bomb.yaml", "train --model bomb.yaml", "generate run --steps 2 --count 1 --out y", "train --resume run", "evaluate run"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train --config bomb.yaml",
+        "train --train bomb.yaml",
+        "train --train.beta bomb.yaml",
+        "train --model bomb.yaml",
+        "generate run --steps 2 --count 1 --out y",
+        "train --resume run",
+        "evaluate run",
+    ],
+)
 @pytest.mark.parametrize("text", [BOMB, "[" * 5000, "\x00\x01kind", "kind: [kvae"])
 def test_yaml_that_could_be_a_trap(here, capsys, line, text):
     (here / "bomb.yaml").write_text(text)
     (here / "run" / "config.yaml").write_text(text)
     tick = time.perf_counter()
     code, _, err = kvae(line, capsys)
-    assert code == 2 and len(err.strip().splitlines()) == 1 and "Traceback" not in err and time.perf_counter() - tick < 5
+    assert (
+        code == 2 and len(err.strip().splitlines()) == 1 and "Traceback" not in err and time.perf_counter() - tick < 5
+    )
 
 
 # signals, pipes and terminals
@@ -353,13 +458,21 @@ def test_yaml_that_could_be_a_trap(here, capsys, line, text):
 
 def process(*words, **env):
     "The program in a process of its own."
-    return subprocess.Popen([sys.executable, "-c", "import sys; from kvae_nb.command import main; sys.exit(main())", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | env)
+    return subprocess.Popen(
+        [sys.executable, "-c", "import sys; from kvae_nb.app.command import main; sys.exit(main())", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | env,
+    )
 
 
-@pytest.mark.parametrize("start", [("-c", "import sys; from kvae_nb.command import main; sys.exit(main())"), ("-m", "kvae_nb.cli")])
+@pytest.mark.parametrize(
+    "start", [("-c", "import sys; from kvae_nb.app.command import main; sys.exit(main())"), ("-m", "kvae_nb.app.cli")]
+)
 def test_interrupted_while_it_loads(start):
     p = subprocess.Popen([sys.executable, *start, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(.5)
+    time.sleep(0.5)
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=60)
     assert (p.returncode, err) == (130, "kvae: interrupted.\n")
@@ -367,15 +480,22 @@ def test_interrupted_while_it_loads(start):
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ended_in_an_epoch(home, tmp_path, number, code):
-    p = process("train", "--data", str(home / "c.npz"), *SMALL.replace("--epochs 1", "--epochs 100000").replace("--out runs", f"--out {tmp_path}").split())
+    p = process(
+        "train",
+        "--data",
+        str(home / "c.npz"),
+        *SMALL.replace("--epochs 1", "--epochs 100000").replace("--out runs", f"--out {tmp_path}").split(),
+    )
     for _ in range(600):
         found = [f.with_name("metrics.json") for f in tmp_path.glob("*/log.txt") if "epoch 1/" in f.read_text()]
         if found:
             break
-        time.sleep(.2)
+        time.sleep(0.2)
     p.send_signal(number)
     out, err = p.communicate(timeout=60)
-    assert p.returncode == code and "Traceback" not in err and "running" not in json.loads(found[0].read_text())["status"]
+    assert (
+        p.returncode == code and "Traceback" not in err and "running" not in json.loads(found[0].read_text())["status"]
+    )
     if number == signal.SIGINT:
         assert f"kvae train --resume {found[0].parent}" in err.strip().splitlines()[-1]
 
@@ -394,9 +514,11 @@ def test_ascii_terminals_and_closed_pipes():
 
 
 def test_float64_only_on_the_cpu():
-    import kvae_nb.checks, kvae_nb.evaluation, kvae_nb.probes
+    import kvae_nb.evaluation
+    import kvae_nb.evaluation.checks
+    import kvae_nb.evaluation.probes
 
-    for module in (kvae_nb.checks, kvae_nb.evaluation, kvae_nb.probes):
+    for module in (kvae_nb.evaluation.checks, kvae_nb.evaluation, kvae_nb.evaluation.probes):
         for line in Path(module.__file__).read_text().splitlines():
             assert line.count(".double()") == line.count(".cpu().double()"), line  # MPS has no float64
 
@@ -404,13 +526,12 @@ def test_float64_only_on_the_cpu():
 def test_every_plot_takes_what_requires_gradients():
     from matplotlib.figure import Figure
 
-    from kvae_nb import plots
-    from kvae_nb.core import Gaussian
+    from kvae_nb.evaluation.imputation import plots
 
     ax = lambda: Figure().add_subplot()
     frames, mask = torch.rand(6, 1, 8, 8, requires_grad=True), torch.tensor([True, True, False, True, True, True])
     path, one = torch.rand(6, 2, requires_grad=True), torch.ones(6, requires_grad=True)
-    cov = (torch.eye(2).expand(6, 2, 2) * one[:, None, None])
+    cov = torch.eye(2).expand(6, 2, 2) * one[:, None, None]
     plots.plot_imputation(ax(), frames, frames, frames, mask)
     plots.plot_strip(ax(), frames)
     plots.plot_trajectory(ax(), path), plots.plot_latent(ax(), path, one), plots.plot_alpha(ax(), path.softmax(-1))

@@ -4,6 +4,7 @@
 Equations become MathML, which browsers draw themselves, so the pages work from a disk and without a script. What cannot
 be done faithfully stops the build: an equation with an unknown command, a link into the repository that leads nowhere.
 """
+
 import ast
 import base64
 import io
@@ -20,13 +21,12 @@ from typing import NamedTuple
 
 import nbformat
 from jinja2 import Template
+from mathml import Broken, equation
 from nbconvert.filters import ansi2html
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
-
-from mathml import Broken, equation
 
 ROOT, HERE = Path(__file__).resolve().parent.parent, Path(__file__).resolve().parent
 TEXTS = {"experiments/README.md": "experiments", "benchmarks/README.md": "benchmarks", "CHANGELOG.md": "changelog"}
@@ -34,8 +34,10 @@ TEXTS = {"experiments/README.md": "experiments", "benchmarks/README.md": "benchm
 
 # Markdown
 
+
 class Site(NamedTuple):
     "What a page has to know of the others."
+
     pages: dict  # path in the repository -> name of its page
     names: dict  # exported name -> where it is described
     url: str  # of the repository
@@ -90,7 +92,12 @@ class Renderer(IPythonRenderer):
 def markdown(text, site, source):
     "The text as HTML; an equation that stands for itself is no part of a paragraph."
     html = MarkdownWithMath(renderer=Renderer(site, source)).render(text)
-    return re.sub(r'<p>\s*((?:<div class="equation">.*?</math></div>(?:<span class="tag">[^<]*</span>)?</div>\s*)+)</p>', r"\1", html, flags=re.S)
+    return re.sub(
+        r'<p>\s*((?:<div class="equation">.*?</math></div>(?:<span class="tag">[^<]*</span>)?</div>\s*)+)</p>',
+        r"\1",
+        html,
+        flags=re.S,
+    )
 
 
 def python(code):
@@ -98,6 +105,7 @@ def python(code):
 
 
 # Notebooks
+
 
 def output(out, site, source, figure):
     "A stored output as HTML; `figure` stores a picture and returns its address."
@@ -130,7 +138,9 @@ def notebook_page(path, site, out):
         elif cell.cell_type == "code":
             code = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
             aside = re.search(r"^#\|\s*(hide|echo:\s*false)", cell.source, re.M)  # at hand, but folded away
-            parts += [f"<details><summary>code</summary>{python(code)}</details>" if aside else python(code)] if code else []
+            parts += (
+                [f"<details><summary>code</summary>{python(code)}</details>" if aside else python(code)] if code else []
+            )
             parts += [output(o, site, name, figure) for o in cell.outputs]
     return "\n".join(parts)
 
@@ -144,9 +154,14 @@ def heading(text, name):
 
 # Modules
 
+
 def comments(source):
     "Line -> its comment."
-    return {t.start[0]: t.string.lstrip("# ") for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT}
+    return {
+        t.start[0]: t.string.lstrip("# ")
+        for t in tokenize.generate_tokens(io.StringIO(source).readline)
+        if t.type == tokenize.COMMENT
+    }
 
 
 def arguments(node, said):
@@ -166,7 +181,11 @@ def attributes(node, said):
     rows = []
     for item, after in zip(node.body, [*node.body[1:], None]):
         if isinstance(item, ast.AnnAssign):
-            text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else said.get(item.end_lineno, "")
+            text = (
+                after.value.value
+                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                else said.get(item.end_lineno, "")
+            )
             rows.append((ast.unparse(item.target), item.annotation, item.value, text))
     return rows
 
@@ -179,14 +198,26 @@ def described(node, said, site, source, owner=""):
     words = [f"{n}={ast.unparse(d)}" if d else n for n, _, d, _ in rows if n != "returns"]
     inside = ", ".join(words) if len(", ".join(words)) < 90 else "\n    " + ",\n    ".join(words) + "\n"
     level, mark = ("h3", f"{owner}.{node.name}") if owner else ("h2", node.name)
-    html = [f'<{level} id="{mark}"><code>{mark}</code><a class="anchor-link" href="#{mark}">#</a></{level}>',
-            python(f"{'class ' if is_class else ''}{mark}({inside})"), markdown(ast.get_docstring(node) or "", site, source)]
-    word = lambda node: node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
+    html = [
+        f'<{level} id="{mark}"><code>{mark}</code><a class="anchor-link" href="#{mark}">#</a></{level}>',
+        python(f"{'class ' if is_class else ''}{mark}({inside})"),
+        markdown(ast.get_docstring(node) or "", site, source),
+    ]
+    word = lambda node: (
+        node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
+    )
     kind = lambda node: f"<code>{escape(word(node))}</code>" if node else ""
     cell = lambda node: f"<code>{escape(ast.unparse(node))}</code>" if node else ""
-    table = [f"<tr><td><code>{n}</code></td><td>{kind(a)}</td><td>{cell(d)}</td><td>{markdown(text, site, source)}</td></tr>" for n, a, d, text in rows]
+    table = [
+        f"<tr><td><code>{n}</code></td><td>{kind(a)}</td><td>{cell(d)}</td><td>{markdown(text, site, source)}</td></tr>"
+        for n, a, d, text in rows
+    ]
     if table:
-        html.append('<div class="scroll"><table><thead><tr><th>name</th><th>type</th><th>default</th><th>what it is</th></tr></thead>' + "".join(table) + "</table></div>")
+        html.append(
+            '<div class="scroll"><table><thead><tr><th>name</th><th>type</th><th>default</th><th>what it is</th></tr></thead>'
+            + "".join(table)
+            + "</table></div>"
+        )
     for item in node.body if is_class else ():
         if isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
             html.append(described(item, said, site, source, node.name))
@@ -216,11 +247,16 @@ def module_page(path, site):
             parts.append(described(node, said, site, name))
         else:
             value = ast.get_source_segment(source, node)
-            parts.append(f'<h2 id="{label}"><code>{label}</code></h2>' + python(value if len(value) < 600 else value[:600] + " …") + markdown(said.get(node.end_lineno, ""), site, name))
+            parts.append(
+                f'<h2 id="{label}"><code>{label}</code></h2>'
+                + python(value if len(value) < 600 else value[:600] + " …")
+                + markdown(said.get(node.end_lineno, ""), site, name)
+            )
     return "\n".join(parts)
 
 
 # The site
+
 
 def plan():
     "The site before any page is made, and the groups of its sidebar: title -> rows of page, title, summary, maker of the body."
@@ -229,7 +265,12 @@ def plan():
     books = [ROOT / "nbs/index.ipynb", *sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))]
     modules = [p for p in sorted((ROOT / "kvae_nb").glob("*.py")) if exported(p)[2]]
     pages = {f"nbs/{p.name}": p.stem for p in books} | TEXTS
-    names = {f"{prefix}{n}": f"api_{p.stem}.html#{n}" for p in modules for n in exported(p)[2] for prefix in ("", f"kvae_nb.{p.stem}.", f"{p.stem}.")}
+    names = {
+        f"{prefix}{n}": f"api_{p.stem}.html#{n}"
+        for p in modules
+        for n in exported(p)[2]
+        for prefix in ("", f"kvae_nb.{p.stem}.", f"{p.stem}.")
+    }
     groups = {"Notebooks": [], "More": [], "Library": []}
     site = Site(pages, names, config["DEFAULT"]["git_url"], {})
     for p in books:
@@ -237,7 +278,13 @@ def plan():
         groups["Notebooks"].append((p.stem, *heading(text, p.stem), lambda out, p=p: notebook_page(p, site, out)))
     for name, page in TEXTS.items():
         if (text := (ROOT / name)).exists():
-            groups["More"].append((page, *heading(text.read_text(encoding="utf-8"), page), lambda out, name=name: markdown((ROOT / name).read_text(encoding="utf-8"), site, name)))
+            groups["More"].append(
+                (
+                    page,
+                    *heading(text.read_text(encoding="utf-8"), page),
+                    lambda out, name=name: markdown((ROOT / name).read_text(encoding="utf-8"), site, name),
+                )
+            )
     for p in modules:
         groups["Library"].append((f"api_{p.stem}", p.stem, exported(p)[1], lambda out, p=p: module_page(p, site)))
     return site, groups
@@ -257,13 +304,23 @@ def build(out=ROOT / "_docs"):
             faults.append(f"{page}: {fault}")
             continue
         near = {"before": order[k - 1] if k else None, "after": order[k + 1] if k + 1 < len(order) else None}
-        (out / f"{page}.html").write_text(template.render(page=page, title=escape(title), summary=escape(summary, quote=True), body=html, groups=groups, **near), encoding="utf-8")
+        (out / f"{page}.html").write_text(
+            template.render(
+                page=page, title=escape(title), summary=escape(summary, quote=True), body=html, groups=groups, **near
+            ),
+            encoding="utf-8",
+        )
     if faults:
         raise Broken("\n".join(faults))
     for source, target in site.images.items():
         shutil.copyfile(ROOT / source, out / target)
-    (out / "style.css").write_text((HERE / "docs.css").read_text(encoding="utf-8") + HtmlFormatter(style="default").get_style_defs(".highlight"), encoding="utf-8")
-    shutil.copyfile(Path(find_spec("ziamath").submodule_search_locations[0]) / "fonts/STIXTwoMath-Regular.ttf", out / "math.ttf")
+    (out / "style.css").write_text(
+        (HERE / "docs.css").read_text(encoding="utf-8") + HtmlFormatter(style="default").get_style_defs(".highlight"),
+        encoding="utf-8",
+    )
+    shutil.copyfile(
+        Path(find_spec("ziamath").submodule_search_locations[0]) / "fonts/STIXTwoMath-Regular.ttf", out / "math.ttf"
+    )
     return len(order)
 
 

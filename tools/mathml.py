@@ -1,4 +1,5 @@
 """Equations for a page without scripts: LaTeX as the notebooks write it, MathML as browsers draw it."""
+
 import re
 import unicodedata
 from xml.etree import ElementTree
@@ -6,8 +7,18 @@ from xml.etree import ElementTree
 from latex2mathml.converter import convert
 
 MATHML = "{http://www.w3.org/1998/Math/MathML}"
-RENAMED = ((r"\\[lr]?Vert(?![a-z])|\\\|", "‖"), (r"\\arg(?![a-z])", r"\\operatorname{arg}"), (r"\{aligned\}", "{align*}"))  # what latex2mathml does not know
-ALPHABETS = {"double-struck": "DOUBLE-STRUCK", "script": "SCRIPT", "bold": "BOLD", "fraktur": "FRAKTUR", "sans-serif": "SANS-SERIF"}
+RENAMED = (
+    (r"\\[lr]?Vert(?![a-z])|\\\|", "‖"),
+    (r"\\arg(?![a-z])", r"\\operatorname{arg}"),
+    (r"\{aligned\}", "{align*}"),
+)  # what latex2mathml does not know
+ALPHABETS = {
+    "double-struck": "DOUBLE-STRUCK",
+    "script": "SCRIPT",
+    "bold": "BOLD",
+    "fraktur": "FRAKTUR",
+    "sans-serif": "SANS-SERIF",
+}
 
 
 class Broken(Exception):
@@ -18,7 +29,9 @@ def lettered(char, alphabet):
     "The character of this mathematical alphabet (browsers ignore `mathvariant`), or the same one if it has none."
     for prefix in ("MATHEMATICAL ", ""):
         try:
-            return unicodedata.lookup(prefix + unicodedata.name(char).replace("LATIN", ALPHABETS[alphabet]).replace("LETTER ", ""))
+            return unicodedata.lookup(
+                prefix + unicodedata.name(char).replace("LATIN", ALPHABETS[alphabet]).replace("LETTER ", "")
+            )
         except (KeyError, ValueError):
             pass
     return char
@@ -27,8 +40,18 @@ def lettered(char, alphabet):
 def spaced(node):
     "A thin space between a function's name and what it is applied to, which MathML leaves out: log p, not logp."
     for k, (child, following) in reversed(list(enumerate(zip(node, node[1:])))):
-        name = child if child.tag == MATHML + "mi" else child[0] if len(child) and child.tag in (MATHML + "msub", MATHML + "msup") else node
-        if name.tag == MATHML + "mi" and len(name.text or "") > 1 and following.tag not in (MATHML + "mo", MATHML + "mspace"):
+        name = (
+            child
+            if child.tag == MATHML + "mi"
+            else child[0]
+            if len(child) and child.tag in (MATHML + "msub", MATHML + "msup")
+            else node
+        )
+        if (
+            name.tag == MATHML + "mi"
+            and len(name.text or "") > 1
+            and following.tag not in (MATHML + "mo", MATHML + "mspace")
+        ):
             node.insert(k + 1, ElementTree.Element(MATHML + "mspace", width="0.167em"))
 
 
@@ -70,5 +93,11 @@ def equation(latex, block=False):
         return f'<div class="equation"><div class="scroll">{ElementTree.tostring(tree, encoding="unicode")}</div>{number}</div>'
     row = tree[0]
     pieces = broken_up(row) if row.tag == MATHML + "mrow" and len(row) > 8 else [list(row)]
-    inside = ("".join(ElementTree.tostring(c, encoding="unicode") for c in piece) for piece in pieces) if len(pieces) > 1 else [ElementTree.tostring(row, encoding="unicode")]
-    return "<wbr>".join(f"<math><mrow>{piece}</mrow></math>" for piece in inside).replace(' xmlns="http://www.w3.org/1998/Math/MathML"', "")
+    inside = (
+        ("".join(ElementTree.tostring(c, encoding="unicode") for c in piece) for piece in pieces)
+        if len(pieces) > 1
+        else [ElementTree.tostring(row, encoding="unicode")]
+    )
+    return "<wbr>".join(f"<math><mrow>{piece}</mrow></math>" for piece in inside).replace(
+        ' xmlns="http://www.w3.org/1998/Math/MathML"', ""
+    )

@@ -4,6 +4,7 @@
 Images that cells have drawn become files nbs/images/index_*. Links relative to the notebook are rewritten, so that they
 work from the repository's front page too.
 """
+
 import argparse
 import os
 import posixpath
@@ -18,7 +19,11 @@ from nbdev.process import NBProcessor
 from nbdev.processors import FilterDefaults
 
 ROOT = Path(__file__).resolve().parent.parent
-SKIPPED = {"FrontmatterProc", "add_links", "insert_warning"}  # no title lost, no links to a site that need not exist; the notice is ours:
+SKIPPED = {
+    "FrontmatterProc",
+    "add_links",
+    "insert_warning",
+}  # no title lost, no links to a site that need not exist; the notice is ours:
 NOTICE = "<!-- Made from nbs/index.ipynb by tools/readme.py. Edit the notebook, then run `make export`. -->\n\n"
 LINK = re.compile(r"""(\]\(|\b(?:src|href)=["'])(?![a-z]+:|[/#])([^)"'\s]+)""")
 FENCE = re.compile(r"(^```.*?^```)", re.M | re.S)
@@ -40,8 +45,10 @@ def processed(path):
 
 def rebased(markdown, folder):
     "`markdown` with every relative link, outside code, resolved against `folder`."
+
     def link(m):
         return m[1] + posixpath.normpath(posixpath.join(folder, m[2]))
+
     return "".join(p if p.startswith("```") else LINK.sub(link, p) for p in FENCE.split(markdown))
 
 
@@ -59,8 +66,9 @@ def drift(files, root=ROOT):
     "Sentences, one for each file that is not as it should be."
     stale = set((root / "nbs/images").glob("index_*")) - set(files)
     changed = [p for p, data in files.items() if not p.exists() or p.read_bytes() != data]
-    return [f"{p.relative_to(root)} is not what nbs/index.ipynb gives" for p in changed] + \
-           [f"{p.relative_to(root)} is no longer drawn by nbs/index.ipynb" for p in sorted(stale)]
+    return [f"{p.relative_to(root)} is not what nbs/index.ipynb gives" for p in changed] + [
+        f"{p.relative_to(root)} is no longer drawn by nbs/index.ipynb" for p in sorted(stale)
+    ]
 
 
 def main():

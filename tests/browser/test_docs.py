@@ -1,4 +1,5 @@
 """The site that `make docs` writes, visited page by page in a browser, on a desk and on a telephone."""
+
 import os
 import re
 import shutil
@@ -13,7 +14,12 @@ import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser's driver is not installed")
 ROOT = Path(__file__).resolve().parent.parent.parent
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    os.environ.get("CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("chromium-browser")
+    or shutil.which("google-chrome")
+)
 WIDTHS = {"desk": 1200, "telephone": 390}
 PAGE = """() => {
   const inCode = n => n.closest('code, pre, script, style');
@@ -36,6 +42,7 @@ def site(tmp_path_factory):
     "The folder of a site made afresh."
     sys.path.insert(0, str(ROOT / "tools"))
     import docs
+
     out = tmp_path_factory.mktemp("site")
     docs.build(out)
     return out
@@ -44,8 +51,11 @@ def site(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(site):
     "Where it is served."
+
     class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_): pass
+        def log_message(self, *_):
+            pass
+
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site))
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
@@ -66,11 +76,20 @@ def visited(site, address):
             tab.on("pageerror", lambda e: complaints.append(str(e)))
             tab.on("requestfailed", lambda r: complaints.append(f"no answer from {r.url}"))
             tab.on("response", lambda r: complaints.append(f"{r.status} for {r.url}") if r.status >= 400 else None)
-            tab.on("request", lambda r: complaints.append(f"asked the internet for {r.url}") if not r.url.startswith((address, "data:")) else None)
+            tab.on(
+                "request",
+                lambda r: (
+                    complaints.append(f"asked the internet for {r.url}")
+                    if not r.url.startswith((address, "data:"))
+                    else None
+                ),
+            )
             for path in sorted(site.glob("*.html")):
                 complaints.clear()
                 tab.goto(address + path.name)
-                tab.evaluate("() => Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().catch(() => 0); }))")
+                tab.evaluate(
+                    "() => Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().catch(() => 0); }))"
+                )
                 found[path.name, kind] = tab.evaluate(PAGE) | {"complaints": list(complaints)}
         browser.close()
     return found

@@ -1,7 +1,8 @@
-"""The panels of notebook 40 in a real JupyterLab and a real browser: a slider is moved, and the picture must change.
+"""The panels of notebook 55 in a real JupyterLab and a real browser: a slider is moved, and the picture must change.
 
 Not collected by `pytest tests`; run by `make test-browser`. What is missing here is a failure, never a skip.
 """
+
 import hashlib
 import json
 import os
@@ -18,13 +19,18 @@ from urllib.request import urlopen
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NOTEBOOK = "40_explore.ipynb"
+NOTEBOOK = "55_explore.ipynb"
 PATIENCE = float(os.environ.get("BROWSER_PATIENCE", 600))  # seconds; the machine may be busy
 
 
 def chromium():
     "The path of the system's Chromium."
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    found = (
+        os.environ.get("CHROMIUM")
+        or shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     assert found, "there is no chromium; `make test-browser` as root installs it, or set CHROMIUM to the path of one"
     return found
 
@@ -55,22 +61,46 @@ def house(tmp_path_factory):
 def lab(house):
     "The address of a JupyterLab of this environment that serves the copy on 127.0.0.1, behind a token."
     port, token = free_port(), secrets.token_hex(16)
-    chosen = {"notebook-extension/tracker": {"windowingMode": "none"},  # all cells are in the page, seen or not
-              "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}
+    chosen = {
+        "notebook-extension/tracker": {"windowingMode": "none"},  # all cells are in the page, seen or not
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    }
     for name, values in chosen.items():
         file = house / f"settings/@jupyterlab/{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
     paths = {name: str(house / f".jupyter/{name}") for name in ("config", "runtime", "data")}
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {
-        "JUPYTER_CONFIG_DIR": paths["config"], "JUPYTER_RUNTIME_DIR": paths["runtime"], "JUPYTER_DATA_DIR": paths["data"], "IPYTHONDIR": paths["config"],
-        "JUPYTERLAB_SETTINGS_DIR": str(house / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(house / "workspaces"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
-               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={house}"]
+        "JUPYTER_CONFIG_DIR": paths["config"],
+        "JUPYTER_RUNTIME_DIR": paths["runtime"],
+        "JUPYTER_DATA_DIR": paths["data"],
+        "IPYTHONDIR": paths["config"],
+        "JUPYTERLAB_SETTINGS_DIR": str(house / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(house / "workspaces"),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--IdentityProvider.token={token}",
+        f"--ServerApp.root_dir={house}",
+    ]
     with open(house / "lab.log", "w+") as log:
-        server = subprocess.Popen(command, env=env, cwd=house, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        server = subprocess.Popen(
+            command, env=env, cwd=house, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
-            wait_for(lambda: answers(f"http://127.0.0.1:{port}/api?token={token}"), lambda: server.poll() is None, lambda: (house / "lab.log").read_text())
+            wait_for(
+                lambda: answers(f"http://127.0.0.1:{port}/api?token={token}"),
+                lambda: server.poll() is None,
+                lambda: (house / "lab.log").read_text(),
+            )
             yield f"http://127.0.0.1:{port}/lab/tree/nbs/{NOTEBOOK}?token={token}&reset"
         finally:  # the server, and kernels that it has left
             for end in (signal.SIGTERM, signal.SIGKILL):
@@ -128,7 +158,9 @@ def run_all(page):
     """Runs all cells. Asked before the kernel is connected, JupyterLab may ask which one in a dialog, and gets the one it proposes,
     or may silently do nothing, and is asked again. (A cell that waits for its turn shows [*] at once, so none is run twice.)"""
     accept = page.locator(".jp-Dialog .jp-mod-accept")
-    agree = lambda *_: accept.evaluate_all("buttons => buttons.forEach(b => b.click())")  # several dialogs may wait in a row, so none is waited for
+    agree = lambda *_: accept.evaluate_all(
+        "buttons => buttons.forEach(b => b.click())"
+    )  # several dialogs may wait in a row, so none is waited for
     page.add_locator_handler(accept, agree, no_wait_after=True)
     begun = lambda: any(t.strip("[]: ") for t in prompts(page))
     asked = float("-inf")
@@ -156,8 +188,12 @@ def finished(page):
 
 def errors(page):
     "Tracebacks in the page, and widgets that are not there."
-    found = page.locator("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts()
-    return [t for t in found if "Traceback" in t or "Error" in t] + page.get_by_text("Error displaying widget").all_inner_texts()
+    found = page.locator(
+        "[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']"
+    ).all_inner_texts()
+    return [t for t in found if "Traceback" in t or "Error" in t] + page.get_by_text(
+        "Error displaying widget"
+    ).all_inner_texts()
 
 
 def keep(page, name):
@@ -169,13 +205,21 @@ def keep(page, name):
 
 def panel_with(page, function):
     "The cell that calls `panel` with this drawing function."
-    return page.locator(".jp-CodeCell", has=page.locator(".jp-InputArea", has_text="panel(")).filter(has_text=f"{function}(").last
+    return (
+        page.locator(".jp-CodeCell", has=page.locator(".jp-InputArea", has_text="panel("))
+        .filter(has_text=f"{function}(")
+        .last
+    )
 
 
 def picture(cell):
     "Hash of the PNG that the cell shows, and whether it has been drawn."
     image = cell.locator(".jp-OutputArea img").last
-    return hashlib.sha256(image.get_attribute("src").encode()).hexdigest() if image.evaluate("i => i.complete && i.naturalWidth > 100") else None
+    return (
+        hashlib.sha256(image.get_attribute("src").encode()).hexdigest()
+        if image.evaluate("i => i.complete && i.naturalWidth > 100")
+        else None
+    )
 
 
 def changes(page, cell, act, name):
@@ -186,12 +230,20 @@ def changes(page, cell, act, name):
     seen = cell.locator(".jp-OutputArea img").last.screenshot()
     keep(page, f"{name}_before")
     act()
-    wait_for(lambda: picture(cell) not in (None, before), lambda: True, lambda: f"the picture did not change: {errors(page)}")
+    wait_for(
+        lambda: picture(cell) not in (None, before), lambda: True, lambda: f"the picture did not change: {errors(page)}"
+    )
     keep(page, f"{name}_after")
     return cell.locator(".jp-OutputArea img").last.screenshot() != seen
 
 
-SLIDERS = {"draw_point": 0, "draw_tracking": 1, "draw_regimes": 0, "draw_dreams": 0, "draw_collapse": 0}  # function → which of its sliders
+SLIDERS = {
+    "draw_point": 0,
+    "draw_tracking": 1,
+    "draw_regimes": 0,
+    "draw_dreams": 0,
+    "draw_collapse": 0,
+}  # function → which of its sliders
 
 
 def test_the_notebook_ran_without_an_error(page):
@@ -221,7 +273,9 @@ def test_hiding_a_frame_by_a_click_changes_the_picture(page):
 @pytest.mark.parametrize("function, button", [("draw_collapse", "annealed"), ("draw_regimes", "2")])
 def test_choosing_another_schedule_or_film_changes_the_picture(page, function, button):
     cell = panel_with(page, function)
-    assert changes(page, cell, lambda: cell.locator("button.widget-toggle-button", has_text=button).click(), f"{function}_{button}")
+    assert changes(
+        page, cell, lambda: cell.locator("button.widget-toggle-button", has_text=button).click(), f"{function}_{button}"
+    )
 
 
 def test_no_error_has_appeared_since(page):

@@ -23,7 +23,11 @@ NEWEST = "3.13"
 CONFIG = ConfigParser(delimiters=["="])
 CONFIG.read(ROOT / "settings.ini", encoding="utf-8")
 VERSION = CONFIG["DEFAULT"]["version"]
-ENV = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "IN_TEST")} | {"OMP_NUM_THREADS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "CUDA_VISIBLE_DEVICES": ""}
+ENV = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "IN_TEST")} | {
+    "OMP_NUM_THREADS": "1",
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}
 
 
 def run(*command, cwd=None, timeout=1500):
@@ -42,7 +46,10 @@ def newest_python() -> tuple[Path | None, str]:
     "An interpreter of the newest version that can be used here, and what is to be said about it."
     if sys.version_info[:2] == tuple(map(int, NEWEST.split("."))):
         return None, f"Python {NEWEST}: it is the one that runs these tests"
-    places = [shutil.which(f"python{NEWEST}"), *sorted((Path.home() / ".pyenv" / "versions").glob(f"{NEWEST}.*/bin/python"))]
+    places = [
+        shutil.which(f"python{NEWEST}"),
+        *sorted((Path.home() / ".pyenv" / "versions").glob(f"{NEWEST}.*/bin/python")),
+    ]
     for place in filter(None, places):
         if run(place, "-c", f"import ensurepip, sys, venv; assert sys.version.startswith('{NEWEST}.')").returncode == 0:
             return Path(place), f"Python {NEWEST}: {place}"
@@ -71,11 +78,24 @@ def built(tmp_path_factory):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name)
     must(sys.executable, "-c", "import setuptools.build_meta as b, sys; b.build_sdist(sys.argv[1])", dist, cwd=source)
-    must(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", dist, source)
+    must(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        dist,
+        source,
+    )
     return {"sdist": dist / f"kvae_nb-{VERSION}.tar.gz", "wheel": dist / f"kvae_nb-{VERSION}-py3-none-any.whl"}
 
 
-@pytest.fixture(scope="session", params=WANTED, ids=lambda w: f"{w[0].name if w[0] == HERE else 'python' + NEWEST}-{w[1]}")
+@pytest.fixture(
+    scope="session", params=WANTED, ids=lambda w: f"{w[0].name if w[0] == HERE else 'python' + NEWEST}-{w[1]}"
+)
 def place(request, built, tmp_path_factory):
     "An environment with nothing but the package and what it asks for; the programs in it."
     python, kind = request.param
@@ -98,7 +118,7 @@ def test_what_is_in_the_files(built):
     for name in ("kvae_nb/cli.py", "kvae_nb/weights/box.safetensors", "kvae_nb/samples/box.npz"):
         assert name in inside and name in outside, name
     assert not [n for n in inside if not n.startswith(("kvae_nb/", "kvae_nb-"))]
-    for name in ("settings.ini", "constraints.txt", "README.md", "LICENSE", "nbs/13_kvae.ipynb"):
+    for name in ("settings.ini", "constraints.txt", "README.md", "LICENSE", "nbs/07_kvae.ipynb"):
         assert name in outside, name
     assert sum(p.stat().st_size for p in (ROOT / "kvae_nb" / "samples").iterdir()) < 200_000
 
@@ -112,8 +132,16 @@ def test_it_is_the_installed_package_that_runs(place, tmp_path):
 
 def test_every_module_can_be_imported(place, tmp_path):
     "So nothing that only developers have is needed; the GPU kernel asks for triton, which comes with PyTorch where there is a GPU."
-    names = sorted(p.stem for p in (ROOT / "kvae_nb").glob("*.py") if p.stem not in ("__init__", "_modidx", "gpu_kernel"))
-    must(place / "python", "-c", "import importlib, sys\nfor n in sys.argv[1:]: importlib.import_module('kvae_nb.' + n)", *names, cwd=tmp_path)
+    names = sorted(
+        p.stem for p in (ROOT / "kvae_nb").glob("*.py") if p.stem not in ("__init__", "_modidx", "gpu_kernel")
+    )
+    must(
+        place / "python",
+        "-c",
+        "import importlib, sys\nfor n in sys.argv[1:]: importlib.import_module('kvae_nb.' + n)",
+        *names,
+        cwd=tmp_path,
+    )
 
 
 def test_help(place, tmp_path):
@@ -136,13 +164,42 @@ def test_hidden_frames_are_filled_in(place, tmp_path):
 
 
 def test_a_model_can_be_trained(place, tmp_path):
-    must(place / "kvae", "train", "--preset", "demo", "--data.sequences", "40", "--data.size", "16", "--train.epochs", "1", "--train.batch_size", "8", cwd=tmp_path)
+    must(
+        place / "kvae",
+        "train",
+        "--preset",
+        "demo",
+        "--data.sequences",
+        "40",
+        "--data.size",
+        "16",
+        "--train.epochs",
+        "1",
+        "--train.batch_size",
+        "8",
+        cwd=tmp_path,
+    )
     must(place / "kvae", "impute", "--gap", "4:8", "--checkpoint", "last", "--out", "filled.npz", cwd=tmp_path)
 
 
-@pytest.mark.parametrize("words", ["fly", "impute box --gap 4:12", "impute nosuch --gap 4:12 --out a.npz", "impute box --data nosuch.npz --gap 4:12 --out a.npz", "impute box --data sample --gap 9:4 --out a.npz", "train --preset nosuch", "simulate --world nosuch --out a.npz", "train --train.epochs many"], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [
+        "fly",
+        "impute box --gap 4:12",
+        "impute nosuch --gap 4:12 --out a.npz",
+        "impute box --data nosuch.npz --gap 4:12 --out a.npz",
+        "impute box --data sample --gap 9:4 --out a.npz",
+        "train --preset nosuch",
+        "simulate --world nosuch --out a.npz",
+        "train --train.epochs many",
+    ],
+    ids=str,
+)
 def test_wrong_input_ends_with_one_sentence_and_exit_code_2(place, tmp_path, words):
     done = run(place / "kvae", *words.split(), cwd=tmp_path)
     assert done.returncode == 2, done
-    assert done.stderr.startswith("kvae: ") and "Traceback" not in done.stderr and done.stderr.strip().count("\n") == 0, done.stderr
+    assert (
+        done.stderr.startswith("kvae: ") and "Traceback" not in done.stderr and done.stderr.strip().count("\n") == 0
+    ), done.stderr
     assert not [*tmp_path.iterdir()]

@@ -1,0 +1,5 @@
+"""Films: containers, readers, masks, batches, shards."""
+
+from kvae_nb.house import door
+
+__getattr__, __dir__ = door(__name__, "films", "readers", "shards")

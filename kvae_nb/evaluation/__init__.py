@@ -1,0 +1,5 @@
+"""What is measured of a model, and how it is drawn."""
+
+from kvae_nb.house import door
+
+__getattr__, __dir__ = door(__name__, "imputation", "checks", "probes", "plots")

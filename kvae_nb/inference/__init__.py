@@ -1,0 +1,5 @@
+"""Filters, smoothers and samplers for linear-Gaussian and switching systems: functions on tensors."""
+
+from kvae_nb.house import door
+
+__getattr__, __dir__ = door(__name__, "lgssm", "routes", "square_root", "parallel", "cpu_kernel", "lanes", "gpu_kernel", "slds")

@@ -1,0 +1,5 @@
+"""Encoders, decoders, dynamics, and the models made of them."""
+
+from kvae_nb.house import door
+
+__getattr__, __dir__ = door(__name__, "protocol", "vae", "dynamics", "kvae", "skvae", "rnn", "stream")

@@ -1,0 +1,5 @@
+"""Schedules, the training step, the loop, runs and their files."""
+
+from kvae_nb.house import door
+
+__getattr__, __dir__ = door(__name__, "annealing", "step", "loop", "runs", "records", "starts", "pretrained", "scaling")

@@ -1,0 +1,5 @@
+"""Simulators, in numpy and pymunk; no model."""
+
+from kvae_nb.house import door
+
+__getattr__, __dir__ = door(__name__, "balls", "pendulum")
