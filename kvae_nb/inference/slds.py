@@ -25,21 +25,10 @@ from torch import Tensor, nn
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian, symmetrize
 from ..core.runtime import derived_seed
-from kvae_nb.inference.lgssm import (
-    LGSSM,
-    Forecast,
-    Unchecked,
-    backward_gain,
-    check_alike,
-    check_covariances,
-    check_series,
-    check_shapes,
-    fast,
-    predict_step,
-    readable,
-    sample_prior,
-    update_step,
-)
+from .batched import Forecast, backward_gain, predict_step, update_step
+from .checks import Unchecked, check_alike, check_covariances, check_series, check_shapes, readable
+from .lgssm import LGSSM, sample_prior
+from .routes import fast
 from ..models.dynamics import WindowWeights
 from ..models.vae import glorot_
 
