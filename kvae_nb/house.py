@@ -23,6 +23,8 @@ def door(
     "Makes the public names of the modules names of the package, loaded when they are first asked for."
 
     def __getattr__(name):
+        if name == "__all__":
+            return [n for n in __dir__() if n not in modules]
         if name.startswith("_"):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         if name in modules:
