@@ -46,33 +46,9 @@ from .. import __version__
 from ..core.errors import InputError
 from ..core.files import array_headers, atomic_write, check_output, inside, memory_bytes, read_yaml
 from ..core.runtime import derived_seed, kept_denormals, pick_device, tune_cpu
-from kvae_nb.data.films import (
-    VideoData,
-    batches,
-    decide_levels,
-    describe,
-    from_simulation,
-    has_grey,
-    is_shards,
-    mask_gap,
-    mask_random,
-    open_data,
-    open_shards,
-    read_video_data,
-    save_video_data,
-)
+from ..data.films import VideoData, batches, decide_levels, describe, from_simulation, has_grey, is_shards, mask_gap, mask_random, open_data, open_shards, read_video_data, save_video_data
 from ..data.shards import simulated_chunks, write_shards
-from kvae_nb.evaluation.imputation import (
-    BINARY,
-    GREY,
-    RESULTS,
-    EvaluationConfig,
-    evaluate,
-    save_figure,
-    weak_bound,
-    write_evaluation,
-    write_json,
-)
+from ..evaluation.imputation import BINARY, GREY, RESULTS, EvaluationConfig, evaluate, save_figure, weak_bound, write_evaluation, write_json
 from ..evaluation.plots import plot_imputation, video_rows, write_video
 from ..training.annealing import Schedule
 from ..training.loop import fit

@@ -33,16 +33,7 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.files import atomic_write, memory_bytes
 from ..core.runtime import derived_seed
-from kvae_nb.data.readers import (
-    Reading,
-    arrange,
-    check_wanted,
-    film_frames,
-    fit_frames,
-    frames_of,
-    is_film,
-    read_frames,
-)
+from .readers import Reading, arrange, check_wanted, film_frames, fit_frames, frames_of, is_film, read_frames
 from ..worlds.balls import Simulation, simulate
 
 # %% ../../nbs/03_films.ipynb #c02cad4a

@@ -19,17 +19,7 @@ import torch
 
 from ..core.errors import InputError
 from ..core.files import atomic_write
-from kvae_nb.data.films import (
-    SHARDS,
-    TYPES,
-    Shards,
-    VideoData,
-    from_simulation,
-    is_shards,
-    open_shards,
-    read_video_data,
-    spot,
-)
+from .films import SHARDS, TYPES, Shards, VideoData, from_simulation, is_shards, open_shards, read_video_data, spot
 from .readers import film_frames, is_film
 from ..worlds.balls import BLOCK, UNITS, WORLDS, Simulation, World, draw, simulate, simulate_block, top_speed
 

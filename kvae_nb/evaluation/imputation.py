@@ -34,27 +34,8 @@ from ..core.errors import InputError
 from ..core.files import atomic_write, inside
 from ..core.runtime import derived_seed, kept_random_state
 from ..data.films import VideoData, has_grey, mask_gap, mask_random
-from kvae_nb.evaluation.checks import (
-    FIRST,
-    future_leak,
-    generate_from,
-    generation_check,
-    hidden_frames_leak,
-    model_batches,
-)
-from kvae_nb.evaluation.plots import (
-    as_hidden,
-    as_rgb,
-    draw_rows,
-    mark_hidden,
-    plot_alpha,
-    plot_gap_curves,
-    plot_imputation,
-    quiet,
-    quiet_tiles,
-    video_rows,
-    write_video,
-)
+from .checks import FIRST, future_leak, generate_from, generation_check, hidden_frames_leak, model_batches
+from .plots import as_hidden, as_rgb, draw_rows, mark_hidden, plot_alpha, plot_gap_curves, plot_imputation, quiet, quiet_tiles, video_rows, write_video
 from ..models.protocol import Beliefs, ElboTerms, Generated, Imputed, SequenceModel, hide
 
 _all_ = [

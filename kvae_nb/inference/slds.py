@@ -25,23 +25,9 @@ from torch import Tensor, nn
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian, symmetrize
 from ..core.runtime import derived_seed
-from kvae_nb.inference.lgssm import (
-    LGSSM,
-    Forecast,
-    Unchecked,
-    backward_gain,
-    check_alike,
-    check_covariances,
-    check_series,
-    check_shapes,
-    fast,
-    predict_step,
-    readable,
-    sample_prior,
-    update_step,
-)
+from .lgssm import LGSSM, Forecast, Unchecked, backward_gain, check_alike, check_covariances, check_series, check_shapes, fast, predict_step, readable, sample_prior, update_step
 from ..models.dynamics import WindowWeights
-from ..models.vae import glorot_
+from ..models.networks import glorot_
 
 # %% ../../nbs/09_slds.ipynb #c30cacd8
 class Chain(NamedTuple):

@@ -15,23 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core.gaussians import symmetrize
-from kvae_nb.inference.lgssm import (
-    LGSSM,
-    Filtered,
-    Smoothed,
-    Unchecked,
-    _after_first,
-    _flat,
-    _innovation_log_prob,
-    _inputs,
-    _matvec,
-    _recur,
-    _repeat,
-    check_series,
-    first_only,
-    readable,
-    vagueness,
-)
+from .lgssm import LGSSM, Filtered, Smoothed, Unchecked, _after_first, _flat, _innovation_log_prob, _inputs, _matvec, _recur, _repeat, check_series, first_only, readable, vagueness
 
 # %% ../../nbs/21_square_root.ipynb #fc5ad536
 def _qr(M):
