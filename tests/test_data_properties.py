@@ -16,16 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kvae_nb.core.errors import InputError
-from kvae_nb.data.films import (
-    VideoData,
-    ahead,
-    batches,
-    from_simulation,
-    open_shards,
-    read_video_data,
-    save_video_data,
-    split_indices,
-)
+from kvae_nb.data.films import VideoData, ahead, batches, from_simulation, open_shards, read_video_data, save_video_data, split_indices
 from kvae_nb.data.shards import simulated_chunks, write_shards
 from kvae_nb.worlds.balls import simulate
 

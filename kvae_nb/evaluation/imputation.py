@@ -10,8 +10,7 @@ __all__ = ['METHODS', 'GAPS', 'DROPS', 'PUBLISHED', 'BINARY', 'GREY', 'RIVALS', 
            'position_r2', 'one_hidden', 'generated_error', 'latent_errors', 'EvaluationConfig', 'leaks',
            'check_generation', 'verdict', 'evaluate', 'figure_gap', 'Example', 'examples', 'save_figure',
            'imputation_figure', 'filmstrip_figure', 'curves_figure', 'latents_figure', 'write_json', 'write_videos',
-           'write_curves', 'write_evaluation', 'FIRST', 'device_of', 'future_leak', 'generate_from', 'generation_check',
-           'hidden_frames_leak', 'model_batches']
+           'write_curves', 'write_evaluation']
 
 # %% ../../nbs/15_evaluation.ipynb #4647fc90
 import csv
@@ -37,16 +36,6 @@ from ..data.films import VideoData, has_grey, mask_gap, mask_random
 from .checks import FIRST, future_leak, generate_from, generation_check, hidden_frames_leak, model_batches
 from .plots import as_hidden, as_rgb, draw_rows, mark_hidden, plot_alpha, plot_gap_curves, plot_imputation, quiet, quiet_tiles, video_rows, write_video
 from ..models.protocol import Beliefs, ElboTerms, Generated, Imputed, SequenceModel, hide
-
-_all_ = [
-    "FIRST",
-    "device_of",
-    "future_leak",
-    "generate_from",
-    "generation_check",
-    "hidden_frames_leak",
-    "model_batches",
-]
 
 # %% ../../nbs/15_evaluation.ipynb #fc85da83
 def pick_hidden(

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian
-from ..inference.lgssm import LGSSM, Filtered, kalman_filter, predict_step, update_step
+from ..inference.lgssm import LGSSM
+from ..inference.batched import Filtered, predict_step, update_step
+from ..inference.routes import kalman_filter
 from ..inference.routes import log_evidence
 from .networks import glorot_
 
