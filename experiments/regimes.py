@@ -1,10 +1,13 @@
-"""Regimes learned from observations alone, on two worlds whose regimes are known: five seeds, three ways to learn, and the true model beside them.
+"""Regimes learned from observations alone, on two worlds whose regimes are known: five seeds, three ways to learn, and
+the true model beside them.
 
-    python experiments/regimes.py                     # about an hour on one shared CPU core; finished runs are kept, so it can be stopped
+    python experiments/regimes.py                     # about an hour on one shared CPU core; finished runs are kept, so
+    it can be stopped
 
-Data, first weights, batches and noise are functions of the seed. Every method begins with the same autoregressive hidden Markov model
-(the best of eight by its own evidence, which is a row of its own); regimes are never looked at before the scores. The row
-"true model" has the matrices that made the data and a table that stays with probability .95. Writes experiments/results/regimes.json.
+Data, first weights, batches and noise are functions of the seed. Every method begins with the same autoregressive
+hidden Markov model (the best of eight by its own evidence, which is a row of its own); regimes are never looked at
+before the scores. The row "true model" has the matrices that made the data and a table that stays with probability .95.
+Writes experiments/results/regimes.json.
 """
 
 import argparse

@@ -79,7 +79,7 @@ def first(u, n):
 
 def asked(model, x, mask=None, u=None):
     "Every question that takes frames, with everything random fixed."
-    noise = rows = None
+    noise = None
     if torch.is_tensor(x) or isinstance(x, np.ndarray):
         torch.manual_seed(0)
         noise = model.noise(3, 6)

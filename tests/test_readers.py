@@ -548,7 +548,7 @@ def test_a_world_that_cannot_be():
 
 def test_a_film_that_would_fill_the_memory_when_cut(monkeypatch):
     "Overlapping clips are counted as what they become in a batch, not as the film they come from."
-    monkeypatch.setattr("kvae_nb.data.memory_bytes", lambda: 2**20)
+    monkeypatch.setattr("kvae_nb.data.films.memory_bytes", lambda: 2**20)
     film = np.zeros((400, 16, 16))
     assert len(from_arrays(film, steps=20)) == 20
     with pytest.raises(InputError, match="GiB"):
