@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """A site in _docs/: every notebook as it is stored (nothing is run), and a page for every module; made by Sphinx.
 
-This script only prepares what Sphinx reads: it obeys nbdev's directives, takes the alternative text of a figure from its
-caption, sorts the notebooks into parts by their numbers, leads links into the repository to where they lead, and writes
-the signatures of the modules. A warning of Sphinx, such as a link that leads nowhere, stops the build.
+This script only prepares what Sphinx reads: it obeys nbdev's directives, takes the alternative text of a figure from
+its caption, sorts the notebooks into parts by their numbers, leads links into the repository to where they lead, and
+writes the signatures of the modules. A warning of Sphinx, such as a link that leads nowhere, stops the build.
 """
 
 import ast
@@ -14,8 +14,10 @@ import sys
 import tempfile
 import tomllib
 from configparser import ConfigParser
+from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 import nbformat
@@ -29,6 +31,9 @@ CODE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)\s*$)", re.M | re.S)
 LINK = re.compile(r"""(?<=\]\()(?![a-z]+:|[/#])([^)\s]+)""")
 NAME = re.compile(r"(?<![\w\[`/])`([A-Za-z_]\w*(?:\.\w+)*)(\(\))?`(?![\w\]`])")
 BADGE = re.compile(r"\[!\[([^\]]*)\]\([^)]*\)\](?=\()")  # a picture from elsewhere that is a link: its words stay
+TAGGED = re.compile(
+    r"\$\$((?:(?!\$\$).)*\\tag\{(?:(?!\$\$).)*)\$\$", re.S
+)  # Sphinx would put it where no tag may stand
 CONF = {
     "project": "kvae_nb",
     "html_title": "kvae_nb",
@@ -51,6 +56,10 @@ CONF = {
     "suppress_warnings": ["myst.header"],
     "pygments_dark_style": "github-dark",
 }
+
+
+class Broken(Exception):
+    "Something that has to be mended before there can be a site."
 
 
 class Site(NamedTuple):
@@ -78,7 +87,8 @@ def rewritten(text, source, site):
         return f"[{m[0]}]({site.names[m[1]]})" if m[1] in site.names else m[0]
 
     lines = lambda part: "\n".join(t if t.startswith("#") else NAME.sub(name, t) for t in part.split("\n"))
-    plain = lambda part: lines(LINK.sub(link, BADGE.sub(r"[\1]", part)))
+    numbered = lambda m: f"\n\\begin{{equation*}}\n{m[1].strip()}\n\\end{{equation*}}\n"
+    plain = lambda part: lines(TAGGED.sub(numbered, LINK.sub(link, BADGE.sub(r"[\1]", part))))
     return "".join(part if part.startswith(("```", "~~~")) else plain(part) for part in CODE.split(text))
 
 
@@ -89,7 +99,9 @@ def caption(cells):
     if not found:
         return "A figure without a caption"
     words = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", found[1])
-    words = re.sub(r"\\(?:math\w+|text\w*|operatorname)\b|[*`${}\\]", "", words).strip()
+    words = re.sub(r"\\(?:math[a-z]+|text[a-z]*|operatorname)(?![a-z])", "", words)
+    words = re.sub(r"\\([A-Za-z]+)", lambda m: unescape(f"&{m[1]};").strip("&;"), words)  # Greek letters and the like
+    words = re.sub(r"[*`${}\\]", "", words).strip()
     short = re.match(r".{40,220}?[.:;](?=\s|$)|.{1,220}(?=\s|$)", words)[0]
     return (short[0].upper() + short[1:]).rstrip(":;")
 
@@ -175,12 +187,10 @@ def signature(node, lines):
 
 def described(name, node, lines, source, site, level="##"):
     "Heading, signature, a link to the source and docstring of a definition, then of the public methods."
-    code = "\n".join(signature(node, lines)).rstrip()
-    shift = min((len(t) - len(t.lstrip()) for t in code.split("\n") if t.strip()), default=0)
-    code = "\n".join(t[shift:] for t in code.split("\n"))
+    code = dedent("\n".join(signature(node, lines))).rstrip()
     is_class = isinstance(node, ast.ClassDef)
     says = ast.get_docstring(node) if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else ""
-    parts = [f"{level} `{name}`", f"```python\n{code}\n```", rewritten(says or "", source, site)]
+    parts = [f"{level} `{name}`", f"```python\n{code}\n```", rewritten(says or "", "nbs/", site)]
     parts.append(f"[source]({site.url}/blob/main/{source}#L{node.lineno})")
     for item in filter(is_documented, node.body if is_class else ()):
         parts.append(described(f"{name}.{item.name}", item, lines, source, site, level + "#"))
@@ -191,9 +201,8 @@ def module_page(path, site):
     "The page of a module."
     (lines, summary, found), source = exported(path), path.relative_to(ROOT).as_posix()
     book = re.search(r"File to edit: (\S+\.ipynb)", "\n".join(lines[:9]))
-    origin = posixpath.normpath(posixpath.join(posixpath.dirname(source), book[1])) if book else ""
-    shown = f"Derived, tested and shown in [{Path(origin).stem}](/{site.pages[origin]})." if book else ""
-    parts = [f"# `kvae_nb.{module(path)}`", rewritten(summary, source, site), shown]
+    shown = rewritten(f"Derived, tested and shown in [{Path(book[1]).stem}]({book[1]}).", source, site) if book else ""
+    parts = [f"# `kvae_nb.{module(path)}`", rewritten(summary, "nbs/", site), shown]
     return "\n\n".join(parts + [described(name, node, lines, source, site) for name, node in found.items()])
 
 
@@ -246,7 +255,8 @@ def write_api(src, site, house):
         (src / f"api/{module(path)}.md").write_text(module_page(path, site), encoding="utf-8")
     for wing, rows in house.items():
         says = ast.get_docstring(ast.parse((ROOT / "kvae_nb" / wing / "__init__.py").read_text(encoding="utf-8")))
-        lines = [f"- [`{module(p)}`](/api/{module(p)}.md): {exported(p)[1]}" for p in rows]
+        about = {p: rewritten(exported(p)[1], "nbs/", site) for p in rows}
+        lines = [f"- [`{module(p)}`](/api/{module(p)}.md): {about[p]}" for p in rows]
         tree = toctree("", [f"{p.stem} </api/{module(p)}>" for p in rows])
         text = "\n".join([f"# `kvae_nb.{wing}`\n\n{says}\n", *lines, f"\n{tree}"])
         (src / f"api/{wing}.md").write_text(text, encoding="utf-8")
@@ -277,7 +287,7 @@ def sources(src, books=None, house=None):
 
 
 def build(out=ROOT / "_docs", **which):
-    "Writes the site and returns the number of its pages. Ends with Sphinx's warnings if there is something to mend."
+    "Writes the site and returns the number of its pages. Raises `Broken` if Sphinx has warned of something."
     mathjax = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax/tex-svg.js"
     static = [str(p) for p in (HERE / "docs.css", HERE / "docs.js", mathjax)]
     with tempfile.TemporaryDirectory() as folder:
@@ -288,7 +298,7 @@ def build(out=ROOT / "_docs", **which):
         text = "".join(f"{name} = {value!r}\n" for name, value in conf.items())
         (src / "conf.py").write_text(text, encoding="utf-8")
         if build_main(["-q", "-W", "-b", "html", "-d", f"{folder}/doctrees", str(src), str(html)]):
-            raise SystemExit("The site was not made: see above what has to be mended.")
+            raise Broken("The site was not made: see above what has to be mended.")
         for name in (".buildinfo", "objects.inv"):
             (html / name).unlink()
         shutil.rmtree(out, ignore_errors=True)
@@ -297,5 +307,7 @@ def build(out=ROOT / "_docs", **which):
 
 
 if __name__ == "__main__":
-    print(f"{build()} pages in _docs; open _docs/index.html")
-    sys.exit(0)
+    try:
+        print(f"{build()} pages in _docs; open _docs/index.html")
+    except Broken as fault:
+        sys.exit(str(fault))
