@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian
-from ..inference.lgssm import LGSSM, Filtered, fast, kalman_filter, predict_step, update_step
+from ..inference.batched import Filtered, loop_filter, predict_step, update_step
+from ..inference.lgssm import LGSSM
+from ..inference.routes import fast
 from .vae import glorot_
 
 # %% ../../nbs/06_dynamics.ipynb #de66470e
@@ -224,7 +226,7 @@ def filter_observed(
 ) -> Pass:
     "A pass over fully observed sequences: the network is called once."
     system, u, alpha = mix_observed(dynamics, a, u)
-    return Pass(system, u, alpha, kalman_filter(system, a, u=u))
+    return Pass(system, u, alpha, loop_filter(system, a, u=u))
 
 # %% ../../nbs/06_dynamics.ipynb #4a164f61
 def filter_masked(

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian, gaussian_log_prob, psd_root, sample_gaussian
-from ..inference.lgssm import LGSSM, joint_log_prob, kalman_filter, observe, rts_smoother
+from ..inference.batched import loop_filter, observe, rts_smoother
+from ..inference.lgssm import LGSSM, joint_log_prob
 from kvae_nb.models.dynamics import (
     ConstantWeights,
     DynamicsParameters,
@@ -138,7 +139,7 @@ def marginals_log_prior(
     exact = torch.float64 if a.device.type != "mps" else a.dtype
     system = LGSSM(*(None if M is None else M.to(exact) for M in run.system))
     seen, u = a.to(exact), None if run.u is None else run.u.to(exact)
-    law = Gaussian(*rts_smoother(system, kalman_filter(system, seen, mask, u))[:2])
+    law = Gaussian(*rts_smoother(system, loop_filter(system, seen, mask, u))[:2])
     z = sample_gaussian(law) if noise is None else law.mean + (psd_root(law.cov) @ noise.to(exact)[..., None])[..., 0]
     return (joint_log_prob(system, z, seen, mask, u) - gaussian_log_prob(z, *law).sum(-1)).to(a.dtype)
 
