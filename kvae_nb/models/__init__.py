@@ -2,4 +2,4 @@
 
 from kvae_nb.house import door
 
-__getattr__, __dir__ = door(__name__, "protocol", "vae", "dynamics", "kvae", "skvae", "rnn", "stream")
+__getattr__, __dir__ = door(__name__, "protocol", "vae", "dynamics", "kvae", "slds", "skvae", "rnn", "stream")

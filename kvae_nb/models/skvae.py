@@ -17,25 +17,9 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian, sample_gaussian
-from kvae_nb.inference.slds import (
-    SLDS,
-    Bound,
-    Chain,
-    Hypotheses,
-    Path,
-    RegimePosterior,
-    SLDSParameters,
-    SwitchingFiltered,
-    draw_path,
-    gumbel,
-    likely_path,
-    merged,
-    observe_all,
-    slds_bound,
-    smoother_chain,
-    switching_filter,
-    switching_smoother,
-)
+from ..inference.chains import Chain, draw_path, gumbel
+from ..inference.slds import SLDS, Hypotheses, SwitchingFiltered, merged, switching_filter
+from ..inference.slds_smoother import Path, likely_path, observe_all, smoother_chain, switching_smoother
 from .dynamics import LSTMWeights, WindowWeights, check_vague
 from kvae_nb.models.protocol import (
     Beliefs,
@@ -49,6 +33,7 @@ from kvae_nb.models.protocol import (
     check_variances,
     hide,
 )
+from .slds import Bound, RegimePosterior, SLDSParameters, slds_bound
 from .vae import FrameConfig, FrameModel, check_frames, pick_frames
 
 # %% ../../nbs/11_switching_kvae.ipynb #8f2f27f3
