@@ -14,7 +14,8 @@ from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 
 from kvae_nb.core.errors import InputError
-from kvae_nb.core.gaussians import Gaussian, condition, psd_root, sample_gaussian
+from kvae_nb.core.gaussians import Gaussian, condition, sample_gaussian
+from kvae_nb.core.roots import psd_root
 from kvae_nb.core.runtime import derived_seed, kept_random_state, pick_device, seed_everything
 from kvae_nb.inference import batched, chains, slds, slds_smoother
 from kvae_nb.inference import parallel as par

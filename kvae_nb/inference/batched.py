@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core.errors import InputError
-from ..core.gaussians import Gaussian, psd_root, symmetrize
+from ..core.gaussians import Gaussian, symmetrize
+from ..core.roots import psd_root
 from kvae_nb.inference.checks import (
     Unchecked,
     batch_axes,

@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..core.errors import InputError
-from ..core.gaussians import Gaussian, gaussian_log_prob, psd_root, sample_gaussian
+from ..core.gaussians import Gaussian, gaussian_log_prob, sample_gaussian
+from ..core.roots import psd_root
 from ..inference.batched import loop_filter, observe, rts_smoother
 from ..inference.lgssm import LGSSM, joint_log_prob
 from kvae_nb.models.dynamics import (
