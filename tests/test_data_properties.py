@@ -16,17 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kvae_nb.core.errors import InputError
-from kvae_nb.data.films import (
-    VideoData,
-    ahead,
-    batches,
-    from_simulation,
-    open_shards,
-    read_video_data,
-    save_video_data,
-    split_indices,
-)
-from kvae_nb.data.shards import simulated_chunks, write_shards
+from kvae_nb.data.batches import ahead, batches
+from kvae_nb.data.films import VideoData, from_simulation, split_indices
+from kvae_nb.data.opening import read_video_data, save_video_data, simulated_chunks
+from kvae_nb.data.shards import open_shards, write_shards
 from kvae_nb.worlds.balls import simulate
 
 FOLDER = Path(tempfile.mkdtemp(prefix="kvae_nb-test-"))

@@ -23,22 +23,21 @@ from PIL import Image
 
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.files import array_headers, check_output, inside, parse_yaml, read_arrays, read_yaml
-from kvae_nb.data.films import (
+from kvae_nb.data.batches import batches
+from kvae_nb.data.films import VideoData, describe, split, split_indices
+from kvae_nb.data.levels import find_layout, fitness
+from kvae_nb.data.opening import (
     DataConfig,
-    VideoData,
-    batches,
-    describe,
+    file_chunks,
     from_arrays,
     has_grey,
     looks_grey,
     open_data,
     read_video_data,
     save_video_data,
-    split,
-    split_indices,
 )
-from kvae_nb.data.readers import find_layout, fitness, natural_order
-from kvae_nb.data.shards import file_chunks, write_shards
+from kvae_nb.data.readers import natural_order
+from kvae_nb.data.shards import write_shards
 from kvae_nb.worlds.balls import World, simulate
 
 FOLDER = Path(tempfile.mkdtemp(prefix="kvae_nb-test-"))
@@ -548,7 +547,7 @@ def test_a_world_that_cannot_be():
 
 def test_a_film_that_would_fill_the_memory_when_cut(monkeypatch):
     "Overlapping clips are counted as what they become in a batch, not as the film they come from."
-    monkeypatch.setattr("kvae_nb.data.memory_bytes", lambda: 2**20)
+    monkeypatch.setattr("kvae_nb.core.files.memory_bytes", lambda: 2**20)
     film = np.zeros((400, 16, 16))
     assert len(from_arrays(film, steps=20)) == 20
     with pytest.raises(InputError, match="GiB"):

@@ -19,15 +19,7 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian
-from kvae_nb.inference.slds import (
-    STEPS,
-    expected_observation,
-    first_hypotheses,
-    merged,
-    observe_all,
-    ticks,
-    update_all,
-)
+from ..inference.slds import STEPS, expected_observation, first_hypotheses, merged, observe_all, ticks, update_all
 from .dynamics import LSTMWeights
 from .kvae import KVAE
 from .protocol import as_tensor, number_tensor
