@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-browser test-install stability results lab board export docs clean
+.PHONY: help demo test lint test-browser test-install stability results lab board export docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,11 @@ test: $(READY) ## check the tree, run every notebook and the test suite
 	$(BIN)/pytest -q tests/test_house.py
 	$(BIN)/nbdev_test --n_workers 2 --timing
 	$(BIN)/pytest -n 2 --dist loadfile tests
+
+lint: $(READY) ## one style, and imports that lead down the house
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 
 test-browser: export OMP_NUM_THREADS := 1
 test-browser: $(READY) ## move the sliders of notebook 55 in a real JupyterLab with headless Chromium

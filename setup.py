@@ -33,7 +33,7 @@ setup(
     ],
     packages=find_packages(include=[lib, f"{lib}.*"]),
     include_package_data=True,
-    package_data={lib: ["weights/*.safetensors", "samples/*.npz"]},
+    package_data={lib: ["weights/*.safetensors", "samples/*.npz", "py.typed"]},
     python_requires=f">={cfg['min_python']},<3.14",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split(), "browser": cfg["browser_requirements"].split()},

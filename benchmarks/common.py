@@ -1,4 +1,6 @@
-"""What both benchmarks share: threads, side-by-side timing, tables and the JSON they leave. Imports nothing that starts threads."""
+"""What both benchmarks share: threads, side-by-side timing, tables and the JSON they leave. Imports nothing that starts
+threads.
+"""
 
 import importlib.metadata
 import json
@@ -15,7 +17,9 @@ HERE = Path(__file__).resolve().parent
 
 
 def limit_threads(n: int = 1, cpu: int | None = None):
-    "Holds BLAS, OpenMP and XLA to `n` threads and, if asked, the process to one core. To be called before numpy, torch or jax is imported."
+    """Holds BLAS, OpenMP and XLA to `n` threads and, if asked, the process to one core. To be called before numpy,
+    torch or jax is imported.
+    """
     early = {"numpy", "torch", "jax"} & sys.modules.keys()
     if early:
         raise RuntimeError(f"{', '.join(sorted(early))} was imported before the threads were limited.")
@@ -87,10 +91,12 @@ def repeats(f, at_least: float) -> int:
 
 
 def side_by_side(runs: dict, rounds: int = 15, budget: float = 20.0, sample: float = 0.004) -> dict[str, dict]:
-    """Times all `runs` (name -> function, already warm) in turn, A B C A B C …, and returns for each the median and the minimum in seconds.
+    """Times all `runs` (name -> function, already warm) in turn, A B C A B C …, and returns for each the median and the
+    minimum in seconds.
 
-    A sample is so many calls that it lasts `sample` seconds. A run leaves the circle when it has used `budget` seconds, but never before three rounds
-    (one, if a single call takes more than `budget`)."""
+    A sample is so many calls that it lasts `sample` seconds. A run leaves the circle when it has used `budget` seconds,
+    but never before three rounds (one, if a single call takes more than `budget`).
+    """
     calls = {name: repeats(f, sample) for name, f in runs.items()}
     seen, used = {name: [] for name in runs}, dict.fromkeys(runs, 0.0)
     for k in range(rounds):

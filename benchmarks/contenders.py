@@ -1,7 +1,10 @@
-"""Each library's way to filter, smooth and differentiate, behind one interface: `build(operation, problem, dtype) -> (run, read)`.
+"""Each library's way to filter, smooth and differentiate, behind one interface: `build(operation, problem, dtype) ->
+(run, read)`.
 
-`run()` does the work and returns only when it is done; `read(result)` gives named tensors, in the axes of kvae_nb, to compare with what is right.
-Everything that can be prepared once (conversion, construction, compilation) is done by `build` or in the first call of `run`."""
+`run()` does the work and returns only when it is done; `read(result)` gives named tensors, in the axes of kvae_nb, to
+compare with what is right. Everything that can be prepared once (conversion, construction, compilation) is done by
+`build` or in the first call of `run`.
+"""
 
 import importlib
 import math
@@ -126,7 +129,9 @@ class Dynamax(Contender):
         )
 
     def arrays(self, problem):
-        "Parameters and observations for jax, and over which of them to map. Entry t of dynamax's dynamics leads to step t, as ours does."
+        """Parameters and observations for jax, and over which of them to map. Entry t of dynamax's dynamics leads
+        to step t, as ours does.
+        """
         m, alone = problem.model, len(problem.a) == 1
         found, axes = [], []
         for name, rank in (("A", 3), ("C", 3), ("Q", 3), ("R", 3), ("mean1", 1), ("cov1", 2)):
@@ -204,7 +209,9 @@ class Dynamax(Contender):
 
 
 class TorchKF(Contender):
-    "torch-kf, with its defaults. Its filter returns no evidence, which is therefore put together from its predict, project and update."
+    """torch-kf, with its defaults. Its filter returns no evidence, which is therefore put together from its
+    predict, project and update.
+    """
 
     package = "torch-kf"
     limits = {"gradient": 50_000}
@@ -216,7 +223,9 @@ class TorchKF(Contender):
         self.kf = torch_kf
 
     def parts(self, problem, model=None, a=None):
-        "Filter, first state and observations, time first; parameters that nobody owns keep one covariance for all sequences."
+        """Filter, first state and observations, time first; parameters that nobody owns keep one covariance for all
+        sequences.
+        """
         m, a = model or problem.model, problem.a if a is None else a
         steps = lambda M: M.movedim(-3, 0)
         A, C, Q, R = map(steps, (m.A, m.C, m.Q, m.R))

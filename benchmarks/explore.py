@@ -1,4 +1,6 @@
-"""How long a panel of notebook 55 takes from a new value to the finished PNG, by the clock and by the processor's own time; `--json FILE` stores the numbers elsewhere."""
+"""How long a panel of notebook 55 takes from a new value to the finished PNG, by the clock and by the processor's own
+time; `--json FILE` stores the numbers elsewhere.
+"""
 
 import argparse
 import json
@@ -45,9 +47,8 @@ def main():
     torch.set_num_threads(1)
     where, draw = common.machine(1), panels()
     taken = {name: [] for name in draw}
-    for i in range(
-        -2, args.moves
-    ):  # in turn, so that a slow moment of the machine hits all; the first two, which paint the backdrops, are not counted
+    # in turn, so that a slow moment of the machine hits all; the first two, which paint the backdrops, are not counted
+    for i in range(-2, args.moves):
         for name, f in draw.items():
             begin = time.perf_counter(), time.process_time()
             explore.png(f(i % args.moves))
@@ -64,7 +65,8 @@ def main():
     }
     for name, v in ms.items():
         print(
-            f"{name:<14} clock: median {v['clock']['median']:5.0f} ms, fastest {v['clock']['min']:5.0f} ms; processor: median {v['processor']['median']:4.0f} ms, fastest {v['processor']['min']:4.0f} ms"
+            f"{name:<14} clock: median {v['clock']['median']:5.0f} ms, fastest {v['clock']['min']:5.0f} ms; "
+            f"processor: median {v['processor']['median']:4.0f} ms, fastest {v['processor']['min']:4.0f} ms"
         )
     with open(args.json, "w", encoding="utf-8") as file:
         json.dump(found, file, indent=1)

@@ -1,4 +1,5 @@
-"""kvae_nb beside the Kalman libraries that pip can install: speed, first call, accuracy, and what a vague prior does to them.
+"""kvae_nb beside the Kalman libraries that pip can install: speed, first call, accuracy, and what a vague prior does to
+them.
 
     python benchmarks/lgssm_peers.py              # everything; writes benchmarks/results/lgssm_peers.json
     python benchmarks/lgssm_peers.py --quick      # small rows, a few minutes, writes nothing
@@ -29,7 +30,8 @@ def arguments():
         nargs="+",
         default=[],
         metavar="WORD",
-        help=f"rows ({', '.join(ROW_NAMES)}), tables ({', '.join(OPERATION_NAMES)}, stress) and beginnings of names of libraries",
+        help=f"rows ({', '.join(ROW_NAMES)}), tables ({', '.join(OPERATION_NAMES)}, stress) and beginnings of "
+        "names of libraries",
     )
     parser.add_argument(
         "--json",
@@ -134,7 +136,9 @@ def shown(cell: dict | None) -> str:
 
 
 def stress(contenders) -> dict:
-    "Errors in float32 with a vague prior: of the evidence, and of the covariances step by step; and whether these are covariances at all."
+    """Errors in float32 with a vague prior: of the evidence, and of the covariances step by step; and whether these
+    are covariances at all.
+    """
 
     def of_cov(found, right):
         size = right.abs().amax((-2, -1))
@@ -292,7 +296,8 @@ def main(args):
     print("Conventions, in float64:", flush=True)
     results["conventions"] = check_conventions(contenders, operations)
     print(
-        f"  {sum(len(v) for v in results['conventions'].values())} results compared, largest error {max((e for v in results['conventions'].values() for e in v.values()), default=0):.0e}",
+        f"  {sum(len(v) for v in results['conventions'].values())} results compared, largest error "
+        f"{max((e for v in results['conventions'].values() for e in v.values()), default=0):.0e}",
         flush=True,
     )
     try:

@@ -1,9 +1,12 @@
-"""The forward pass of notebook 23 in Numba beside ours: fastest time of the compiled programs alone, and what it takes to compile them.
+"""The forward pass of notebook 23 in Numba beside ours: fastest time of the compiled programs alone, and what it takes
+to compile them.
 
     python benchmarks/numba_kernel.py             # prints a table and writes benchmarks/results/numba_kernel.json
 
-Numba's version keeps every matrix as [entry, lane]; the innermost loop runs over the lanes (sequences), and the sizes n and p and the pitch of a lane are constants for the
-compiler, as they are lengths of tuples. Indices are unsigned, since the test for negative ones stands in the way of vector instructions. One thread, float32."""
+Numba's version keeps every matrix as [entry, lane]; the innermost loop runs over the lanes (sequences), and the sizes n
+and p and the pitch of a lane are constants for the compiler, as they are lengths of tuples. Indices are unsigned, since
+the test for negative ones stands in the way of vector instructions. One thread, float32.
+"""
 
 import math
 import time
@@ -16,7 +19,8 @@ import torch
 from numba import njit
 
 from kvae_nb.inference import cpu_kernel
-from kvae_nb.inference.lgssm import LGSSM, log_evidence
+from kvae_nb.inference.lgssm import LGSSM
+from kvae_nb.inference.routes import log_evidence
 
 U, LANES = np.uint64, 32
 inline, kernel = njit(fastmath={"contract", "nsz"}, forceinline=True), njit(fastmath={"contract", "nsz"}, nogil=True)
@@ -325,7 +329,8 @@ def main():
         )
         found[name] = {k: round(1e6 * v["min"], 1) for k, v in times.items()}
         print(
-            f"{name:24} ours {found[name]['ours']:9.1f} µs   numba {found[name]['numba']:9.1f} µs, sizes unknown {found[name]['any size']:9.1f} µs",
+            f"{name:24} ours {found[name]['ours']:9.1f} µs   numba {found[name]['numba']:9.1f} µs, sizes "
+            f"unknown {found[name]['any size']:9.1f} µs",
             flush=True,
         )
     print("processor time to compile, seconds:", cost)

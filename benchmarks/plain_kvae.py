@@ -1,6 +1,9 @@
-"""A Kalman VAE as one would write it first: one file, plain PyTorch, float32, nothing tuned. The measure for benchmarks/training_step.py.
+"""A Kalman VAE as one would write it first: one file, plain PyTorch, float32, nothing tuned. The measure for
+benchmarks/training_step.py.
 
-The model is that of Fraccaro et al. 2017 with the evidence log p(a) computed exactly by the filter; every frame is decoded."""
+The model is that of Fraccaro et al. 2017 with the evidence log p(a) computed exactly by the filter; every frame is
+decoded.
+"""
 
 import math
 

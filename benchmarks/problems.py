@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kvae_nb.inference.lgssm import LGSSM, kalman_filter, rts_smoother, sample_prior
+from kvae_nb.inference.batched import rts_smoother
+from kvae_nb.inference.lgssm import LGSSM, sample_prior
+from kvae_nb.inference.routes import kalman_filter
 
 N, P = 4, 2
 ROWS = {  # name: sequences, steps, whose own the parameters are
@@ -40,7 +42,9 @@ class Problem(NamedTuple):
 
 
 def turning_point(own: tuple[int, ...] = (), time: int = 1, wobble: float = 0.0, seed: int = 0) -> LGSSM:
-    "A damped, turning state seen through a dense C. `own` are batch axes, `wobble` what tells the matrices of two sequences or steps apart."
+    """A damped, turning state seen through a dense C. `own` are batch axes, `wobble` what tells the matrices of two
+    sequences or steps apart.
+    """
     g = torch.Generator().manual_seed(seed)
 
     def randn(*shape):
@@ -83,7 +87,9 @@ def make_problem(row: str, wrt: tuple[str, ...] = ("A", "C", "a"), sizes: tuple 
 
 
 def make_tiny(wrt: tuple[str, ...]) -> dict[str, Problem]:
-    "Three sequences of five steps, for each owner of the parameters, with a first state of its own mean: to see whether all mean the same model."
+    """Three sequences of five steps, for each owner of the parameters, with a first state of its own mean: to see
+    whether all mean the same model.
+    """
     found = {owner: make_problem(owner, wrt, (3, 5, owner)) for owner in ("nobody", "sequence", "step")}
     mean1 = torch.tensor([1.0, -2, 0.5, 3], dtype=torch.float64)
     return {k: p._replace(model=p.model._replace(mean1=p.model.mean1 + mean1)) for k, p in found.items()}
@@ -97,7 +103,9 @@ STRESS = {  # name: variance of the observations, variance of the first state, s
 
 
 def make_stress(name: str) -> Problem:
-    "One sequence that starts almost anywhere, moves smoothly and is seen sharply: position and speed on a plane, only the position observed."
+    """One sequence that starts almost anywhere, moves smoothly and is seen sharply: position and speed on a plane,
+    only the position observed.
+    """
     R, cov1, steps = STRESS[name]
     I = torch.eye(2, dtype=torch.float64)
     A = torch.cat([torch.cat([I, I], 1), torch.cat([0 * I, 0.99 * I], 1)])
@@ -117,7 +125,9 @@ def make_stress(name: str) -> Problem:
 
 
 def expected_score(model: LGSSM, a: Tensor, mean: Tensor, cov: Tensor, lag: Tensor) -> Tensor:
-    "E[log p(a, z)] under the law of the states with these moments, summed: by Fisher's identity its gradient is the evidence's."
+    """E[log p(a, z)] under the law of the states with these moments, summed: by Fisher's identity its gradient is
+    the evidence's.
+    """
 
     def quadratic(S, noise):
         L = torch.linalg.cholesky(noise)
@@ -139,7 +149,9 @@ def expected_score(model: LGSSM, a: Tensor, mean: Tensor, cov: Tensor, lag: Tens
 
 
 def reference(problem: Problem, gradient: bool = True) -> dict[str, Tensor]:
-    "What is right, from the plain loop in float64; the gradient by Fisher's identity, so that no filter is differentiated."
+    """What is right, from the plain loop in float64; the gradient by Fisher's identity, so that no filter is
+    differentiated.
+    """
     model, a, wrt = problem.model, problem.a, problem.wrt
     with torch.no_grad():
         filtered = kalman_filter(model, a)

@@ -1,10 +1,12 @@
-"""An epoch of batches from a folder of shards: our thread that reads ahead beside torch's DataLoader, with and without a training step meanwhile.
+"""An epoch of batches from a folder of shards: our thread that reads ahead beside torch's DataLoader, with and without
+a training step meanwhile.
 
     python benchmarks/read_ahead.py
 
-All contenders give the same batches in the same order, which is checked first. "nothing" only takes the batches; "a step" multiplies matrices on the
-same core for about as long as a step of a small model lasts. The DataLoader's workers are one process, which reads two batches ahead as our thread
-does; it is made anew for every epoch, as `batches` is, or kept (`persistent_workers`). Each time is that of a whole epoch, start and end included.
+All contenders give the same batches in the same order, which is checked first. "nothing" only takes the batches; "a
+step" multiplies matrices on the same core for about as long as a step of a small model lasts. The DataLoader's workers
+are one process, which reads two batches ahead as our thread does; it is made anew for every epoch, as `batches` is, or
+kept (`persistent_workers`). Each time is that of a whole epoch, start and end included.
 """
 
 import argparse

@@ -2,9 +2,10 @@
 
     python benchmarks/stream.py
 
-The batch filter encodes the whole film in one call and runs the filter over it; nothing is decoded unless the row says so, in either.
-Before anything is timed, both must agree on the state of every frame. Frames per second are given twice: by the clock, and by the processor time
-of this process, of which there is only one thread; the second is what the core would do if it were not shared with others.
+The batch filter encodes the whole film in one call and runs the filter over it; nothing is decoded unless the row says
+so, in either. Before anything is timed, both must agree on the state of every frame. Frames per second are given twice:
+by the clock, and by the processor time of this process, of which there is only one thread; the second is what the core
+would do if it were not shared with others.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def film(data, frames: int):
 
 def contenders(model, x):
     "Name and function of each row, and the row it is compared with."
-    from kvae_nb.inference.lgssm import observe
+    from kvae_nb.inference.batched import observe
     from kvae_nb.models.dynamics import filter_dynamics
 
     half = torch.arange(x.shape[1]) % 2 == 0
@@ -97,7 +98,8 @@ def main(args):
             "times_batch": own[name] / own[other],
         }
     print(
-        f"{results['machine']['processor']}, one core, load {results['machine']['load_at_start']:.2f}; states agree to {results['agreement']:.0e}"
+        f"{results['machine']['processor']}, one core, load {results['machine']['load_at_start']:.2f}; states "
+        f"agree to {results['agreement']:.0e}"
     )
     shown = [
         [

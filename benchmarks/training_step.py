@@ -1,11 +1,15 @@
-"""One training step of ours beside the plain Kalman VAE of plain_kvae.py: frames per second, the ratio, and how far both are from the floor.
+"""One training step of ours beside the plain Kalman VAE of plain_kvae.py: frames per second, the ratio, and how far
+both are from the floor.
 
-    python benchmarks/training_step.py                    # both presets, 1 and 2 threads; writes benchmarks/results/training_step.json
+    python benchmarks/training_step.py                    # both presets, 1 and 2 threads; writes
+    benchmarks/results/training_step.json
     python benchmarks/training_step.py --quick            # preset paper, 1 thread, few rounds, writes nothing
     python benchmarks/training_step.py --later 400        # the same again after 400 steps of training of each
 
-Each contender lives in a process of its own, because what ours tells the memory allocator and the floating-point unit holds for the whole process;
-they take turns, A B C A B C …, and while one works the others wait. --one-process puts them into one."""
+Each contender lives in a process of its own, because what ours tells the memory allocator and the floating-point unit
+holds for the whole process; they take turns, A B C A B C …, and while one works the others wait. --one-process puts
+them into one.
+"""
 
 import argparse
 import multiprocessing
@@ -23,7 +27,8 @@ BATCH, STEPS, SIZE = 32, 20, 32
 def our_step(preset: str, all_frames: bool):
     """Ours, as one function of uint8 frames. The only place that knows the interface of kvae_nb's training.
 
-    All parts are trained from the first step on, as in the plain one (the paper's preset lets the network of α wait)."""
+    All parts are trained from the first step on, as in the plain one (the paper's preset lets the network of α wait).
+    """
     from dataclasses import replace
 
     from kvae_nb.core.runtime import tune_cpu
@@ -58,7 +63,9 @@ def make(name: str, preset: str):
 
 
 def same_network(preset: str) -> dict:
-    "Whether both compute the same numbers with the same weights: largest relative difference of encoder, decoder and evidence."
+    """Whether both compute the same numbers with the same weights: largest relative difference of encoder, decoder
+    and evidence.
+    """
     ours, plain = our_step(preset, True).model, PlainTrainer(**NETWORKS[preset]).model
     torch.set_flush_denormal(False)
     with torch.no_grad():
@@ -78,11 +85,8 @@ def same_network(preset: str) -> dict:
         theirs |= {"lstm": network.lstm, "alpha_out": network.out} if plain.alpha == "lstm" else {"mlp": network.net}
         for name, module in theirs.items():
             getattr(plain, name).load_state_dict(module.state_dict())
-        for module in (
-            plain.up1,
-            plain.up2,
-            plain.up3,
-        ):  # ours has the four pixels of a block in four groups of channels, PyTorch's pixel_shuffle in neighbouring ones
+        # ours has the four pixels of a block in four groups of channels, PyTorch's pixel_shuffle in neighbouring ones
+        for module in (plain.up1, plain.up2, plain.up3):
             for p in module.parameters():
                 p.copy_(p.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1))
         for name in ("A", "C", "a0"):
@@ -247,7 +251,11 @@ def report(results):
     for key, found in results["times"].items():
         for when in ("start", "later"):
             if when in found:
-                title = f"{key}, {'first steps of training' if when == 'start' else 'after ' + str(results['settings']['later']) + ' steps'}; matrix products run at {found['matmul_gflops']:.0f} GFLOP/s"
+                later = f"after {results['settings']['later']} steps"
+                title = (
+                    f"{key}, {'first steps of training' if when == 'start' else later}; "
+                    f"matrix products run at {found['matmul_gflops']:.0f} GFLOP/s"
+                )
                 rows = [
                     [
                         n,
@@ -264,8 +272,10 @@ def report(results):
                     table(title, ["", "ms a step", "frames/s", "of plain", "GFLOP", "floor ms", "floor's share"], rows)
                 )
     print(
-        "\nThe floor is the time the convolutions' multiply-adds alone would take at the speed of a matrix product. 'ours' decodes a few random frames of"
-        "\neach sequence (an unbiased estimate of the same bound), 'ours, all frames' does all the work the plain one does."
+        "\nThe floor is the time the convolutions' multiply-adds alone would take at the speed of a matrix "
+        "product. 'ours' decodes a few random frames of"
+        "\neach sequence (an unbiased estimate of the same bound), 'ours, all frames' does all the work the "
+        "plain one does."
     )
 
 
@@ -291,8 +301,8 @@ def main(args):
     for preset in args.preset:
         check = results["same_network"][preset] = same_network(preset)
         print(
-            f"{preset}: {check['parameters'][0]} and {check['parameters'][1]} trained parameters; same weights, same numbers to "
-            + ", ".join(f"{v:.0e} in {k}" for k, v in check.items() if k != "parameters"),
+            f"{preset}: {check['parameters'][0]} and {check['parameters'][1]} trained parameters; same "
+            "weights, same numbers to " + ", ".join(f"{v:.0e} in {k}" for k, v in check.items() if k != "parameters"),
             flush=True,
         )
         if max(v for k, v in check.items() if k != "parameters") > 1e-4:

@@ -2,23 +2,28 @@
 
     python experiments/collapse.py --setting mlp --seeds 20
 
-How the settings were found. The paper's recipe (learning rate .007, weight .3 on the pixels, K=3, dim_z=4, LSTM) was made small, so that a training takes
-half a minute: films of 16×16 pixels, 16 films in a step, 1000 steps. Then, with β = 1 throughout and three to six seeds each, were tried
+How the settings were found. The paper's recipe (learning rate .007, weight .3 on the pixels, K=3, dim_z=4, LSTM) was
+made small, so that a training takes half a minute: films of 16×16 pixels, 16 films in a step, 1000 steps. Then, with β
+= 1 throughout and three to six seeds each, were tried
 
-  mlp    encoder and decoder with two hidden layers of 64 units, the library's own (Glorot) start: all collapsed, and two seeds that were
-         left to themselves for 4000 steps still were; so were all with PyTorch's default start, and with K=8 and dim_z=6 besides
-         (with 256 units, the default, both of two seeds were alive at step 1000, ten nats behind the annealed ones)
-  conv   convolutions with 16 filters, PyTorch's default start: five of six were collapsed at step 1000, but one of two that were
-         left to themselves woke up before step 1300: some of these are late rather than lost
+  mlp    encoder and decoder with two hidden layers of 64 units, the library's own (Glorot) start: all collapsed, and
+         two seeds that were left to themselves for 4000 steps still were; so were all with PyTorch's default start,
+         and with K=8 and dim_z=6 besides (with 256 units, the default, both of two seeds were alive at step 1000,
+         ten nats behind the annealed ones)
+  conv   convolutions with 16 filters, PyTorch's default start: five of six were collapsed at step 1000, but one of two
+         that were left to themselves woke up before step 1300: some of these are late rather than lost
 
-A ramp that begins at step 0 was too steep in trials with one seed (conv, over 200 steps) and three seeds (mlp, over 500): with .3 on the pixels a small β
-is already a high price, and the decoder had not found out by then what the encoder says. Hence β = 0 for 300 steps, then a rise over 200.
+A ramp that begins at step 0 was too steep in trials with one seed (conv, over 200 steps) and three seeds (mlp, over
+500): with .3 on the pixels a small β already has a large effect, and the decoder had not learned by then to use
+the code. Hence β = 0 for 300 steps, then a rise over 200.
 
-Writes experiments/results/collapse_<setting>.json after every run and skips the runs that are there already, so it can be stopped and started.
-For each run: how much the encoder says (active units, rate, mutual information, on 64 films that were not trained on), liveness and
-response of the decoder, the plain bound, how many steps were skipped because loss or gradient was not finite, and the verdict of
-`kvae_nb.training.annealing.diagnose`; the numbers behind it every 100 steps. A run that is not alive at the end gets as many
-steps again, β = 0 for 600 of them, then a rise over 200: one that was only collapsed can wake up, one that is dead cannot. A failing Cholesky factor would end the script. Everything is float32.
+Writes experiments/results/collapse_<setting>.json after every run and skips the runs that are there already, so it can
+be stopped and started. For each run: how much the encoder says (active units, rate, mutual information, on 64 films
+that were not trained on), liveness and response of the decoder, the plain bound, how many steps were skipped because
+loss or gradient was not finite, and the verdict of `kvae_nb.training.annealing.diagnose`; the numbers behind it every
+100 steps. A run that is not alive at the end gets as many steps again, β = 0 for 600 of them, then a rise over 200: one
+that was only collapsed can wake up, one that is dead cannot. A failing Cholesky factor would end the script. Everything
+is float32.
 """
 
 import argparse
@@ -90,7 +95,9 @@ def go(trainer, data, steps: range, x, path: list) -> int:
 
 
 def one_run(model, config: TrainConfig, data, steps: int) -> dict:
-    "A training from this seed with this schedule of β; if nothing came of it, what becomes of the same weights when they get as many steps again, annealed."
+    """A training from this seed with this schedule of β; if nothing came of it, what becomes of the same weights
+    when they get as many steps again, annealed.
+    """
     path, started = [], (time.perf_counter(), time.process_time())
     trainer, train, x = make_trainer(model, config), data[TEST:], take(data, torch.arange(TEST)).x
     skipped = go(trainer, train, range(steps), x, path)
@@ -150,7 +157,9 @@ def main():
             tmp.write_text(json.dumps(result, indent=1) + "\n")
         later = f", afterwards {found['annealed_afterwards']['verdict']}" if "annealed_afterwards" in found else ""
         print(
-            f"seed {seed:2d}, {arm:>8}: {found['verdict']}{later}, rate {found['rate']:.4f} nats, response {found['response']:.1e}, {found['elbo']:.1f} nats per frame, {found['skipped_steps']} steps skipped, {found['cpu_seconds']:.0f} s",
+            f"seed {seed:2d}, {arm:>8}: {found['verdict']}{later}, rate {found['rate']:.4f} nats, response "
+            f"{found['response']:.1e}, {found['elbo']:.1f} nats per frame, {found['skipped_steps']} steps "
+            f"skipped, {found['cpu_seconds']:.0f} s",
             flush=True,
         )
     for arm in ARMS:

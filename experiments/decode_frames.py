@@ -1,9 +1,11 @@
-"""What decoding only some frames of each sequence does to accuracy per minute: equal time for 2, 5 and 20 decoded frames of 20.
+"""What decoding only some frames of each sequence does to accuracy per minute: equal time for 2, 5 and 20 decoded
+frames of 20.
 
     python experiments/decode_frames.py --data ../shared/data/box.npz --size 16 --minutes 1.3
 
-Each arm trains the demo network for as many epochs of the cosine schedule as fit into the time; how long its step takes is measured first.
-Writes experiments/results/decode_frames.json: epochs, seconds, imputation error at gap 7, validation bound.
+Each arm trains the demo network for as many epochs of the cosine schedule as fit into the time; how long its step takes
+is measured first. Writes experiments/results/decode_frames.json: epochs, seconds, imputation error at gap 7, validation
+bound.
 """
 
 import argparse

@@ -1,13 +1,17 @@
-"""Any kind of model and any preset on films: imputation and bound on the held-out tenth of the paper's videos, or of one of our simulator's worlds.
+"""Any kind of model and any preset on films: imputation and bound on the held-out tenth of the paper's videos, or of
+one of our simulator's worlds.
 
-    python experiments/films.py --data ../shared/data/box.npz                        # preset best, three seeds: an hour and a half on one CPU core
+    python experiments/films.py --data ../shared/data/box.npz                        # preset best, three seeds: an hour
+    and a half on one CPU core
     python experiments/films.py --world gravity --seeds 1                            # half an hour
     python experiments/films.py --model rnn --preset demo --changes autoencoder=true --data …
-    python experiments/films.py --runs A B …                                         # records runs that kvae train has made instead
+    python experiments/films.py --runs A B …                                         # records runs that kvae train has
+    made instead
 
-Stores after every run. Each row says by which command the run was made. Measured are the plain bound, every gap and drop rate of the paper's Fig. 3, how the
-validation bound moved over the last epochs, and how far the learned a is from an affine image of the true position: a straight path must look straight in a,
-or no linear dynamics can follow it. Writes experiments/results/films.json.
+Stores after every run. Each row says by which command the run was made. Measured are the plain bound, every gap and
+drop rate of the paper's Fig. 3, how the validation bound moved over the last epochs, and how far the learned a is from
+an affine image of the true position: a straight path must look straight in a, or no linear dynamics can follow it.
+Writes experiments/results/films.json.
 """
 
 import argparse

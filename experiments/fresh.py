@@ -1,13 +1,15 @@
 """The preset `best` on films that had no part in its choice.
 
     python experiments/fresh.py --data ../shared/data/box.npz --seeds 3              # half an hour a seed, one CPU core
-    python experiments/fresh.py --data ../shared/data/box.npz --runs RUN RUN RUN     # the same for runs that exist already
+    python experiments/fresh.py --data ../shared/data/box.npz --runs RUN RUN RUN     # the same for runs that exist
+    already
 
-The preset's settings were chosen by the results on the 500 test films of the file's split 0, so an error measured there may be
-a little too small. Here the same preset is trained on split 1 (`--data.split_seed 1`), which draws other 4250 films to learn
-from, and measured on those of its 500 test films that are neither test nor validation films of split 0. They were training
-films while the settings were tried, so no setting was chosen by a result on them, and the models measured here have not seen
-them. Beside each mean stands its standard error over films. Stores after every run. Writes experiments/results/fresh.json.
+The preset's settings were chosen by the results on the 500 test films of the file's split 0, so an error measured there
+may be a little too small. Here the same preset is trained on split 1 (`--data.split_seed 1`), which draws other 4250
+films to learn from, and measured on those of its 500 test films that are neither test nor validation films of split 0.
+They were training films while the settings were tried, so no setting was chosen by a result on them, and the models
+measured here have not seen them. Beside each mean stands its standard error over films. Stores after every run. Writes
+experiments/results/fresh.json.
 """
 
 import argparse
@@ -70,7 +72,8 @@ def record(run: Run, whole: VideoData) -> dict:
     config, about = run.config.data, json.loads((run.folder / "metrics.json").read_text())
     if config.split_seed != FRESH or about["status"] != "finished":
         raise InputError(
-            f"{run.folder} has split_seed {config.split_seed} and is {about['status']}; a finished run with {FRESH} is needed."
+            f"{run.folder} has split_seed {config.split_seed} and is {about['status']}; a finished run with "
+            f"{FRESH} is needed."
         )
     chosen = fresh_films(config, len(whole))
     if parts(config, len(whole), FRESH)[0] & set(chosen.tolist()):

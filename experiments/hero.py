@@ -2,7 +2,8 @@
 
     python experiments/hero.py
 
-The film is the first of a seed that training has not used, three times as long as those the model was trained on. Writes nbs/images/hero.gif. Takes seconds.
+The film is the first of a seed that training has not used, three times as long as those the model was trained on.
+Writes nbs/images/hero.gif. Takes seconds.
 """
 
 from dataclasses import replace

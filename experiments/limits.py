@@ -1,15 +1,17 @@
-"""What nobody can beat: the errors of the best possible prediction of the box videos, by one who knows the physics exactly.
+"""What nobody can beat: the errors of the best possible prediction of the box videos, by one who knows the physics
+exactly.
 
-    python experiments/limits.py --data ../shared/data/box.npz                # all 500 held-out films: about ten minutes on one CPU core
+    python experiments/limits.py --data ../shared/data/box.npz                # all 500 held-out films: about ten
+    minutes on one CPU core
 
-In the videos of the paper's own generator the ball is drawn at whole pixels, so a frame says only in which cell of the pixel grid the
-ball was. Given the frames that a mask shows, every start (position and velocity) that puts the ball into the seen cells is possible.
-The script lays a grid over these starts, axis by axis, refines it, moves all of them by the engine's own step (the recorded states are
-reproduced to 1e-5: checked first), weighs pairs of them by the generator's law of the launch speed, and marks a pixel as on if it is on in
-the weighted majority: no other prediction has fewer wrong pixels on average. Filtering uses the frames seen before each step, smoothing all.
-The same weights give the probability of each frame given those before it, and so the highest log p(x) on average that any model can reach.
-Beside each mean stands its standard error: the films are the independent draws.
-Writes experiments/results/limits.json.
+In the videos of the paper's own generator the ball is drawn at whole pixels, so a frame says only in which cell of the
+pixel grid the ball was. Given the frames that a mask shows, every start (position and velocity) that puts the ball into
+the seen cells is possible. The script lays a grid over these starts, axis by axis, refines it, moves all of them by the
+engine's own step (the recorded states are reproduced to 1e-5: checked first), weighs pairs of them by the generator's
+law of the launch speed, and marks a pixel as on if it is on in the weighted majority: no other prediction has fewer
+wrong pixels on average. Filtering uses the frames seen before each step, smoothing all. The same weights give the
+probability of each frame given those before it, and so the highest log p(x) on average that any model can reach. Beside
+each mean stands its standard error: the films are the independent draws. Writes experiments/results/limits.json.
 """
 
 import argparse
@@ -58,13 +60,16 @@ def move(m: Motion) -> Motion:
 
 
 def check_physics(state: np.ndarray) -> float:
-    "The largest distance between the recorded positions and those that `move` makes of the record before; raises if it is not tiny."
+    """The largest distance between the recorded positions and those that `move` makes of the record before; raises
+    if it is not tiny.
+    """
     p, v = state[:, :-1, :2], state[:, :-1, 2:]
     made = move(Motion(p, v, contact(p, 0 * v).push))
     off = max(np.abs(made.p - state[:, 1:, :2]).max(), np.abs(made.v - state[:, 1:, 2:]).max())
     if off > 1e-4:
         raise SystemExit(
-            f"The recorded states differ by {off:.2g} from the engine's rule; these are no box videos of the paper's generator."
+            f"The recorded states differ by {off:.2g} from the engine's rule; these are no box videos of the "
+            "paper's generator."
         )
     return float(off)
 
@@ -76,7 +81,9 @@ def cells_of(state: np.ndarray) -> np.ndarray:
 
 
 def consistent(cells: np.ndarray, seen: list[int], rng) -> tuple[np.ndarray, np.ndarray] | None:
-    "Launch velocities and paths of cells, [starts] and [time, starts], of random starts along one axis that pass through the seen cells; None if the grid found none."
+    """Launch velocities and paths of cells, [starts] and [time, starts], of random starts along one axis that pass
+    through the seen cells; None if the grid found none.
+    """
     box = (
         np.array([[cells[0], cells[0] + 1.0], [-SPEED[1], SPEED[1]]])
         if 0 in seen
@@ -113,7 +120,9 @@ class Paths(NamedTuple):
 
 
 def possible(cells: np.ndarray, seen: list[int], rng) -> Paths | None:
-    "Pairs of consistent starts along the two axes, weighed by the law of the launch velocity (density 1/speed on a ring)."
+    """Pairs of consistent starts along the two axes, weighed by the law of the launch velocity (density 1/speed on
+    a ring).
+    """
     axes = [consistent(cells[:, k], seen, rng) for k in (0, 1)]
     if None in axes:
         return None
@@ -137,7 +146,9 @@ def majority(paths: Paths, t: int, images: dict) -> np.ndarray:
 
 
 def errors(cells, frames, hidden, images, rng) -> tuple[np.ndarray, np.ndarray]:
-    "Fractions of wrong pixels of one sequence's hidden frames by smoothing and by filtering; NaN where the grid found no start."
+    """Fractions of wrong pixels of one sequence's hidden frames by smoothing and by filtering; NaN where the grid
+    found no start.
+    """
     times, seen = np.flatnonzero(hidden), np.flatnonzero(~hidden).tolist()
     whole, found, before, past = possible(cells, seen, rng), [], None, None
     for t in times:
@@ -150,7 +161,9 @@ def errors(cells, frames, hidden, images, rng) -> tuple[np.ndarray, np.ndarray]:
 
 
 def log_evidence(cells, rng) -> float:
-    "Log-probability in nats of one sequence of frames after the first, by the chain rule; NaN if the grid found no start."
+    """Log-probability in nats of one sequence of frames after the first, by the chain rule; NaN if the grid found
+    no start.
+    """
     total = 0.0
     for t in range(1, len(cells)):
         paths = possible(cells, list(range(t)), rng)
@@ -162,7 +175,9 @@ def log_evidence(cells, rng) -> float:
 
 
 def film(k: int, cells, frames, masks: dict, images: dict) -> dict:
-    "Sum of the errors of one film's hidden frames and their number, by mask and method; its random numbers depend on its index alone."
+    """Sum of the errors of one film's hidden frames and their number, by mask and method; its random numbers depend
+    on its index alone.
+    """
     rng, found = np.random.default_rng(k), {}
     for name, hidden in masks.items():
         found[name] = np.zeros((2, 2))  # smoothing and filtering; sum and number

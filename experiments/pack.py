@@ -2,10 +2,11 @@
 
     python experiments/pack.py box=runs/2026-01-31_12-00-00 gravity=runs/2026-01-31_13-00-00
 
-Writes kvae_nb/weights/NAME.safetensors for each: the best checkpoint by validation (--checkpoint last for the last), its configuration, the command
-that trains it again, and its metrics: the plain bound and the imputation errors at gaps of 3, 7 and 15 frames on the run's own held-out part, so the
-training data must still be where the run's config.yaml says. --metrics FILE takes the measured part from a JSON file instead, {"NAME": {...}}, or {...} if
-only one run is packed. A minute for each, one CPU core.
+Writes kvae_nb/weights/NAME.safetensors for each: the best checkpoint by validation (--checkpoint last for the last),
+its configuration, the command that trains it again, and its metrics: the plain bound and the imputation errors at gaps
+of 3, 7 and 15 frames on the run's own held-out part, so the training data must still be where the run's config.yaml
+says. --metrics FILE takes the measured part from a JSON file instead, {"NAME": {...}}, or {...} if only one run is
+packed. A minute for each, one CPU core.
 """
 
 import argparse
@@ -110,7 +111,8 @@ def main() -> int:
             found = load_pretrained(path)
             error = check_error(found.model, found.films, found.check)
             print(
-                f"{path}: {path.stat().st_size / 1024:.0f} KB, {numbers.get('elbo_per_frame')} nats per frame, check off by {error:.1e}",
+                f"{path}: {path.stat().st_size / 1024:.0f} KB, {numbers.get('elbo_per_frame')} nats per "
+                f"frame, check off by {error:.1e}",
                 flush=True,
             )
     except (InputError, OSError, ValueError) as error:

@@ -1,4 +1,5 @@
-"""The paper's recipe on videos of the paper's own generator: trains, evaluates on the held-out tenth, records the numbers.
+"""The paper's recipe on videos of the paper's own generator: trains, evaluates on the held-out tenth, records the
+numbers.
 
     python experiments/paper_box.py --data ../shared/data/box.npz              # about an hour on one CPU core
     python experiments/paper_box.py --data ../shared/data/box.npz --run RUN    # records a run that kvae train has made
@@ -74,7 +75,8 @@ def main():
     if stored != config:
         raise SystemExit(f"{folder} was not made by the paper preset on {args.data} with seed {args.seed}.")
     result = {
-        "command": f"kvae train --preset paper --data {args.data} --seed {args.seed}; kvae evaluate --measure.state_lag 1",
+        "command": f"kvae train --preset paper --data {args.data} --seed {args.seed}; kvae evaluate "
+        "--measure.state_lag 1",
         "seed": args.seed,
         "train_seconds": metrics["seconds"],
         "machine": f"{metrics['machine']} CPU, {args.threads} thread(s)",

@@ -1,11 +1,14 @@
-"""The pendulum: a KVAE with controls and Gaussian pixels on 500 training sequences, and what its state says about the true one.
+"""The pendulum: a KVAE with controls and Gaussian pixels on 500 training sequences, and what its state says about the
+true one.
 
-    python experiments/pendulum.py                    # three seeds; stores after every run, and goes on with those that are missing
+    python experiments/pendulum.py                    # three seeds; stores after every run, and goes on with those that
+    are missing
     python experiments/pendulum.py --seeds 1 --out /tmp/runs
 
-Simulates 1500 sequences (notebook 31), divides them into 500 for training, validation and test, trains with `kvae_nb.training.fit`, and measures on the
-test sequences: the bound (learned pixel std, and pixel stds fixed afterwards), R² of sin φ, cos φ, φ̇ from states by ordinary least squares (fitted on the
-training sequences), the error of an imputed gap with and without the torque. Writes experiments/results/pendulum.json.
+Simulates 1500 sequences (notebook 31), divides them into 500 for training, validation and test, trains with
+`kvae_nb.training.fit`, and measures on the test sequences: the bound (learned pixel std, and pixel stds fixed
+afterwards), R² of sin φ, cos φ, φ̇ from states by ordinary least squares (fitted on the training sequences), the error
+of an imputed gap with and without the torque. Writes experiments/results/pendulum.json.
 """
 
 import argparse
@@ -64,15 +67,18 @@ TRAIN = dict(
     device="cpu",
 )
 NORMALISATION = (
-    "pixels are the 8-bit levels of our own rendering divided by 255, so in [0, 1]; no noise is added, the rounding to levels is not undone; "
+    "pixels are the 8-bit levels of our own rendering divided by 255, so in [0, 1]; no noise is added, the "
+    "rounding to levels is not undone; "
     "the bound is a density per pixel in these units, Gaussian with one standard deviation for all pixels; "
     "per sequence = 15 frames of 256 pixels; the bound is the mean over 500 test sequences and 5 samples of a each"
 )
 PUBLISHED = {
     "DVBF-LL": {"elbo": 798.56, "sin": 0.961, "cos": 0.982, "speed": 0.916, "standing": "read in the DVBF paper"},
     "DKF": {"elbo": 784.70, "sin": 0.929, "cos": 0.979, "speed": 0.035, "standing": "read in the DVBF paper"},
-    "note": "the normalisation of the published pixels is not in our sources. In the code published by the DVBF authors (breze, commit 86844de, breze/learn/sgvb/dvbf.py) reconstruction and KL are "
-    "summed over pixels and averaged over steps and sequences, so the published numbers may be per frame; its pixel variance has a constant 1e-4 added (breze/arch/construct/layer/distributions.py)",
+    "note": "the normalisation of the published pixels is not in our sources. In the code published by the "
+    "DVBF authors (breze, commit 86844de, breze/learn/sgvb/dvbf.py) reconstruction and KL are "
+    "summed over pixels and averaged over steps and sequences, so the published numbers may be per frame; its "
+    "pixel variance has a constant 1e-4 added (breze/arch/construct/layer/distributions.py)",
 }
 
 
@@ -88,7 +94,9 @@ def states(model, data: VideoData) -> dict[str, torch.Tensor]:
 
 
 def r2(model, train: VideoData, test: VideoData) -> dict[str, dict[str, float]]:
-    "R² of the true state on the test sequences from each kind of state, least squares fitted on the training sequences."
+    """R² of the true state on the test sequences from each kind of state, least squares fitted on the training
+    sequences.
+    """
     known, new = states(model, train), states(model, test)
     flat = lambda v: v.flatten(0, 1)
     return {

@@ -1,9 +1,11 @@
-"""The probes of notebook 60 on trained models: 200 generated frames from 4, calibration while frames are missing, position and velocity in z.
+"""The probes of notebook 60 on trained models: 200 generated frames from 4, calibration while frames are missing,
+position and velocity in z.
 
-    python experiments/probes.py box=runs/2026-01-31_12-00-00 gravity=runs/2026-01-31_13-00-00        # two minutes each, one CPU core
+    python experiments/probes.py box=runs/2026-01-31_12-00-00 gravity=runs/2026-01-31_13-00-00        # two minutes
+    each, one CPU core
 
-Films of our own simulator are continued beside 200 true frames; the paper's generator left only 16 after the first four. Writes
-experiments/results/probes.json, and nbs/images/generated_NAME.gif with four films drawn from the model.
+Films of our own simulator are continued beside 200 true frames; the paper's generator left only 16 after the first
+four. Writes experiments/results/probes.json, and nbs/images/generated_NAME.gif with four films drawn from the model.
 """
 
 import argparse
@@ -41,7 +43,9 @@ def rounded(value):
 
 
 def long_films(config) -> VideoData | None:
-    "Films of the same simulated world that are long enough to be the truth, from a seed that training has not used; None for a file."
+    """Films of the same simulated world that are long enough to be the truth, from a seed that training has not
+    used; None for a file.
+    """
     if config.path:
         return None
     return open_data(replace(config, sequences=COUNT, steps=STEPS + FIRST, simulate_seed=config.simulate_seed + 1))

@@ -1,10 +1,13 @@
-"""Regimes learned from observations alone, on two worlds whose regimes are known: five seeds, three ways to learn, and the true model beside them.
+"""Regimes learned from observations alone, on two worlds whose regimes are known: five seeds, three ways to learn, and
+the true model beside them.
 
-    python experiments/regimes.py                     # about an hour on one shared CPU core; finished runs are kept, so it can be stopped
+    python experiments/regimes.py                     # about an hour on one shared CPU core; finished runs are kept, so
+    it can be stopped
 
-Data, first weights, batches and noise are functions of the seed. Every method begins with the same autoregressive hidden Markov model
-(the best of eight by its own evidence, which is a row of its own); regimes are never looked at before the scores. The row
-"true model" has the matrices that made the data and a table that stays with probability .95. Writes experiments/results/regimes.json.
+Data, first weights, batches and noise are functions of the seed. Every method begins with the same autoregressive
+hidden Markov model (the best of eight by its own evidence, which is a row of its own); regimes are never looked at
+before the scores. The row "true model" has the matrices that made the data and a table that stays with probability .95.
+Writes experiments/results/regimes.json.
 """
 
 import argparse
@@ -17,21 +20,10 @@ import torch
 
 from kvae_nb.core.files import atomic_write
 from kvae_nb.core.runtime import derived_seed, tune_cpu
-from kvae_nb.inference.slds import (
-    SLDS,
-    SLDSParameters,
-    best_path,
-    bouncing_point,
-    fit_autoregression,
-    fit_slds,
-    regime_scores,
-    start_from,
-    sticky,
-    switching_filter,
-    switching_smoother,
-    turning_modes,
-    turning_point,
-)
+from kvae_nb.inference.chains import best_path, bouncing_point, fit_autoregression, regime_scores, sticky
+from kvae_nb.inference.slds import SLDS, switching_filter, turning_modes, turning_point
+from kvae_nb.inference.slds_smoother import switching_smoother
+from kvae_nb.models.slds import SLDSParameters, fit_slds, start_from
 
 RESULT = Path(__file__).parent / "results" / "regimes.json"
 WORLDS = {

@@ -2,8 +2,9 @@
 
     python experiments/sample.py
 
-The pretrained weights `box` know videos of the paper's own generator, whose outline lies one pixel further in than ours, and a model that has never seen
-another outline cannot make anything of it; so the films are simulated without walls, and that outline is drawn. Takes seconds.
+The pretrained weights `box` know videos of the paper's own generator, whose outline lies one pixel further in than
+ours, and a model that has never seen another outline cannot make anything of it; so the films are simulated without
+walls, and that outline is drawn. Takes seconds.
 """
 
 from pathlib import Path

@@ -1,10 +1,11 @@
-"""Does every seed come alive? Ten seeds of a preset, each trained with the preset's own schedule until it has, or for --epochs epochs.
+"""Does every seed come alive? Ten seeds of a preset, each trained with the preset's own schedule until it has, or for
+--epochs epochs.
 
     python experiments/start_of_training.py --preset demo --seeds 10 --epochs 8
 
 Writes experiments/results/start_<preset>.json: for each seed the validation bound and the liveness of the decoder
-(variance of the decoded frames over that of the true ones; 0 if the decoder is dead) after each epoch. A seed has trained if its
-liveness is above 0.5 and its bound above the score of the best constant image.
+(variance of the decoded frames over that of the true ones; 0 if the decoder is dead) after each epoch. A seed has
+trained if its liveness is above 0.5 and its bound above the score of the best constant image.
 """
 
 import argparse
@@ -81,7 +82,8 @@ def main():
         row = one_seed(config, data, seed, args.epochs, result["constant_image_score"])
         result["seeds"].append(row)
         print(
-            f"seed {seed}: {len(row['epochs'])} epochs, {row['restarts']} restarts, liveness {row['epochs'][-1]['liveness']:.3f}, {row['epochs'][-1]['valid_elbo_per_frame']:.1f} nats per frame",
+            f"seed {seed}: {len(row['epochs'])} epochs, {row['restarts']} restarts, liveness "
+            f"{row['epochs'][-1]['liveness']:.3f}, {row['epochs'][-1]['valid_elbo_per_frame']:.1f} nats per frame",
             flush=True,
         )
     result["trained"] = sum(row["trained"] for row in result["seeds"])

@@ -1,11 +1,15 @@
-"""The switching KVAE beside the KVAE, same budget: three seeds each on videos of the paper's own generator; and its regimes beside contacts.
+"""The switching KVAE beside the KVAE, same budget: three seeds each on videos of the paper's own generator; and its
+regimes beside contacts.
 
-    python experiments/switching_box.py --data ../shared/data/box.npz                       # three hours on one shared CPU core; stores after every run
-    python experiments/switching_box.py --data ../shared/data/box.npz --runs A B …          # records runs that kvae train has made instead
+    python experiments/switching_box.py --data ../shared/data/box.npz                       # three hours on one shared
+    CPU core; stores after every run
+    python experiments/switching_box.py --data ../shared/data/box.npz --runs A B …          # records runs that kvae
+    train has made instead
 
-Both train `kvae train --model KIND --preset demo --epochs 20 --seed S`: the same auto-encoder (16 filters), 20 epochs, cosine schedule,
-5 of 20 frames decoded. Everything is measured on the 500 held-out sequences. Contacts with the walls are those that our simulator recorded
-(a run without --data), or, for files of the paper's generator, which recorded none, the signs of the recorded velocities. Writes experiments/results/switching_box.json.
+Both train `kvae train --model KIND --preset demo --epochs 20 --seed S`: the same auto-encoder (16 filters), 20 epochs,
+cosine schedule, 5 of 20 frames decoded. Everything is measured on the 500 held-out sequences. Contacts with the walls
+are those that our simulator recorded (a run without --data), or, for files of the paper's generator, which recorded
+none, the signs of the recorded velocities. Writes experiments/results/switching_box.json.
 """
 
 import argparse
@@ -41,7 +45,9 @@ def wanted(kind: str, data: str, seed: int):
 
 
 def walls(data) -> torch.Tensor:
-    "Per step 0 if no wall was touched since the frame before, else which (1 left, 2 right, 3 low, 4 high; in a corner one of the first two): the walls are elastic, so the velocity across them changes its sign."
+    """Per step 0 if no wall was touched since the frame before, else which (1 left, 2 right, 3 low, 4 high; in a
+    corner one of the first two): the walls are elastic, so the velocity across them changes its sign.
+    """
     lag = (
         0 if data.contacts is not None else 1
     )  # in files of the paper's own generator the frame at t shows the state at t - 1
@@ -141,7 +147,8 @@ def main():
         folder = item if isinstance(item, Path) else fit(wanted(kind, args.data, seed))
         stored.append(measure(folder))
         content = {
-            "command": f"kvae train --model KIND --preset demo --data FILE --epochs {EPOCHS} --seed SEED; python experiments/switching_box.py --data FILE",
+            "command": f"kvae train --model KIND --preset demo --data FILE --epochs {EPOCHS} --seed SEED; "
+            "python experiments/switching_box.py --data FILE",
             "machine": f"{platform.machine()} CPU, 1 thread",
             "torch": torch.__version__,
             "published": {

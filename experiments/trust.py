@@ -1,16 +1,18 @@
-"""What can go wrong, tried often: damaged files, a training killed at any moment, a full disk, many seeds. Counts go to results/trust.json.
+"""What can go wrong, tried often: damaged files, a training killed at any moment, a full disk, many seeds. Counts go to
+results/trust.json.
 
     python experiments/trust.py                     (everything; about half an hour on one CPU core)
     python experiments/trust.py files kills         (some parts; the others stay as they are in the result)
 
-files     thousands of damaged files for every reader: refused in one sentence (`InputError`), or read, if the damage does not matter; never another error,
+files     thousands of damaged files for every reader: refused in one sentence (`InputError`), or read, if the damage
+does not matter; never another error,
           never longer than 20 s of processor time, and nothing written beside them
-configs   the same with configurations; what is accepted must also build a model or be refused by it
-kills     a training killed with SIGKILL at 50 random moments and resumed each time: its last checkpoint must be that of a training left alone, bit for bit
-disk      no space left (a limit on the size of files, as a full disk would act) while a checkpoint is saved: the old one stays whole, one sentence
-twins     two trainings started in the same second: two folders, both complete
-versions  checkpoints of another format
-worlds    20 seeds × 4 worlds of small trainings: how many numbers were not finite, how many steps skipped
+configs   the same with configurations; what is accepted must also build a model or be refused by it kills     a
+training killed with SIGKILL at 50 random moments and resumed each time: its last checkpoint must be that of a training
+left alone, bit for bit disk      no space left (a limit on the size of files, as a full disk would act) while a
+checkpoint is saved: the old one stays whole, one sentence twins     two trainings started in the same second: two
+folders, both complete versions  checkpoints of another format worlds    20 seeds × 4 worlds of small trainings: how
+many numbers were not finite, how many steps skipped
 """
 
 import argparse
@@ -84,7 +86,9 @@ class Late(BaseException):
 
 @contextmanager
 def limited(seconds: int):
-    "Raises `Late` in the block after so many seconds of processor time, or ten times as many by the clock: the machine may be busy with other things."
+    """Raises `Late` in the block after so many seconds of processor time, or ten times as many by the clock: the
+    machine may be busy with other things.
+    """
 
     def stop(*_):
         raise Late
@@ -499,7 +503,7 @@ def main():
     for name in args.parts or PARTS:
         results = json.loads(path.read_text()) if path.exists() else {}
         with tempfile.TemporaryDirectory() as there:
-            own, started = time.process_time(), time.perf_counter()
+            started = time.perf_counter()
             found = PARTS[name](args, Path(there))
             settings = {
                 k: v for k, v in vars(args).items() if k in ("count", "kills", "epochs", "disks", "seeds", "seed")

@@ -23,6 +23,8 @@ def door(
     "Makes the public names of the modules names of the package, loaded when they are first asked for."
 
     def __getattr__(name):
+        if name == "__all__":
+            return [n for n in __dir__() if n not in modules]
         if name.startswith("_"):
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         if name in modules:
@@ -60,23 +62,23 @@ MOVED = {
     "streaming": "data.shards",
     "files": "core.files",
     "fast_inference": "inference.routes",
-    "lgssm": "inference.routes inference.lgssm",
+    "lgssm": "inference.routes inference.lgssm inference.batched inference.checks inference.linear",
     "square_root": "inference.square_root",
     "parallel_inference": "inference.parallel",
     "cpu_kernel": "inference.cpu_kernel",
     "lanes": "inference.lanes",
     "gpu_kernel": "inference.gpu_kernel",
-    "slds": "inference.slds",
+    "slds": "inference.slds inference.slds_smoother inference.chains models.slds",
     "series": "app.series",
-    "protocol": "models.protocol",
-    "vae": "models.vae",
+    "protocol": "models.protocol models.parts",
+    "vae": "models.vae models.networks models.parts",
     "dynamics": "models.dynamics",
     "kvae": "models.kvae",
     "skvae": "models.skvae",
     "rnn": "models.rnn",
     "stream": "models.stream",
     "plots": "evaluation.plots",
-    "probes": "evaluation.probes",
+    "probes": "evaluation.probes evaluation.checks",
     "checks": "evaluation.checks",
     "annealing": "training.annealing",
     "step": "training.step",

@@ -345,6 +345,10 @@ REASONS = {
         r"mean over eleven frames",
         r"Four films that the model drew",
         r"four films drawn",
+        r"drawn at twelve moments",
+        r"Three rows of frames",
+        r"four of six are hidden",
+        r"seven films of which it saw four frames",
     ],
     "scales of what is measured": [
         r"(?<=\()1 is all",
@@ -367,6 +371,8 @@ REASONS = {
         r"all steps at once",
         r"done once\.",
         r"two runs at once",
+        r"in six steps",
+        r"sequences at once",
     ],
     "an address, a year, a figure of the paper": [
         r"\barXiv:\d{4}\.\d{5}",
@@ -374,10 +380,15 @@ REASONS = {
         r"\b(?:Fig\.|figure) 3\b",
     ],
     "names and versions": [r"TensorFlow 1\b", r"Python 3\.11 to 3\.13", r"x86-64"],
-    "the number of an exercise, of a solution, of a notebook": [r"^\d\. ", r"notebook 09 says"],
+    "the number of an exercise, of a solution, of a notebook": [
+        r"^\d\. ",
+        r"\*\*[1-6]\. (?:Two numbers)?",
+        r"notebook 09 says",
+    ],
     "the error of digitising, estimated by who did it": [r"\(error about ±\.0003\)", r"\(±\.0003\)"],
     "the size of the model, of a frame, of a data set": [
-        r"two numbers, \$a_t",
+        r"frame into two numbers,",
+        r"What matters are two numbers",
         r"two numbers evolve",
         r"two numbers out of a thousand pixels",
         r"have 20 frames",

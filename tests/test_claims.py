@@ -15,7 +15,7 @@ from execnb.nbio import read_nb
 from execnb.shell import CaptureShell
 from results import ROOT
 
-PAGES = ("index", "50_results")
+PAGES = ("index", "62_results")
 DOCUMENTS = ("README.md", "experiments/README.md", *PAGES)
 WORDS = {w: n for n, w in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)}
 WORDS |= {"once": 1, "twice": 2, "twenty": 20, "hundred": 100, "thousand": 1000}
@@ -29,7 +29,7 @@ NUMBER = rf"({DIGITS}|\b(?:{'|'.join(WORDS)})\b)"
 UNREAD = re.compile(
     r"^```.*?^```|^~~~.*?^~~~|`[^`\n]+`|<!--.*?-->|(?<=\])\([^)\s]*\)", re.M | re.S
 )  # code and addresses
-REFERENCE = re.compile(r"\[(?:notebook )?(\d\d[a-z]?)\b[^\]]*\]\([^)]*\b\1_[^)]*\)")  # [13](07_kvae.ipynb)
+REFERENCE = re.compile(r"\[(?:notebook )?(\d\d[a-z]?)\b[^\]]*\]\([^)]*\b\1_[^)]*\)")  # [07](07_kvae.ipynb)
 
 
 def read(name):
@@ -212,4 +212,4 @@ def test_words_and_digits_are_read_as_numbers():
         and agrees("half", About(0.54))
         and not agrees("half", 0.54)
     )
-    assert len(undeclared("5 of six, .7, 1,000 and `8`, [13](07_kvae.ipynb), [13](09_slds.ipynb)")) == 5
+    assert len(undeclared("5 of six, .7, 1,000 and `8`, [07](07_kvae.ipynb), [07](09_slds.ipynb)")) == 5

@@ -235,7 +235,7 @@ def test_shards_answer_as_memory_does(choose, data):
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damaged_shards(choose):
-    "A file of the folder changed, cut or lost: refused in one sentence when opened or verified, unless it means the same."
+    "A file of the folder changed, cut or lost: refused in a sentence when opened or verified, unless it means the same."
     data = VideoData(
         torch.arange(3 * 2 * 64).to(torch.uint8).view(3, 2, 1, 8, 8),
         torch.arange(24.0).view(3, 2, 4),
@@ -299,7 +299,7 @@ def test_simulating_in_chunks(world, sequences, chunk, seed):
 @FEW
 @given(st.lists(st.integers(), max_size=20), st.integers(1, 4), st.integers(0, 25), st.booleans())
 def test_ahead_changes_nothing(items, depth, stop, breaks):
-    "The same items in the same order, the same error at the same place, and no thread left, wherever the consumer stops."
+    "The same items in the same order, the same error at the same place, no thread left, wherever the consumer stops."
 
     def source():
         yield from items

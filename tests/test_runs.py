@@ -17,7 +17,7 @@ import pytest
 import torch
 from accelerate import PartialState
 
-import kvae_nb.training as training
+import kvae_nb.training.loop as training
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.runtime import flushes_denormals
 from kvae_nb.data.batches import batches
@@ -46,6 +46,7 @@ from kvae_nb.training.runs import (
     build_model,
     load_run,
     locked,
+    preset,
     read_config,
     remove_leftovers,
     run_data,
@@ -716,7 +717,7 @@ LINE = Kind(Line, LineRun, {"first": LineRun(model=KVAEConfig(K=1, alpha="consta
 def test_a_kind_of_ones_own_is_opened_by_its_import_path(tmp_path, monkeypatch):
     (tmp_path / "line_of_mine.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    config = training.preset(kind="line_of_mine:LINE")
+    config = preset(kind="line_of_mine:LINE")
     config = replace(config, data=small().data, model=replace(TINY, K=1, alpha="constant"), train=QUICK)
     run = fit(config, tmp_path / "runs", quiet=True)
     assert type(load_run(run).model).__name__ == "Line"

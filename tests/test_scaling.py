@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import kvae_nb.training as training
+import kvae_nb.training.loop as training
 from kvae_nb.app.cli import main
 from kvae_nb.core.errors import InputError
 from kvae_nb.data.films import from_simulation
@@ -25,7 +25,7 @@ from kvae_nb.models.kvae import KVAE, KVAEConfig
 from kvae_nb.training.annealing import Schedule
 from kvae_nb.training.loop import fit
 from kvae_nb.training.records import read_checkpoint
-from kvae_nb.training.runs import RunConfig, read_config, write_config
+from kvae_nb.training.runs import KINDS, RunConfig, read_config, write_config
 from kvae_nb.training.step import TrainConfig
 from kvae_nb.worlds.balls import simulate
 
@@ -107,7 +107,7 @@ def kill_the_second(trainer):
 
 def builds(make):
     "From now on the Kalman VAEs of this process are built by `make`."
-    training.KINDS["kvae"] = training.KINDS["kvae"]._replace(model=make)
+    KINDS["kvae"] = KINDS["kvae"]._replace(model=make)
 
 
 def first_is_dead(config) -> KVAE:

@@ -10,8 +10,7 @@ __all__ = ['METHODS', 'GAPS', 'DROPS', 'PUBLISHED', 'BINARY', 'GREY', 'RIVALS', 
            'position_r2', 'one_hidden', 'generated_error', 'latent_errors', 'EvaluationConfig', 'leaks',
            'check_generation', 'verdict', 'evaluate', 'figure_gap', 'Example', 'examples', 'save_figure',
            'imputation_figure', 'filmstrip_figure', 'curves_figure', 'latents_figure', 'write_json', 'write_videos',
-           'write_curves', 'write_evaluation', 'FIRST', 'device_of', 'future_leak', 'generate_from', 'generation_check',
-           'hidden_frames_leak', 'model_batches']
+           'write_curves', 'write_evaluation']
 
 # %% ../../nbs/15_evaluation.ipynb #4647fc90
 import csv
@@ -57,16 +56,6 @@ from kvae_nb.evaluation.plots import (
     write_video,
 )
 from ..models.protocol import Beliefs, ElboTerms, Generated, Imputed, SequenceModel, hide
-
-_all_ = [
-    "FIRST",
-    "device_of",
-    "future_leak",
-    "generate_from",
-    "generation_check",
-    "hidden_frames_leak",
-    "model_batches",
-]
 
 # %% ../../nbs/15_evaluation.ipynb #fc85da83
 def pick_hidden(

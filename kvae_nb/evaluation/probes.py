@@ -7,8 +7,7 @@ __all__ = ['LIMIT', 'speeds', 'published_limits', 'wrong_share', 'frames_within'
            'plot_generation', 'continue_films', 'probe_generation', 'emission_covariance', 'Calibration', 'distances',
            'probe_calibration', 'plot_calibration', 'Latents', 'latents_of', 'quadratic', 'r2_by_halves', 'state_names',
            'HiddenTruth', 'hidden_truth', 'ReadOut', 'read_out', 'plot_hidden_truth', 'wheel', 'plot_read_out',
-           'ProbeConfig', 'Probes', 'has_spread', 'probe', 'Inspection', 'Look', 'Pieces', 'inspect', 'look_of',
-           'pieces', 'white']
+           'ProbeConfig', 'Probes', 'has_spread', 'probe']
 
 # %% ../../nbs/60_probes.ipynb #b22a7d66
 import math
@@ -31,8 +30,6 @@ from .checks import FIRST, centroid_steps, device_of, inspect, look_of, model_ba
 from .imputation import GAPS, PUBLISHED, least_squares_r2
 from .plots import CYCLE, PALETTE, quiet
 from ..models.protocol import Beliefs, SequenceModel, hide
-
-_all_ = ["Inspection", "Look", "Pieces", "inspect", "look_of", "pieces", "white"]
 
 # %% ../../nbs/60_probes.ipynb #cacff860
 def speeds(

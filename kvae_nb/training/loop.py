@@ -6,12 +6,7 @@
 __all__ = ['GRACE', 'START', 'LOOK', 'spread', 'liveness', 'response', 'DeadStart', 'watched', 'epoch_rows', 'steps_of', 'tally',
            'train_epoch', 'say_skipped', 'report_if_dead', 'prepare', 'restore', 'agree', 'check_shares', 'threads',
            'undisturbed', 'orderly_end', 'say_end', 'fit', 'train_all', 'judged', 'say_start', 'write_first',
-           'finish_epoch', 'FORMAT', 'KINDS', 'PRESETS', 'RECURRENT_PRESETS', 'SWITCHING_PRESETS', 'Kind', 'Progress',
-           'RecurrentRunConfig', 'Reporter', 'Run', 'RunConfig', 'SwitchingRunConfig', 'build_model', 'check_data',
-           'checkpoint_in', 'digest', 'draw_progress', 'fit_config_to_data', 'kind_of', 'load_optimiser', 'load_run',
-           'load_weights', 'new_run_folder', 'pack', 'preset', 'read_checkpoint', 'read_config', 'read_tensors',
-           'reseed', 'run_data', 'same_checkpoint', 'save_checkpoint', 'save_tensors', 'say_collapse', 'summary',
-           'validate', 'what_is_said', 'write_config', 'write_metrics', 'written_out']
+           'finish_epoch']
 
 # %% ../../nbs/14_training.ipynb #f33a24c9
 import math
@@ -66,49 +61,6 @@ from kvae_nb.training.runs import (
 )
 from .starts import Task, begin, plan
 from .step import Replayed, Taken, TrainConfig, Trainer, make_trainer, pace, replayable, train_step
-
-_all_ = [
-    "FORMAT",
-    "KINDS",
-    "PRESETS",
-    "RECURRENT_PRESETS",
-    "SWITCHING_PRESETS",
-    "Kind",
-    "Progress",
-    "RecurrentRunConfig",
-    "Reporter",
-    "Run",
-    "RunConfig",
-    "SwitchingRunConfig",
-    "build_model",
-    "check_data",
-    "checkpoint_in",
-    "digest",
-    "draw_progress",
-    "fit_config_to_data",
-    "kind_of",
-    "load_optimiser",
-    "load_run",
-    "load_weights",
-    "new_run_folder",
-    "pack",
-    "preset",
-    "read_checkpoint",
-    "read_config",
-    "read_tensors",
-    "reseed",
-    "run_data",
-    "same_checkpoint",
-    "save_checkpoint",
-    "save_tensors",
-    "say_collapse",
-    "summary",
-    "validate",
-    "what_is_said",
-    "write_config",
-    "write_metrics",
-    "written_out",
-]
 
 # %% ../../nbs/14_training.ipynb #86458eaa
 def spread(

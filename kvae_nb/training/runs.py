@@ -32,7 +32,7 @@ from ..core.runtime import kept_random_state
 from ..data.films import Split, VideoData, split
 from ..data.opening import DataConfig, open_data
 from ..models.kvae import KVAE, KVAEConfig
-from ..models.protocol import import_object
+from ..models.parts import import_object
 from ..models.rnn import RecurrentConfig, RecurrentVAE
 from ..models.skvae import SwitchingKVAE, SwitchingKVAEConfig
 from .annealing import Schedule
