@@ -32,7 +32,8 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.files import atomic_write, inside
 from ..core.runtime import derived_seed, kept_random_state
-from ..data.films import VideoData, has_grey, mask_gap, mask_random
+from ..data.films import VideoData, mask_gap, mask_random
+from ..data.opening import has_grey
 from kvae_nb.evaluation.checks import (
     FIRST,
     future_leak,
