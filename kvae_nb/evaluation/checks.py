@@ -136,7 +136,7 @@ class GenerationCheck(NamedTuple):
 def centroid_steps(
     on: Bool[Tensor, "batch time channel height width"],  # white pixels
 ) -> Float[Tensor, "n"]:
-    "How far the centroid of the white pixels moves between neighbouring frames, in pixels; pairs with an empty frame are left out."
+    "Steps of the centroid of the white pixels between neighbouring frames, in pixels; empty frames are left out."
     w = on.cpu().double().sum(2)
     i, j = (torch.arange(s, dtype=w.dtype) for s in w.shape[-2:])
     c = torch.stack([w.sum(-1) @ i, w.sum(-2) @ j], -1) / w.sum((-1, -2))[..., None]
@@ -149,7 +149,8 @@ def generation_check(
     data: Float[Tensor, "batch time channel height width"],  # films of the world, which show what is right
     threshold: float = 0.5,  # brighter than this counts as white
 ) -> GenerationCheck:
-    "The share of sound frames and the speed of the ball, beside the data's. Raises `InputError` if nothing moves in the data."
+    """The share of sound frames and the speed of the ball, beside the data's.
+    Raises `InputError` if nothing moves in the data."""
     real = white(data, threshold)
     look = look_of(real)
     new, usual = inspect(white(generated, threshold), look), inspect(real, look)
@@ -211,7 +212,7 @@ def generate_from(
 
 # %% ../../nbs/61_checks.ipynb #b8880fda
 class Leak(float):
-    "The largest change of any output, with the changes by the outputs' names. A number like any other; printed, it names the worst output."
+    "The largest change of any output: a number that also has the changes by the outputs' names, and prints the worst."
 
     changes: dict[str, float]  # output → largest change of any of its numbers
 
@@ -268,7 +269,7 @@ def hidden_frames_leak(
     mask: Bool[Tensor, "batch time"],  # True = observed; some should be hidden
     u: Float[Tensor, "batch time dim_u"] | None = None,  # controls
 ) -> Leak:
-    "The largest change of any output of `impute` and `elbo` when hidden frames become noise or NaN; 0 for an honest model."
+    "The largest change of any output of `impute` and `elbo` when hidden frames become noise or NaN; it should be 0."
 
     def outputs(x):
         with kept_random_state():
@@ -300,7 +301,8 @@ def future_leak(
     cuts: Sequence[int] | None = None,  # how many first steps to leave as they are, one test each; None: every number
     u: Float[Tensor, "batch time dim_u"] | None = None,  # controls
 ) -> Leak:
-    "The largest change of any filtered output up to a step when the frames after it become noise or are hidden; 0 up to rounding for an honest model."
+    """The largest change of any filtered output up to a step when the frames after it become noise or are hidden;
+    it should be 0 up to rounding."""
     generator, found = torch.Generator().manual_seed(1), {}
     with kept_random_state():
         plain = model.impute(x, mask, u).filtered
