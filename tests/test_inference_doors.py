@@ -19,13 +19,14 @@ from kvae_nb.core.errors import InputError
 from kvae_nb.core.gaussians import Gaussian, condition, sample_gaussian
 from kvae_nb.core.roots import psd_root
 from kvae_nb.core.runtime import derived_seed, kept_random_state, pick_device, seed_everything
-from kvae_nb.inference import batched, slds
+from kvae_nb.inference import batched, chains, slds, slds_smoother
 from kvae_nb.inference import parallel as par
 from kvae_nb.inference import routes as fi
 from kvae_nb.inference import square_root as sq
 from kvae_nb.inference.batched import forecast, rts_smoother, sample_posterior
 from kvae_nb.inference.checks import vagueness
 from kvae_nb.inference.lgssm import LGSSM, dense_joint, joint_log_prob, sample_prior
+from kvae_nb.models import slds as learning
 
 f32, f64 = torch.float32, torch.float64
 CPU_ROUTES = ("loop", "information", "scan", "root", "cpu")
@@ -571,8 +572,8 @@ def test_a_measurement_leaves_all_generators_as_they_were():
 
 def test_a_gap_that_nobody_declared_destroys_no_parameters():
     torch.manual_seed(0)
-    a = slds.bouncing_point(6, 30).a
-    parameters = slds.SLDSParameters(2, 1, 1)
+    a = chains.bouncing_point(6, 30).a
+    parameters = learning.SLDSParameters(2, 1, 1)
     before = [p.clone() for p in parameters.parameters()]
     for wrong in (
         a.index_fill(1, torch.tensor([7]), torch.nan),
@@ -585,18 +586,20 @@ def test_a_gap_that_nobody_declared_destroys_no_parameters():
     ):
         for method in ("imm", "gpb2", "relaxed"):
             with pytest.raises(InputError):
-                slds.fit_slds(parameters, wrong, method=method, steps=2)
+                learning.fit_slds(parameters, wrong, method=method, steps=2)
     assert all(torch.equal(x, y) for x, y in zip(before, parameters.parameters()))
 
 
 @pytest.mark.parametrize("method", ["imm", "gpb2", "relaxed"])
 def test_what_is_hidden_is_not_learned_from(method):
-    a, mask = slds.bouncing_point(6, 30).a, torch.rand(6, 30, generator=torch.Generator().manual_seed(0)) > 0.3
+    a, mask = chains.bouncing_point(6, 30).a, torch.rand(6, 30, generator=torch.Generator().manual_seed(0)) > 0.3
     found = []
     for fill in (torch.nan, 0.0, 1e8, torch.inf):
         torch.manual_seed(0)
-        p = slds.SLDSParameters(2, 1, 1)
-        history = slds.fit_slds(p, a.where(mask[..., None], fill), method=method, steps=3, window=12, mask=mask).history
+        p = learning.SLDSParameters(2, 1, 1)
+        history = learning.fit_slds(
+            p, a.where(mask[..., None], fill), method=method, steps=3, window=12, mask=mask
+        ).history
         found.append((history, [x.tolist() for x in p.parameters()]))
     assert found[0] == found[1] == found[2] == found[3] and all(math.isfinite(x) for x in found[0][0])
 
@@ -612,9 +615,9 @@ def test_a_switching_system_with_known_states_is_smoothed_as_the_linear_one():
             m.R,
             m.mean1[None],
             m.cov1[None],
-            slds.Chain(*(x.double() for x in slds.sticky(1, 0.5))),
+            chains.Chain(*(x.double() for x in chains.sticky(1, 0.5))),
         )
-        found = slds.switching_smoother(one, slds.switching_filter(one, a))
+        found = slds_smoother.switching_smoother(one, slds.switching_filter(one, a))
         law = dense(m, a)[1]
         n = m.A.shape[-1]
         assert_close(found.mean[:, 0].flatten(), law.mean[: 8 * n], rtol=1e-7, atol=1e-7)
