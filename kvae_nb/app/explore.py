@@ -37,8 +37,10 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian
 from ..evaluation.plots import PALETTE, as_array, as_rgb, enlarge, quiet
-from ..inference.lgssm import LGSSM, kalman_filter, log_evidence, rts_smoother, sample_prior
+from ..inference.batched import rts_smoother
 from ..inference.chains import marginals
+from ..inference.lgssm import LGSSM, sample_prior
+from ..inference.routes import kalman_filter, log_evidence
 from ..inference.slds_smoother import smoother_chain
 from ..models.protocol import Generated, Imputed, hide
 from ..models.skvae import SwitchingKVAE, run_filter, show

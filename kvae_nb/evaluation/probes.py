@@ -26,15 +26,7 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.runtime import kept_random_state
 from ..data.films import VideoData, mask_gap
-from kvae_nb.evaluation.checks import (
-    FIRST,
-    centroid_steps,
-    device_of,
-    inspect,
-    look_of,
-    model_batches,
-    white,
-)
+from .checks import FIRST, centroid_steps, device_of, inspect, look_of, model_batches, white
 from .imputation import GAPS, PUBLISHED, least_squares_r2
 from .plots import CYCLE, PALETTE, quiet
 from ..models.protocol import Beliefs, SequenceModel, hide

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.runtime import derived_seed
-from .lgssm import Unchecked, check_alike
+from .checks import Unchecked, check_alike
 
 # %% ../../nbs/10_chains.ipynb #d3105f04
 class Chain(NamedTuple):

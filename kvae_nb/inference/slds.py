@@ -19,6 +19,7 @@ from ..core.errors import InputError
 from ..core.gaussians import Gaussian
 from ..core.runtime import derived_seed
 from . import routes
+from .batched import predict_step, update_step
 from kvae_nb.inference.chains import (
     Chain,
     Labelled,
@@ -30,17 +31,8 @@ from kvae_nb.inference.chains import (
     sticky,
     tables,
 )
-from kvae_nb.inference.lgssm import (
-    LGSSM,
-    Unchecked,
-    check_alike,
-    check_covariances,
-    check_series,
-    check_shapes,
-    predict_step,
-    sample_prior,
-    update_step,
-)
+from .checks import Unchecked, check_alike, check_covariances, check_series, check_shapes
+from .lgssm import LGSSM, sample_prior
 
 # %% ../../nbs/09_slds.ipynb #e7c1a531
 class SLDS(NamedTuple):

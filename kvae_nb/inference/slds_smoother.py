@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian, symmetrize
+from .batched import Forecast, backward_gain, predict_step
 from .chains import Chain, tables, trace_back
-from .lgssm import Forecast, Unchecked, backward_gain, check_alike, predict_step, readable
+from .checks import Unchecked, check_alike, readable
 from kvae_nb.inference.slds import (
     SLDS,
     Hypotheses,

@@ -26,9 +26,9 @@ from kvae_nb.inference.chains import (
     marginals,
     sticky,
 )
-from ..inference.lgssm import Unchecked, check_alike
+from ..inference.checks import Unchecked, check_alike
 from ..inference.slds import SLDS, along, check_slds, number_of_regimes, switching_filter
-from .vae import glorot_
+from .networks import glorot_
 
 # %% ../../nbs/10_slds_learning.ipynb #67b1dee2
 class Bound(NamedTuple):

@@ -59,16 +59,7 @@ from kvae_nb.training.runs import (
     write_config,
 )
 from .starts import Task, begin, plan
-from kvae_nb.training.step import (
-    Replayed,
-    Taken,
-    TrainConfig,
-    Trainer,
-    make_trainer,
-    pace,
-    replayable,
-    train_step,
-)
+from .step import Replayed, Taken, TrainConfig, Trainer, make_trainer, pace, replayable, train_step
 
 # %% ../../nbs/14_training.ipynb #86458eaa
 def spread(

@@ -31,7 +31,7 @@ from ..core.files import atomic_write, inside, read_yaml
 from ..core.runtime import kept_random_state
 from ..data.films import DataConfig, Split, VideoData, open_data, split
 from ..models.kvae import KVAE, KVAEConfig
-from ..models.protocol import import_object
+from ..models.parts import import_object
 from ..models.rnn import RecurrentConfig, RecurrentVAE
 from ..models.skvae import SwitchingKVAE, SwitchingKVAEConfig
 from .annealing import Schedule
