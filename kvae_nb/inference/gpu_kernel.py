@@ -24,7 +24,9 @@ from .lgssm import LGSSM
 
 # %% ../../nbs/25_gpu_kernel.ipynb #ffa10e12
 class tl:
-    "Stands in for Triton's language until a kernel is launched: to define one, the names of its annotations are enough."
+    """Stands in for Triton's language until a kernel is launched: to define one, the names of its annotations are
+    enough.
+    """
 
     constexpr, int64 = "constexpr", "int64"
 
@@ -55,10 +57,13 @@ def _missing():
 
 @cache
 def _dialect():
-    "The decorator and the language module to read kernel code with. Raises `InputError` where there is no Triton that can."
+    """The decorator and the language module to read kernel code with. Raises `InputError` where there is no Triton
+    that can.
+    """
     if why := _missing():
         raise InputError(
-            f"the GPU kernel needs the package triton, 3.7 or newer, which CUDA builds of PyTorch for Linux bring along; {why}."
+            "the GPU kernel needs the package triton, 3.7 or newer, which CUDA builds of PyTorch for Linux "
+            f"bring along; {why}."
         )
     if _interpreted():
         return importlib.import_module("triton").jit, importlib.import_module("triton.language")
@@ -98,7 +103,9 @@ def _mul(X, Y, n: tl.constexpr, m: tl.constexpr, k: tl.constexpr):
 
 @_device
 def _symmetric_mul(X, Y, n: tl.constexpr, m: tl.constexpr):
-    "X Y, with X n × m and Y m × n, where the product is known to be symmetric: one half is computed, the other is the same registers."
+    """X Y, with X n × m and Y m × n, where the product is known to be symmetric: one half is computed, the other is
+    the same registers.
+    """
     Z = ()
     for i in tl.static_range(n):
         for j in tl.static_range(n):
@@ -256,7 +263,9 @@ def _write(x, kind: tl.constexpr, t, lanes, lane, valid, v, k: tl.constexpr):
 
 # %% ../../nbs/25_gpu_kernel.ipynb #aa5070fc
 def _lay(x, batch, k):
-    "`x`, of which the last `k` axes are time and entries, as [time, entry, lane]; the lane axis is 1 if all sequences share it."
+    """`x`, of which the last `k` axes are time and entries, as [time, entry, lane]; the lane axis is 1 if all
+    sequences share it.
+    """
     lead, tail = x.shape[: x.dim() - k], x.shape[x.dim() - k :]
     x, lanes = (x, 1) if math.prod(lead) == 1 else (x.expand(*batch, *tail), math.prod(batch))
     return x.reshape(lanes, tail[0], math.prod(tail[1:])).permute(1, 2, 0).contiguous()
@@ -286,7 +295,9 @@ def _launch(kernel, lanes, *args, **constants):
 # %% ../../nbs/25_gpu_kernel.ipynb #42ce80bd
 @_device
 def _update(m, P, C, R, a, seen, n: tl.constexpr, p: tl.constexpr):
-    "Mean and covariance after the observation; K, J, S⁻¹ and e of Joseph's form (11_lgssm), zero or I where nothing was seen; the log-probability."
+    """Mean and covariance after the observation; K, J, S⁻¹ and e of Joseph's form (11_lgssm), zero or I where
+    nothing was seen; the log-probability.
+    """
     CP = _mul(C, P, p, n, n)
     W, logdet, good = _inverse(_add(_symmetric_mul(CP, _T(C, p, n), p, n), R, p * p), p)
     e, W = _keep(seen, _sub(a, _mul(C, m, p, n, 1), p), p), _keep(seen, W, p * p)
@@ -403,7 +414,9 @@ def _back_transition(rho, N, m, P, A, n: tl.constexpr):
 # %% ../../nbs/25_gpu_kernel.ipynb #01d791f7
 @_device
 def _lag(A, P, ahead, NAP, n: tl.constexpr):
-    "The covariance of the next state with this one, given everything; `ahead` is the covariance predicted for the next."
+    """The covariance of the next state with this one, given everything; `ahead` is the covariance predicted for the
+    next.
+    """
     return _sub(_mul(A, P, n, n, n), _mul(ahead, NAP, n, n, n), n * n)
 
 # %% ../../nbs/25_gpu_kernel.ipynb #ba882a06
@@ -672,14 +685,18 @@ def gpu_kernel_fits(
     model: LGSSM,  # the model
     a: Float[Tensor, "*#batch time p"],  # the observations
 ) -> bool:  # whether `triton_evidence` can serve them
-    "True where the tensors are on an NVIDIA device that Triton supports, types and sizes fit and Triton is installed; nothing waits for the device."
+    """True where the tensors are on an NVIDIA device that Triton supports, types and sizes fit and Triton is
+    installed; nothing waits for the device.
+    """
     return (
         a.is_cuda and not _misfit(model, a) and torch.cuda.get_device_capability(a.device) >= (7, 0) and not _missing()
     )
 
 
 def _laid_out(model, a, mask, u):
-    "Batch shape and everything a kernel reads, as [time, entry, lane]. Raises `InputError` where the call cannot be served."
+    """Batch shape and everything a kernel reads, as [time, entry, lane]. Raises `InputError` where the call cannot
+    be served.
+    """
     batch, steps = check_series(model, a, mask, u), a.shape[-2]
     if why := _misfit(model, a, mask, u):
         raise InputError(why)
@@ -700,7 +717,9 @@ def triton_evidence(
     mask: Bool[Tensor, "*#batch time"] | None = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None = None,  # the controls; the first is not used
 ) -> Float[Tensor, "*batch"]:  # nats, summed over the observed steps
-    "`loop_evidence` by one kernel, its gradient by another. NaN where an innovation covariance is not positive definite. Raises `InputError` on shapes that do not fit, and where `gpu_kernel_fits` is False."
+    """`loop_evidence` by one kernel, its gradient by another. NaN where an innovation covariance is not positive
+    definite. Raises `InputError` on shapes that do not fit, and where `gpu_kernel_fits` is False.
+    """
     batch, mask, args = _laid_out(model, a, mask, u)
     gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in args)
     return _Evidence.apply(math.prod(batch), a.shape[-2], gradient, mask, *args).reshape(batch)
@@ -718,7 +737,9 @@ def triton_filter(
     mask: Bool[Tensor, "*#batch time"] | None = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None = None,  # the controls; the first is not used
 ) -> Filtered:
-    "`loop_filter` by one kernel; values only, no gradients. NaN from where an innovation covariance is not positive definite. Raises `InputError` like `triton_evidence`."
+    """`loop_filter` by one kernel; values only, no gradients. NaN from where an innovation covariance is not
+    positive definite. Raises `InputError` like `triton_evidence`.
+    """
     batch, mask, (a, *rest) = _laid_out(model, a, mask, u)
     n, lanes = model.mean1.shape[-1], math.prod(batch)
     out = _run_forward(a, mask, *rest, lanes, a.shape[0], ("mean_p", "cov_p", "mean_f", "cov_f", "log_prob"))
@@ -734,7 +755,9 @@ def triton_smoother(
     mask: Bool[Tensor, "*#batch time"] | None = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None = None,  # the controls; the first is not used
 ) -> Smoothed:
-    "The law of every state, and of every two neighbours, given the whole sequence, by two kernels (Bryson and Frazier 1963); values only, no gradients. Raises `InputError` like `triton_evidence`."
+    """The law of every state, and of every two neighbours, given the whole sequence, by two kernels (Bryson and
+    Frazier 1963); values only, no gradients. Raises `InputError` like `triton_evidence`.
+    """
     batch, mask, (a, A, C, Q, R, shift, mean1, cov1) = _laid_out(model, a, mask, u)
     n, p, lanes, steps = mean1.shape[1], a.shape[1], math.prod(batch), a.shape[0]
     past = _run_forward(a, mask, A, C, Q, R, shift, mean1, cov1, lanes, steps, ("mean_p", "cov_p"))
