@@ -8,9 +8,11 @@ __all__ = ['is_interpreted', 'what_is_missing', 'launch_kernel']
 # %% ../../nbs/25_gpu_code.ipynb #bbc936c6
 import importlib
 import inspect
+import os
 from contextlib import nullcontext
 from functools import cache
 
+import torch
 from torch import Tensor
 
 # %% ../../nbs/25_gpu_code.ipynb #de03a76d

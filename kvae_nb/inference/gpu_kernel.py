@@ -8,6 +8,7 @@ __all__ = ['gpu_kernel_fits', 'triton_evidence', 'triton_filter', 'triton_smooth
 # %% ../../nbs/25_gpu_kernel.ipynb #3f3df8d1
 import math
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
