@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian
+from ..inference.batched import Filtered, loop_filter, predict_step, update_step
 from ..inference.lgssm import LGSSM
-from ..inference.batched import Filtered, predict_step, update_step
-from ..inference.routes import kalman_filter
 from ..inference.routes import log_evidence
 from .networks import glorot_
 
@@ -244,7 +243,7 @@ def filter_observed(
 ) -> Pass:
     "A pass over fully observed sequences: the network is called once."
     system, u, alpha = mix_observed(dynamics, a, u)
-    return Pass(system, u, alpha, kalman_filter(system, a, u=u))
+    return Pass(system, u, alpha, loop_filter(system, a, u=u))
 
 # %% ../../nbs/06_dynamics.ipynb #4a164f61
 def filter_masked(
