@@ -1,4 +1,6 @@
-"""The doors of inference: what does not fit is refused in one sentence, and what is chosen is right, whatever the prior."""
+"""The doors of inference: what does not fit is refused in one sentence, and what is chosen is right, whatever the
+prior.
+"""
 
 import math
 import subprocess
@@ -14,15 +16,17 @@ from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 
 from kvae_nb.core.errors import InputError
-from kvae_nb.core.gaussians import Gaussian, condition, psd_root, sample_gaussian
+from kvae_nb.core.gaussians import Gaussian, condition, sample_gaussian
+from kvae_nb.core.roots import psd_root
 from kvae_nb.core.runtime import derived_seed, kept_random_state, pick_device, seed_everything
-from kvae_nb.inference import batched, slds
+from kvae_nb.inference import batched, chains, slds, slds_smoother
 from kvae_nb.inference import parallel as par
 from kvae_nb.inference import routes as fi
 from kvae_nb.inference import square_root as sq
 from kvae_nb.inference.batched import forecast, rts_smoother, sample_posterior
 from kvae_nb.inference.checks import vagueness
 from kvae_nb.inference.lgssm import LGSSM, dense_joint, joint_log_prob, sample_prior
+from kvae_nb.models import slds as learning
 
 f32, f64 = torch.float32, torch.float64
 CPU_ROUTES = ("loop", "information", "scan", "root", "cpu")
@@ -79,7 +83,8 @@ def dense(model, a, mask=None):
     return MultivariateNormal(joint.mean[rows], joint.cov[rows][:, rows]).log_prob(seen), condition(joint, rows, seen)
 
 
-# --- one type, one device, one shape -------------------------------------------------------------------------------------------
+# --- one type, one device, one shape
+# -------------------------------------------------------------------------------------------
 
 EVIDENCES = {
     "lgssm": batched.loop_evidence,
@@ -233,7 +238,8 @@ for name in ("A", "C", "Q", "R", "mean1", "cov1"):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-# --- covariances -----------------------------------------------------------------------------------------------------------------
+# --- covariances
+# -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", ["auto", *CPU_ROUTES])
@@ -321,7 +327,8 @@ def test_an_autoregression_of_any_order_and_length_has_an_answer(order, what):
         )
 
 
-# --- auto and digits -------------------------------------------------------------------------------------------------------------
+# --- auto and digits
+# -------------------------------------------------------------------------------------------------------------
 
 
 def chain(size, spread, r, q, dt=1.0):
@@ -419,7 +426,8 @@ def test_whatever_is_missing_it_is_the_dense_gaussian(backend, seen):
     assert_close(torch.stack([law.cov[2 * t : 2 * t + 2, 2 * t : 2 * t + 2] for t in range(len(seen))]), found.cov)
 
 
-# --- derivatives -----------------------------------------------------------------------------------------------------------------
+# --- derivatives
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def evidence_of(q, backend, a=series(12, 1)):
@@ -461,7 +469,8 @@ def test_vmap_and_grad_are_right_or_refused_by_name(backend):
     assert_close(values, right), assert_close(grads, slopes)
 
 
-# --- samples -----------------------------------------------------------------------------------------------------------------------
+# --- samples
+# -----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SINGULAR)
@@ -526,7 +535,8 @@ def test_a_covariance_that_float32_has_spoilt_has_samples_and_a_wrong_one_has_no
     assert psd_root(torch.tensor([[1.0, 2], [2, 1]])).isnan().all() and psd_root(-torch.eye(2)).isnan().all()
 
 
-# --- core ----------------------------------------------------------------------------------------------------------------------------
+# --- core
+# ----------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 1e20, 1.5, float("nan")])
@@ -556,13 +566,14 @@ def test_a_measurement_leaves_all_generators_as_they_were():
     assert draw() == want
 
 
-# --- switching systems ---------------------------------------------------------------------------------------------------------------
+# --- switching systems
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_gap_that_nobody_declared_destroys_no_parameters():
     torch.manual_seed(0)
-    a = slds.bouncing_point(6, 30).a
-    parameters = slds.SLDSParameters(2, 1, 1)
+    a = chains.bouncing_point(6, 30).a
+    parameters = learning.SLDSParameters(2, 1, 1)
     before = [p.clone() for p in parameters.parameters()]
     for wrong in (
         a.index_fill(1, torch.tensor([7]), torch.nan),
@@ -575,18 +586,20 @@ def test_a_gap_that_nobody_declared_destroys_no_parameters():
     ):
         for method in ("imm", "gpb2", "relaxed"):
             with pytest.raises(InputError):
-                slds.fit_slds(parameters, wrong, method=method, steps=2)
+                learning.fit_slds(parameters, wrong, method=method, steps=2)
     assert all(torch.equal(x, y) for x, y in zip(before, parameters.parameters()))
 
 
 @pytest.mark.parametrize("method", ["imm", "gpb2", "relaxed"])
 def test_what_is_hidden_is_not_learned_from(method):
-    a, mask = slds.bouncing_point(6, 30).a, torch.rand(6, 30, generator=torch.Generator().manual_seed(0)) > 0.3
+    a, mask = chains.bouncing_point(6, 30).a, torch.rand(6, 30, generator=torch.Generator().manual_seed(0)) > 0.3
     found = []
     for fill in (torch.nan, 0.0, 1e8, torch.inf):
         torch.manual_seed(0)
-        p = slds.SLDSParameters(2, 1, 1)
-        history = slds.fit_slds(p, a.where(mask[..., None], fill), method=method, steps=3, window=12, mask=mask).history
+        p = learning.SLDSParameters(2, 1, 1)
+        history = learning.fit_slds(
+            p, a.where(mask[..., None], fill), method=method, steps=3, window=12, mask=mask
+        ).history
         found.append((history, [x.tolist() for x in p.parameters()]))
     assert found[0] == found[1] == found[2] == found[3] and all(math.isfinite(x) for x in found[0][0])
 
@@ -602,9 +615,9 @@ def test_a_switching_system_with_known_states_is_smoothed_as_the_linear_one():
             m.R,
             m.mean1[None],
             m.cov1[None],
-            slds.Chain(*(x.double() for x in slds.sticky(1, 0.5))),
+            chains.Chain(*(x.double() for x in chains.sticky(1, 0.5))),
         )
-        found = slds.switching_smoother(one, slds.switching_filter(one, a))
+        found = slds_smoother.switching_smoother(one, slds.switching_filter(one, a))
         law = dense(m, a)[1]
         n = m.A.shape[-1]
         assert_close(found.mean[:, 0].flatten(), law.mean[: 8 * n], rtol=1e-7, atol=1e-7)
@@ -649,7 +662,8 @@ def test_a_smoother_with_gradients_is_computed_in_float64(steps):
     )
 
 
-# --- vague where only later steps look ---------------------------------------------------------------------------------------------
+# --- vague where only later steps look
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype, limit", [(f32, 1e-4), (f64, 1e-7)])

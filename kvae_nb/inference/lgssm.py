@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from ..core.errors import InputError
-from ..core.gaussians import Gaussian, condition, gaussian_log_prob, psd_root
+from ..core.gaussians import Gaussian, condition, gaussian_log_prob
+from ..core.roots import psd_root
 from .checks import Unchecked, batch_axes, check_alike, check_covariances, check_series, check_shapes
 from .linear import after_first, gaussian_noise, linear_recursion, matvec, mean_inputs
 

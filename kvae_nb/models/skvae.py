@@ -21,8 +21,8 @@ from ..inference.chains import Chain, draw_path, gumbel
 from ..inference.slds import SLDS, Hypotheses, SwitchingFiltered, merged, switching_filter
 from ..inference.slds_smoother import Path, likely_path, observe_all, smoother_chain, switching_smoother
 from .dynamics import LSTMWeights, WindowWeights, check_vague
-from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
 from .parts import check_affordable, check_range, check_variances
+from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
 from .slds import Bound, RegimePosterior, SLDSParameters, slds_bound
 from .vae import FrameConfig, FrameModel, check_frames, pick_frames
 

@@ -26,7 +26,8 @@ from tqdm.auto import tqdm
 from ..core.errors import InputError
 from ..core.files import inside
 from ..core.runtime import kept_denormals, kept_random_state, tune_cpu
-from ..data.films import Split, VideoData, batches, describe, epoch_order
+from ..data.batches import batches
+from ..data.films import Split, VideoData, describe, epoch_order
 from ..models.protocol import ElboTerms
 from .annealing import DEAF, UNSEEN
 from .records import Progress, Reporter, draw_progress, load_optimiser, load_scaler, load_weights, read_checkpoint, same_checkpoint, save_checkpoint, say_collapse, summary, validate, what_is_said, write_metrics, write_status

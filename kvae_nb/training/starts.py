@@ -26,7 +26,9 @@ from torch import Tensor, nn
 from .. import __version__
 from ..core.errors import InputError
 from ..core.files import atomic_write, inside
-from ..data.films import DataConfig, Shards, Split, VideoData, decide_levels, open_data, read_video_data
+from ..data.films import Split, VideoData
+from ..data.opening import DataConfig, decide_levels, open_data, read_video_data
+from ..data.shards import Shards
 from .records import read_checkpoint
 from .runs import KINDS, RunConfig, beside, build_model, check_data, check_given, divided, fit_config_to_data, found_data, kind_of, load_run, locked, new_run_folder, overlapping, parsed, preset, read_config, remove_leftovers, write_config
 from .step import TrainConfig, check_training
