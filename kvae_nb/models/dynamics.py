@@ -197,7 +197,7 @@ def controls(
     parts = [v for v in (u, inferred) if v is not None]
     return torch.cat(parts, -1) if parts else None
 
-
+# %% ../../nbs/06_dynamics.ipynb #7745fdf3
 @patch
 def system(
     self: DynamicsParameters,
@@ -235,7 +235,7 @@ def mix_observed(
     alpha, inferred = dynamics.split(dynamics.network(past))
     return Mixed(dynamics.system(alpha), dynamics.controls(u, inferred), alpha)
 
-
+# %% ../../nbs/06_dynamics.ipynb #2795a36d
 def filter_observed(
     dynamics: DynamicsParameters,  # modes and network
     a: Float[Tensor, "batch time dim_a"],  # pseudo-observations, all observed

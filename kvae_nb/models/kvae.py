@@ -210,7 +210,7 @@ def beliefs(
     a = observe(run.system, *z, noise=False)
     return Beliefs(model.decode(a.mean), a, z)
 
-
+# %% ../../nbs/07_kvae.ipynb #64fddb4e
 @patch
 def impute(
     self: KVAE,

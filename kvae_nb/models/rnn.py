@@ -34,7 +34,7 @@ class Predicted(NamedTuple):
     var: Float[Tensor, "batch time dim_a"]
     memory: Float[Tensor, "batch time units"]  # h: what the LSTM knows of the past when it predicts
 
-
+# %% ../../nbs/30_rnn.ipynb #a46b4576
 class Predictor(nn.Module):
     "An LSTM that reads a sequence of a and predicts what comes next: equation (1)."
 
@@ -68,7 +68,7 @@ class Predictor(nn.Module):
         mean, log_var = self.law(memory).chunk(2, -1)
         return Predicted(mean, log_var.clamp(-LOG_VAR, LOG_VAR).exp(), memory)
 
-
+# %% ../../nbs/30_rnn.ipynb #cd221186
 def shifted(
     predictor: Predictor,  # has a_0
     a: Float[Tensor, "batch time dim_a"],  # a_1 … a_T
@@ -93,7 +93,7 @@ def check_controls(
             )
         )
 
-
+# %% ../../nbs/30_rnn.ipynb #344d5c25
 def predict_masked(
     predictor: Predictor,  # reads and predicts
     a: Float[Tensor, "batch time dim_a"],  # anything where missing
@@ -108,7 +108,7 @@ def predict_masked(
         found.append(predicted)
     return Predicted(*(torch.cat(v, 1) for v in zip(*found)))
 
-
+# %% ../../nbs/30_rnn.ipynb #ae4e65a7
 def predict(
     predictor: Predictor,  # reads and predicts
     a: Float[Tensor, "batch time dim_a"],  # anything where missing
@@ -192,7 +192,7 @@ class RecurrentConfig(FrameConfig):
     rnn_dropout: float = 0.0
     "share of the units between two layers of the LSTM that are silenced in training"
 
-
+# %% ../../nbs/30_rnn.ipynb #a5a10a49
 def check_recurrent(
     config: RecurrentConfig,  # sizes and choices
 ):
@@ -208,7 +208,7 @@ class RecurrentNoise(NamedTuple):
     a: Float[Tensor, "batch time dim_a"]  # standard normal: ε of the sample of q(a|x)
     frames: Int[Tensor, "batch n"] | None = None  # times of the frames to decode; None: all
 
-
+# %% ../../nbs/30_rnn.ipynb #ecd804e9
 class RecurrentVAE(FrameModel):
     "VAE-RNN, or AE-RNN with `autoencoder=True`: the baselines of Fraccaro et al. 2017, Fig. 3."
 

@@ -42,7 +42,7 @@ class StreamState(NamedTuple):
     weights: Float[np.ndarray, "K"]  # α of the next step
     memory: object  # of the network that mixes
 
-
+# %% ../../nbs/27_stream.ipynb #67bf7bff
 class Streamed(NamedTuple):
     "What is known after a frame (or after a missing one), and what is expected of the next."
 
@@ -68,7 +68,7 @@ class Cell(NamedTuple):
     out: Float[np.ndarray, "outputs units"]
     bias: Float[np.ndarray, "outputs"]
 
-
+# %% ../../nbs/27_stream.ipynb #e4a8ab8f
 class StreamParts(NamedTuple):
     "A model, laid out for one frame at a time."
 
@@ -91,7 +91,7 @@ def to_array(
     "The numbers, as an array of their own type."
     return tensor.detach().cpu().numpy()
 
-
+# %% ../../nbs/27_stream.ipynb #3f29c925
 def lay_out(
     network: torch.nn.Module,  # the network that mixes
 ) -> Cell | None:
@@ -104,7 +104,7 @@ def lay_out(
     W, b = torch.cat([lstm.weight_ih_l0, lstm.weight_hh_l0], 1), lstm.bias_ih_l0 + lstm.bias_hh_l0
     return Cell(*map(to_array, (half.view(-1, 1) * W, half.view(-1) * b, network.out.weight, network.out.bias)))
 
-
+# %% ../../nbs/27_stream.ipynb #a8ebae2f
 def stream_parts(
     model: KVAE,  # trained
 ) -> StreamParts:
@@ -126,7 +126,7 @@ def stream_parts(
         lay_out(d.network),
     )
 
-
+# %% ../../nbs/27_stream.ipynb #8dc9fc98
 def mixed(
     parts: StreamParts,  # the model
     weights: Float[np.ndarray, "K"],  # α
@@ -158,7 +158,7 @@ def read_one(
     h = (1 + o) / 2 * np.tanh(c)
     return parts.cell.out @ h + parts.cell.bias, (h, c)
 
-
+# %% ../../nbs/27_stream.ipynb #f3d1881b
 def forget(
     parts: StreamParts,  # has the network
 ) -> object:
@@ -184,7 +184,7 @@ def run_layers(
             x = layer(x)
     return x
 
-
+# %% ../../nbs/27_stream.ipynb #221af6b7
 def checked_frame(
     model: FrameModel,  # says what it takes
     frame: object,  # [channel, height, width]: an array or tensor of floats or of uint8
@@ -212,7 +212,7 @@ def checked_frame(
         )
     return (x if low <= least and most <= high else x.clamp(low, high))[None]
 
-
+# %% ../../nbs/27_stream.ipynb #fe0416ae
 def read_frame(
     parts: StreamParts,  # encodes
     frame: object,  # [channel, height, width]: an array or tensor of floats in [0, 1] or of uint8
@@ -264,7 +264,7 @@ def carried(
         return StreamState(*parts.first[:2], np.zeros_like(B[:, :given]), C, weights, memory)
     return StreamState(A @ mean + B[:, given:] @ out[K:], A @ cov @ A.T + parts.Q, B[:, :given], C, weights, memory)
 
-
+# %% ../../nbs/27_stream.ipynb #bc02ebfe
 def stream_start(
     parts: StreamParts,  # the model
 ) -> StreamState:
@@ -279,7 +279,7 @@ def as_gaussian(
     "A Gaussian in tensors, which share the arrays' memory."
     return Gaussian(torch.from_numpy(mean), torch.from_numpy(cov))
 
-
+# %% ../../nbs/27_stream.ipynb #6d0bc92b
 def stream_step(
     parts: StreamParts,  # the model
     state: StreamState,  # what is remembered
@@ -331,7 +331,7 @@ def with_controls(
             raise InputError("controls hold NaN or infinity; where nothing was pushed, give 0.")
         yield frame, u if dim_u else None
 
-
+# %% ../../nbs/27_stream.ipynb #8f7e710c
 def kalman_stream(
     model: KVAE,  # trained
     frames: Iterable,  # one after the other
