@@ -275,7 +275,7 @@ def filter_masked(
 
 # %% ../../nbs/06_dynamics.ipynb #fe5cdc48
 def check_controls(
-    dynamics: DynamicsParameters,  # knows how many it expects
+    dynamics: DynamicsParameters,  # with the number of controls it expects
     u: Float[Tensor, "batch time dim_u"] | None,  # the controls given
 ):
     "Raises `InputError` if controls are missing or not expected."

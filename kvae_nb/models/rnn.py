@@ -32,7 +32,7 @@ class Predicted(NamedTuple):
 
     mean: Float[Tensor, "batch time dim_a"]
     var: Float[Tensor, "batch time dim_a"]
-    memory: Float[Tensor, "batch time units"]  # h: what the LSTM knows of the past when it predicts
+    memory: Float[Tensor, "batch time units"]  # h: the LSTM's memory of the past when it predicts
 
 # %% ../../nbs/30_rnn.ipynb #a46b4576
 class Predictor(nn.Module):
@@ -78,7 +78,7 @@ def shifted(
 
 # %% ../../nbs/30_rnn.ipynb #01ca78d5
 def check_controls(
-    predictor: Predictor,  # knows how many it expects
+    predictor: Predictor,  # with the number of controls it expects
     u: Float[Tensor, "batch time dim_u"] | None,  # the controls given
 ):
     "Raises `InputError` if controls are missing or not expected."
