@@ -10,17 +10,7 @@ from torch.testing import assert_close
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.gaussians import Gaussian, condition, symmetrize
 from kvae_nb.inference import routes as fast_inference
-from kvae_nb.inference.batched import (
-    between,
-    forecast,
-    loop_evidence,
-    loop_filter,
-    observe,
-    predict_step,
-    rts_smoother,
-    sample_posterior,
-    update_step,
-)
+from kvae_nb.inference.batched import between, forecast, loop_evidence, loop_filter, observe, predict_step, rts_smoother, sample_posterior, update_step
 from kvae_nb.inference.lgssm import LGSSM, dense_joint, joint_log_prob, sample_prior
 
 f64 = torch.float64

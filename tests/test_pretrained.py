@@ -21,18 +21,7 @@ from kvae_nb.models.protocol import SequenceModel
 from kvae_nb.models.skvae import SwitchingKVAE
 from kvae_nb.models.vae import FrameModel
 from kvae_nb.training.loop import fit
-from kvae_nb.training.pretrained import (
-    LIMIT,
-    WEIGHTS,
-    check_error,
-    from_pretrained,
-    load_pretrained,
-    pack,
-    pretrained_names,
-    read_weights,
-    save_pretrained,
-    write_weights,
-)
+from kvae_nb.training.pretrained import LIMIT, WEIGHTS, check_error, from_pretrained, load_pretrained, pack, pretrained_names, read_weights, save_pretrained, write_weights
 from kvae_nb.training.records import digest
 from kvae_nb.training.runs import KINDS, RunConfig, load_run, run_data
 from kvae_nb.training.step import TrainConfig

@@ -26,16 +26,7 @@ from kvae_nb.core.files import array_headers, check_output, inside, parse_yaml, 
 from kvae_nb.data.batches import batches
 from kvae_nb.data.films import VideoData, describe, split, split_indices
 from kvae_nb.data.levels import find_layout, fitness
-from kvae_nb.data.opening import (
-    DataConfig,
-    file_chunks,
-    from_arrays,
-    has_grey,
-    looks_grey,
-    open_data,
-    read_video_data,
-    save_video_data,
-)
+from kvae_nb.data.opening import DataConfig, file_chunks, from_arrays, has_grey, looks_grey, open_data, read_video_data, save_video_data
 from kvae_nb.data.readers import natural_order
 from kvae_nb.data.shards import write_shards
 from kvae_nb.worlds.balls import World, simulate

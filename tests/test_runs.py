@@ -28,30 +28,8 @@ from kvae_nb.models.kvae import KVAE, KVAEConfig
 from kvae_nb.models.rnn import RecurrentConfig
 from kvae_nb.models.skvae import SwitchingKVAEConfig
 from kvae_nb.training.loop import fit
-from kvae_nb.training.records import (
-    Progress,
-    Reporter,
-    draw_progress,
-    load_scaler,
-    pack,
-    read_checkpoint,
-    same_checkpoint,
-    save_checkpoint,
-    validate,
-)
-from kvae_nb.training.runs import (
-    RecurrentRunConfig,
-    RunConfig,
-    SwitchingRunConfig,
-    build_model,
-    load_run,
-    locked,
-    preset,
-    read_config,
-    remove_leftovers,
-    run_data,
-    write_config,
-)
+from kvae_nb.training.records import Progress, Reporter, draw_progress, load_scaler, pack, read_checkpoint, same_checkpoint, save_checkpoint, validate
+from kvae_nb.training.runs import RecurrentRunConfig, RunConfig, SwitchingRunConfig, build_model, load_run, locked, preset, read_config, remove_leftovers, run_data, write_config
 from kvae_nb.training.step import TrainConfig, check_training, make_accelerator, make_trainer, train_step
 from kvae_nb.worlds.balls import simulate
 
