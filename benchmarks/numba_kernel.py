@@ -19,7 +19,8 @@ import torch
 from numba import njit
 
 from kvae_nb.inference import cpu_kernel
-from kvae_nb.inference.lgssm import LGSSM, log_evidence
+from kvae_nb.inference.lgssm import LGSSM
+from kvae_nb.inference.routes import log_evidence
 
 U, LANES = np.uint64, 32
 inline, kernel = njit(fastmath={"contract", "nsz"}, forceinline=True), njit(fastmath={"contract", "nsz"}, nogil=True)

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kvae_nb.inference.lgssm import LGSSM, kalman_filter, rts_smoother, sample_prior
+from kvae_nb.inference.batched import rts_smoother
+from kvae_nb.inference.lgssm import LGSSM, sample_prior
+from kvae_nb.inference.routes import kalman_filter
 
 N, P = 4, 2
 ROWS = {  # name: sequences, steps, whose own the parameters are

@@ -27,7 +27,7 @@ def film(data, frames: int):
 
 def contenders(model, x):
     "Name and function of each row, and the row it is compared with."
-    from kvae_nb.inference.lgssm import observe
+    from kvae_nb.inference.batched import observe
     from kvae_nb.models.dynamics import filter_dynamics
 
     half = torch.arange(x.shape[1]) % 2 == 0

@@ -20,21 +20,10 @@ import torch
 
 from kvae_nb.core.files import atomic_write
 from kvae_nb.core.runtime import derived_seed, tune_cpu
-from kvae_nb.inference.slds import (
-    SLDS,
-    SLDSParameters,
-    best_path,
-    bouncing_point,
-    fit_autoregression,
-    fit_slds,
-    regime_scores,
-    start_from,
-    sticky,
-    switching_filter,
-    switching_smoother,
-    turning_modes,
-    turning_point,
-)
+from kvae_nb.inference.chains import best_path, bouncing_point, fit_autoregression, regime_scores, sticky
+from kvae_nb.inference.slds import SLDS, switching_filter, turning_modes, turning_point
+from kvae_nb.inference.slds_smoother import switching_smoother
+from kvae_nb.models.slds import SLDSParameters, fit_slds, start_from
 
 RESULT = Path(__file__).parent / "results" / "regimes.json"
 WORLDS = {

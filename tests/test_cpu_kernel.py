@@ -11,8 +11,10 @@ import torch
 from torch.testing import assert_close
 
 from kvae_nb.core.errors import InputError
+from kvae_nb.inference.batched import rts_smoother
 from kvae_nb.inference.cpu_kernel import MOST, cpu_evidence, cpu_filter, cpu_kernel_fits, cpu_smoother
-from kvae_nb.inference.lgssm import LGSSM, dense_joint, kalman_filter, log_evidence, rts_smoother
+from kvae_nb.inference.lgssm import LGSSM, dense_joint
+from kvae_nb.inference.routes import kalman_filter, log_evidence
 
 f32, f64 = torch.float32, torch.float64
 NAMES = (*LGSSM._fields, "a", "u")

@@ -23,13 +23,15 @@ from torch import nn
 from torch.testing import assert_close
 
 from kvae_nb.core.errors import InputError
-from kvae_nb.data.films import DataConfig
+from kvae_nb.data.opening import DataConfig
 from kvae_nb.models.dynamics import LSTMWeights
 from kvae_nb.models.kvae import KVAE, KVAEConfig
-from kvae_nb.models.protocol import check_inputs, import_object, import_path
+from kvae_nb.models.networks import BernoulliPixels, GaussianPixels
+from kvae_nb.models.parts import import_object, import_path
+from kvae_nb.models.protocol import check_inputs
 from kvae_nb.models.rnn import RecurrentConfig, RecurrentVAE
 from kvae_nb.models.skvae import SwitchingKVAE, SwitchingKVAEConfig
-from kvae_nb.models.vae import BernoulliPixels, FrameModel, GaussianPixels
+from kvae_nb.models.vae import FrameModel
 from kvae_nb.training.loop import fit
 from kvae_nb.training.pretrained import WEIGHTS, films_from_text, load_pretrained, read_weights, save_pretrained
 from kvae_nb.training.runs import RunConfig, load_run

@@ -14,22 +14,17 @@ from torch.distributions import MultivariateNormal
 from torch.testing import assert_close
 
 from kvae_nb.core.errors import InputError
-from kvae_nb.core.gaussians import Gaussian, condition, psd_root, sample_gaussian
+from kvae_nb.core.gaussians import Gaussian, condition, sample_gaussian
+from kvae_nb.core.roots import psd_root
 from kvae_nb.core.runtime import derived_seed, kept_random_state, pick_device, seed_everything
-from kvae_nb.inference import lgssm, slds
+from kvae_nb.inference import batched, chains, slds, slds_smoother
 from kvae_nb.inference import parallel as par
 from kvae_nb.inference import routes as fi
 from kvae_nb.inference import square_root as sq
-from kvae_nb.inference.lgssm import (
-    LGSSM,
-    dense_joint,
-    forecast,
-    joint_log_prob,
-    rts_smoother,
-    sample_posterior,
-    sample_prior,
-    vagueness,
-)
+from kvae_nb.inference.batched import forecast, rts_smoother, sample_posterior
+from kvae_nb.inference.checks import vagueness
+from kvae_nb.inference.lgssm import LGSSM, dense_joint, joint_log_prob, sample_prior
+from kvae_nb.models import slds as learning
 
 f32, f64 = torch.float32, torch.float64
 CPU_ROUTES = ("loop", "information", "scan", "root", "cpu")
@@ -89,8 +84,8 @@ def dense(model, a, mask=None):
 # --- one type, one device, one shape -------------------------------------------------------------------------------------------
 
 EVIDENCES = {
-    "lgssm": lgssm.log_evidence,
-    "filter": lgssm.kalman_filter,
+    "lgssm": batched.loop_evidence,
+    "filter": batched.loop_filter,
     "root": sq.root_evidence,
     "root filter": sq.root_filter,
     "root smoother": sq.root_smoothed,
@@ -193,7 +188,7 @@ def test_one_type_that_is_too_short_is_refused_as_well(door, dtype):
 
 def test_other_functions_of_a_model_refuse_as_well():
     m, a = system(), series(20, 1)
-    filtered, last = lgssm.kalman_filter(m, a), Gaussian(m.mean1, m.cov1)
+    filtered, last = batched.loop_filter(m, a), Gaussian(m.mean1, m.cov1)
     mixed = m._replace(Q=m.Q.float())
     calls = [
         lambda: sample_prior(mixed, 4),
@@ -211,10 +206,10 @@ def test_other_functions_of_a_model_refuse_as_well():
         lambda: joint_log_prob(m, a.expand(20, 2), a.float()),
         lambda: joint_log_prob(m, a[:, 0], a),
         lambda: joint_log_prob(m._replace(Q=0 * m.Q), a.expand(20, 2), a),
-        lambda: lgssm.observe(m, filtered.mean.float(), filtered.cov),
-        lambda: lgssm.predict_step(last, m.A[0], m.Q[0].float()),
-        lambda: lgssm.update_step(last, m.C[0], m.R[0], a[0].float()),
-        lambda: lgssm.update_step(last, m.C[0], m.R[0], a[0], torch.tensor(1)),
+        lambda: batched.observe(m, filtered.mean.float(), filtered.cov),
+        lambda: batched.predict_step(last, m.A[0], m.Q[0].float()),
+        lambda: batched.update_step(last, m.C[0], m.R[0], a[0].float()),
+        lambda: batched.update_step(last, m.C[0], m.R[0], a[0], torch.tensor(1)),
     ]
     for k, call in enumerate(calls):
         with pytest.raises(InputError):
@@ -478,7 +473,7 @@ def test_paths_of_singular_models_have_the_moments_of_the_dense_gaussian(name, d
     m, g = cast(model, dtype), torch.Generator().manual_seed(0)
     n = model.A.shape[-1]
     law = dense(model, a)[1]
-    paths = sample_posterior(m, lgssm.kalman_filter(m, a.to(dtype).expand(N, 6, 1)), g).double().flatten(1)
+    paths = sample_posterior(m, batched.loop_filter(m, a.to(dtype).expand(N, 6, 1)), g).double().flatten(1)
     prior, joint = sample_prior(m, 6, (N,), generator=g), dense_joint(model, 6)
     for samples, mean, cov in (
         (paths, law.mean[: 6 * n], law.cov[: 6 * n, : 6 * n]),
@@ -495,7 +490,7 @@ def test_paths_of_singular_models_have_the_moments_of_the_dense_gaussian(name, d
 
 def test_a_constant_state_is_constant_in_every_path():
     model = system(A=[[[1.0]]], C=[[[1.0]]], Q=[[[0.0]]], R=[[[1.0]]], mean1=[0.0], cov1=[[1.0]])
-    z = sample_posterior(model, lgssm.kalman_filter(model, series(50, 9, 1)))
+    z = sample_posterior(model, batched.loop_filter(model, series(50, 9, 1)))
     assert_close(z, z[:, :1].expand_as(z))
     assert z[:, 0].std() > 0.1  # the fifty posteriors differ
     assert sample_prior(model._replace(cov1=0 * model.cov1), 5).z.abs().max() == 0
@@ -505,7 +500,7 @@ def test_gradients_go_through_samples_of_singular_models():
     for m in SINGULAR.values():
         leaf = m.A.clone().requires_grad_()
         z = sample_posterior(
-            m._replace(A=leaf), lgssm.kalman_filter(m._replace(A=leaf), series(6, 1)), torch.Generator().manual_seed(0)
+            m._replace(A=leaf), batched.loop_filter(m._replace(A=leaf), series(6, 1)), torch.Generator().manual_seed(0)
         )
         assert torch.autograd.grad(z.square().sum(), leaf)[0].isfinite().all()
 
@@ -568,8 +563,8 @@ def test_a_measurement_leaves_all_generators_as_they_were():
 
 def test_a_gap_that_nobody_declared_destroys_no_parameters():
     torch.manual_seed(0)
-    a = slds.bouncing_point(6, 30).a
-    parameters = slds.SLDSParameters(2, 1, 1)
+    a = chains.bouncing_point(6, 30).a
+    parameters = learning.SLDSParameters(2, 1, 1)
     before = [p.clone() for p in parameters.parameters()]
     for wrong in (
         a.index_fill(1, torch.tensor([7]), torch.nan),
@@ -582,18 +577,20 @@ def test_a_gap_that_nobody_declared_destroys_no_parameters():
     ):
         for method in ("imm", "gpb2", "relaxed"):
             with pytest.raises(InputError):
-                slds.fit_slds(parameters, wrong, method=method, steps=2)
+                learning.fit_slds(parameters, wrong, method=method, steps=2)
     assert all(torch.equal(x, y) for x, y in zip(before, parameters.parameters()))
 
 
 @pytest.mark.parametrize("method", ["imm", "gpb2", "relaxed"])
 def test_what_is_hidden_is_not_learned_from(method):
-    a, mask = slds.bouncing_point(6, 30).a, torch.rand(6, 30, generator=torch.Generator().manual_seed(0)) > 0.3
+    a, mask = chains.bouncing_point(6, 30).a, torch.rand(6, 30, generator=torch.Generator().manual_seed(0)) > 0.3
     found = []
     for fill in (torch.nan, 0.0, 1e8, torch.inf):
         torch.manual_seed(0)
-        p = slds.SLDSParameters(2, 1, 1)
-        history = slds.fit_slds(p, a.where(mask[..., None], fill), method=method, steps=3, window=12, mask=mask).history
+        p = learning.SLDSParameters(2, 1, 1)
+        history = learning.fit_slds(
+            p, a.where(mask[..., None], fill), method=method, steps=3, window=12, mask=mask
+        ).history
         found.append((history, [x.tolist() for x in p.parameters()]))
     assert found[0] == found[1] == found[2] == found[3] and all(math.isfinite(x) for x in found[0][0])
 
@@ -609,9 +606,9 @@ def test_a_switching_system_with_known_states_is_smoothed_as_the_linear_one():
             m.R,
             m.mean1[None],
             m.cov1[None],
-            slds.Chain(*(x.double() for x in slds.sticky(1, 0.5))),
+            chains.Chain(*(x.double() for x in chains.sticky(1, 0.5))),
         )
-        found = slds.switching_smoother(one, slds.switching_filter(one, a))
+        found = slds_smoother.switching_smoother(one, slds.switching_filter(one, a))
         law = dense(m, a)[1]
         n = m.A.shape[-1]
         assert_close(found.mean[:, 0].flatten(), law.mean[: 8 * n], rtol=1e-7, atol=1e-7)

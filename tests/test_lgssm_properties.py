@@ -10,21 +10,18 @@ from torch.testing import assert_close
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.gaussians import Gaussian, condition, symmetrize
 from kvae_nb.inference import routes as fast_inference
-from kvae_nb.inference.lgssm import (
-    LGSSM,
+from kvae_nb.inference.batched import (
     between,
-    dense_joint,
     forecast,
-    joint_log_prob,
-    kalman_filter,
-    log_evidence,
+    loop_evidence,
+    loop_filter,
     observe,
     predict_step,
     rts_smoother,
     sample_posterior,
-    sample_prior,
     update_step,
 )
+from kvae_nb.inference.lgssm import LGSSM, dense_joint, joint_log_prob, sample_prior
 
 f64 = torch.float64
 CLOSE = dict(rtol=1e-8, atol=1e-8)  # condition numbers up to some 10^4 between double precision and this
@@ -109,9 +106,9 @@ def cut(law, t, s, n):
 @given(problems())
 def test_filter_smoother_and_evidence_are_the_dense_gaussian(problem):
     model, a, mask, u = problem
-    f = kalman_filter(model, a, mask, u)
+    f = loop_filter(model, a, mask, u)
     s = rts_smoother(model, f)
-    evidence = log_evidence(model, a, mask, u)
+    evidence = loop_evidence(model, a, mask, u)
     assert evidence.shape == a.shape[:-2] and s.lag_cov.shape == (*a.shape[:-2], a.shape[-2] - 1, *f.cov.shape[-2:])
     if mask is not None:
         assert (f.log_prob[~mask.expand(f.log_prob.shape)] == 0).all()
@@ -136,7 +133,7 @@ def test_filter_smoother_and_evidence_are_the_dense_gaussian(problem):
 @given(problems())
 def test_single_steps_make_the_filter(problem):
     model, a, mask, u = problem
-    f, state = kalman_filter(model, a, mask, u), Gaussian(model.mean1, model.cov1)
+    f, state = loop_filter(model, a, mask, u), Gaussian(model.mean1, model.cov1)
     at = lambda M, t: M[..., min(t, M.shape[-3] - 1), :, :]
     for t in range(a.shape[-2]):
         if t:
@@ -158,14 +155,14 @@ def test_single_steps_make_the_filter(problem):
 @given(problems(), st.randoms(use_true_random=False))
 def test_what_is_hidden_changes_nothing_and_the_future_no_filtered_value(problem, chance):
     model, a, mask, u = problem
-    f = kalman_filter(model, a, mask, u)
+    f = loop_filter(model, a, mask, u)
     if mask is not None:
         other = torch.where(mask[..., None], a, chance.choice([0.0, 1e9, float("inf")]))
-        for x, y in zip(f, kalman_filter(model, other, mask, u)):
+        for x, y in zip(f, loop_filter(model, other, mask, u)):
             assert torch.equal(x, y)
     t = chance.randrange(a.shape[-2])
     later = torch.cat([a[..., : t + 1, :], a[..., t + 1 :, :] + 5], -2)
-    for x, y in zip(f, kalman_filter(model, later, mask, u)):
+    for x, y in zip(f, loop_filter(model, later, mask, u)):
         assert torch.equal(x.select(len(a.shape) - 2, t), y.select(len(a.shape) - 2, t))
 
 
@@ -176,7 +173,10 @@ def test_gradients_are_finite_and_those_of_the_dense_gaussian(problem):
     leaves = [None if x is None else x.clone().requires_grad_() for x in (*m1, a1, u1)]
     wanted = [x for x in leaves if x is not None]
     fast = torch.autograd.grad(
-        log_evidence(LGSSM(*leaves[:7]), leaves[7], mask1, leaves[8]), wanted, allow_unused=True, materialize_grads=True
+        loop_evidence(LGSSM(*leaves[:7]), leaves[7], mask1, leaves[8]),
+        wanted,
+        allow_unused=True,
+        materialize_grads=True,
     )
     assert all(x.isfinite().all() for x in fast)
     _, joint, rows, value = given_steps(LGSSM(*leaves[:7]), leaves[7], mask1, leaves[8], len(a1))
@@ -197,7 +197,7 @@ def test_a_forecast_is_a_filter_with_nothing_to_see(problem, ahead):
         return
     seen = torch.ones(a.shape[:-1], dtype=torch.bool) if mask is None else mask.expand(a.shape[:-1]).clone()
     seen[..., T - ahead :] = False
-    f = kalman_filter(model, a, seen, u)
+    f = loop_filter(model, a, seen, u)
     k = T - ahead
     z, pictures = forecast(
         between(model, k, T),
@@ -215,9 +215,9 @@ def test_a_forecast_is_a_filter_with_nothing_to_see(problem, ahead):
 @given(problems(), st.integers(0, 1000))
 def test_samples_have_the_right_shapes_and_bayes_rule_holds_on_them(problem, seed):
     model, a, mask, u = problem
-    z = sample_posterior(model, kalman_filter(model, a, mask, u), torch.Generator().manual_seed(seed))
+    z = sample_posterior(model, loop_filter(model, a, mask, u), torch.Generator().manual_seed(seed))
     assert z.shape == (*a.shape[:-1], model.A.shape[-1]) and z.isfinite().all()
-    log_joint, evidence = joint_log_prob(model, z, a, mask, u), log_evidence(model, a, mask, u)
+    log_joint, evidence = joint_log_prob(model, z, a, mask, u), loop_evidence(model, a, mask, u)
     for i, m1, a1, mask1, u1 in members(*problem):
         N = z[i].numel()
         law = given_steps(m1, a1, mask1, u1, len(a1))[0]
@@ -234,14 +234,14 @@ def test_a_wrong_shape_is_refused_by_name(name):
     model = LGSSM(eye[None], None, eye[None, :1], eye[None], eye[None, :1, :1], eye[0], eye)
     wrong = model._replace(**{name: torch.zeros(5, 5, 5, dtype=f64)})
     with pytest.raises(InputError, match=rf"\b(A|C|a|{name}) has shape|broadcast"):
-        kalman_filter(wrong, torch.zeros(4, 1, dtype=f64))
+        loop_filter(wrong, torch.zeros(4, 1, dtype=f64))
 
 
 @settings(max_examples=12)  # the compiled backend makes new kernels for every size
 @given(problems())
 def test_every_backend_gives_the_same_numbers(problem):
     model, a, mask, u = problem
-    filtered = kalman_filter(model, a, mask, u)
+    filtered = loop_filter(model, a, mask, u)
     smoothed = rts_smoother(model, filtered)
     for name, backend in fast_inference.BACKENDS.items():
         if name == "gpu":  # tested in its notebook, through triton's interpreter

@@ -526,7 +526,7 @@ def test_float64_only_on_the_cpu():
 def test_every_plot_takes_what_requires_gradients():
     from matplotlib.figure import Figure
 
-    from kvae_nb.evaluation import plots
+    from kvae_nb.evaluation.imputation import plots
 
     ax = lambda: Figure().add_subplot()
     frames, mask = torch.rand(6, 1, 8, 8, requires_grad=True), torch.tensor([True, True, False, True, True, True])

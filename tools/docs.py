@@ -1,327 +1,309 @@
 #!/usr/bin/env python3
-"""A static site in _docs/: every notebook as it is stored (nothing is run), and a page for every module.
+"""A site in _docs/: every notebook as it is stored (nothing is run), and a page for every module; made by Sphinx.
 
-Equations become MathML, which browsers draw themselves, so the pages work from a disk and without a script. What cannot
-be done faithfully stops the build: an equation with an unknown command, a link into the repository that leads nowhere.
+This script only prepares what Sphinx reads: it obeys nbdev's directives, takes the alternative text of a figure from
+its caption, sorts the notebooks into parts by their numbers, leads links into the repository to where they lead, and
+writes the signatures of the modules. A warning of Sphinx, such as a link that leads nowhere, stops the build.
 """
 
 import ast
-import base64
-import io
 import posixpath
 import re
 import shutil
 import sys
-import tokenize
+import tempfile
+import tomllib
 from configparser import ConfigParser
-from html import escape
+from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 from typing import NamedTuple
 
 import nbformat
-from jinja2 import Template
-from mathml import Broken, equation
-from nbconvert.filters import ansi2html
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonLexer
+from sphinx.cmd.build import build_main
 
 ROOT, HERE = Path(__file__).resolve().parent.parent, Path(__file__).resolve().parent
+PARTS = {1: "The story", 20: "Fast and safe inference", 30: "Other models", 50: "Using it", 60: "Results"}
+PARTS |= {70: "Workshop", 90: "To look things up"}  # the number of a part's first notebook -> its title
 TEXTS = {"experiments/README.md": "experiments", "benchmarks/README.md": "benchmarks", "CHANGELOG.md": "changelog"}
+CODE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)\s*$)", re.M | re.S)
+LINK = re.compile(r"""(?<=\]\()(?![a-z]+:|[/#])([^)\s]+)""")
+NAME = re.compile(r"(?<![\w\[`/])`([A-Za-z_]\w*(?:\.\w+)*)(\(\))?`(?![\w\]`])")
+BADGE = re.compile(r"\[!\[([^\]]*)\]\([^)]*\)\](?=\()")  # a picture from elsewhere that is a link: its words stay
+TAGGED = re.compile(
+    r"\$\$((?:(?!\$\$).)*\\tag\{(?:(?!\$\$).)*)\$\$", re.S
+)  # Sphinx would put it where no tag may stand
+CONF = {
+    "project": "kvae_nb",
+    "html_title": "kvae_nb",
+    "extensions": ["myst_nb", "sphinx_copybutton"],
+    "html_theme": "furo",
+    "html_css_files": ["docs.css"],
+    "html_js_files": ["docs.js"],
+    "html_copy_source": False,
+    "html_show_copyright": False,
+    "html_show_search_summary": False,  # a page on a disk may not read another
+    "html_use_index": False,
+    "html_domain_indices": False,
+    "mathjax_path": "tex-svg.js",
+    "myst_enable_extensions": ["dollarmath", "amsmath"],
+    "myst_heading_anchors": 4,
+    "myst_heading_slug_func": "docs.slug",
+    "nb_execution_mode": "off",
+    "nb_ipywidgets_js": {},
+    "nb_render_markdown_format": "myst",
+    "suppress_warnings": ["myst.header"],
+    "pygments_dark_style": "github-dark",
+}
 
 
-# Markdown
+class Broken(Exception):
+    "Something that has to be mended before there can be a site."
 
 
 class Site(NamedTuple):
     "What a page has to know of the others."
 
-    pages: dict  # path in the repository -> name of its page
-    names: dict  # exported name -> where it is described
+    pages: dict  # path in the repository -> page
+    names: dict  # exported name -> page and heading that describe it
     url: str  # of the repository
-    images: dict  # path in the repository -> path in the site
 
 
-class Renderer(IPythonRenderer):
-    "Markdown as the notebooks use it; links, images and equations as the site has them."
-
-    def __init__(self, site, source):
-        super().__init__(escape=False, anchor_link_text="#")
-        self.site, self.source = site, source
-
-    def resolved(self, url):
-        "Where a link leads. Raises `Broken` if the repository has no such file."
-        if re.match(r"[a-z]+:|#", url):
-            return url
-        target, mark, anchor = url.partition("#")
-        path = posixpath.normpath(posixpath.join(posixpath.dirname(self.source), target))
-        if path in self.site.pages:
-            return f"{self.site.pages[path]}.html{mark}{anchor}"
-        if not (ROOT / path).exists():
-            raise Broken(f"a link to {url}, which is not there")
-        if Path(path).suffix in (".png", ".gif", ".svg", ".jpg"):
-            return self.site.images.setdefault(path, "images/" + path.replace("/", "_"))
-        return f"{self.site.url}/blob/main/{path}"
-
-    def link(self, text, url, title=None):
-        return super().link(text, self.resolved(url), title)
-
-    def image(self, text, url, title=None):
-        return super().image(text, self.resolved(url), title)
-
-    def codespan(self, text):
-        where = self.site.names.get(text.removesuffix("()"))
-        code = super().codespan(text)
-        return f'<a class="name" href="{where}">{code}</a>' if where else code
-
-    def table(self, text):
-        return f'<div class="scroll"><table>{text}</table></div>'
-
-    def block_math(self, body):
-        return equation(body, block=True)
-
-    def latex_environment(self, name, body):
-        return equation(rf"\begin{{{name}}}{body}\end{{{name}}}", block=True)
-
-    def inline_math(self, body):
-        return equation(body)
+# Notebooks and texts
 
 
-def markdown(text, site, source):
-    "The text as HTML; an equation that stands for itself is no part of a paragraph."
-    html = MarkdownWithMath(renderer=Renderer(site, source)).render(text)
-    return re.sub(
-        r'<p>\s*((?:<div class="equation">.*?</math></div>(?:<span class="tag">[^<]*</span>)?</div>\s*)+)</p>',
-        r"\1",
-        html,
-        flags=re.S,
-    )
+def rewritten(text, source, site):
+    "Markdown of the file `source`, with links that lead to pages or into the repository, and names that are links."
+
+    def link(m):
+        target, mark, anchor = m[1].partition("#")
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        if path in site.pages:
+            return f"/{site.pages[path]}{mark}{anchor}"
+        return m[1] if path.startswith("nbs/images/") or not (ROOT / path).exists() else f"{site.url}/blob/main/{path}"
+
+    def name(m):
+        return f"[{m[0]}]({site.names[m[1]]})" if m[1] in site.names else m[0]
+
+    lines = lambda part: "\n".join(t if t.startswith("#") else NAME.sub(name, t) for t in part.split("\n"))
+    numbered = lambda m: f"\n\\begin{{equation*}}\n{m[1].strip()}\n\\end{{equation*}}\n"
+    plain = lambda part: lines(TAGGED.sub(numbered, LINK.sub(link, BADGE.sub(r"[\1]", part))))
+    return "".join(part if part.startswith(("```", "~~~")) else plain(part) for part in CODE.split(text))
 
 
-def python(code):
-    return highlight(code, PythonLexer(), HtmlFormatter())
+def caption(cells):
+    "What is to be seen in the figure before these cells: the first sentences of its caption, as plain text."
+    text = "\n\n".join(c.source for c in cells if c.cell_type == "markdown")
+    found = re.search(r"\*What to see:\*\s*(.+)", text)
+    if not found:
+        return "A figure without a caption"
+    words = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", found[1])
+    words = re.sub(r"\\(?:math[a-z]+|text[a-z]*|operatorname)(?![a-z])", "", words)
+    words = re.sub(r"\\([A-Za-z]+)", lambda m: unescape(f"&{m[1]};").strip("&;"), words)  # Greek letters and the like
+    words = re.sub(r"[*`${}\\]", "", words).strip()
+    short = re.match(r".{40,220}?[.:;](?=\s|$)|.{1,220}(?=\s|$)", words)[0]
+    return (short[0].upper() + short[1:]).rstrip(":;")
 
 
-# Notebooks
+def directives(cell):
+    "nbdev's directives of a cell: name -> value."
+    found = re.findall(r"^#\|\s*([\w-]+):?[ \t]*(.*)$", cell.source, re.M)
+    return {name: value.strip() for name, value in found}
 
 
-def output(out, site, source, figure):
-    "A stored output as HTML; `figure` stores a picture and returns its address."
-    if out.output_type == "stream":
-        return f'<pre class="out">{ansi2html(out.text)}</pre>'
-    data = out.get("data", {})
-    if "text/markdown" in data:
-        return markdown(data["text/markdown"], site, source)
-    if "text/html" in data:
-        return f'<div class="scroll">{data["text/html"]}</div>'
-    if "image/png" in data:
-        return f'<p><img src="{figure(base64.b64decode(data["image/png"]))}" alt="Figure; its caption follows" loading="lazy"></p>'
-    if "application/vnd.jupyter.widget-view+json" in data:
-        return '<p class="out">Controls stand here when the notebook is run.</p>'
-    return f'<pre class="out">{escape(data.get("text/plain", ""))}</pre>'
-
-
-def notebook_page(path, site, out):
-    "The body of a notebook's page."
-    parts, name, figures = [], path.relative_to(ROOT).as_posix(), []
-
-    def figure(png):
-        figures.append(f"images/{path.stem}_{len(figures) + 1}.png")
-        (out / figures[-1]).write_bytes(png)
-        return figures[-1]
-
-    for cell in nbformat.read(path, as_version=4).cells:
+def prepared(path, site):
+    "The notebook as Sphinx shows it: hidden cells gone, exported ones as they are written, figures with a text."
+    nb, source = nbformat.read(path, as_version=4), path.relative_to(ROOT).as_posix()
+    shown = []
+    for k, cell in enumerate(nb.cells):
+        said = directives(cell) if cell.cell_type == "code" else {}
+        if said.keys() & {"hide", "default_exp"} or said.get("include") == "false":
+            continue
         if cell.cell_type == "markdown":
-            parts.append(markdown(cell.source, site, name))
-        elif cell.cell_type == "code":
-            code = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
-            aside = re.search(r"^#\|\s*(hide|echo:\s*false)", cell.source, re.M)  # at hand, but folded away
-            parts += (
-                [f"<details><summary>code</summary>{python(code)}</details>" if aside else python(code)] if code else []
-            )
-            parts += [output(o, site, name, figure) for o in cell.outputs]
-    return "\n".join(parts)
+            cell.source = rewritten(cell.source, source, site)
+        else:
+            fold = {("echo", "false"): "remove-input", ("code-fold", "true"): "hide-input"}
+            cell.metadata.tags = [tag for directive, tag in fold.items() if directive in said.items()]
+            cell.metadata.mystnb = {"image": {"alt": caption(nb.cells[k + 1 : k + 3])}}
+            cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
+            cell.outputs = [] if said.get("output") == "false" else [output(o, source, site) for o in cell.outputs]
+        shown.append(cell)
+    nb.cells = [c for c in shown if c.source or c.get("outputs")]
+    nb.cells[0].source += f"\n\n[This notebook's file]({site.url}/blob/main/{source})"
+    nb.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return nb
 
 
-def heading(text, name):
-    "Title and one-line summary of a notebook or a text."
-    title = re.search(r"^# (.+)$", text, re.M)
-    summary = re.search(r"^# .+\n+> (.+(?:\n> .+)*)", text, re.M)
-    return (title[1] if title else name), (re.sub(r"\n> ?", " ", summary[1]) if summary else "")
+def output(out, source, site):
+    "A stored output, without what needs a running kernel."
+    data = out.get("data", {})
+    if data.pop("application/vnd.jupyter.widget-view+json", None):
+        data["text/plain"] = "Controls stand here when the notebook is run."
+    if "text/markdown" in data:
+        data["text/markdown"] = rewritten(data["text/markdown"], source, site)
+    return out
 
 
 # Modules
 
 
-def comments(source):
-    "Line -> its comment."
-    return {
-        t.start[0]: t.string.lstrip("# ")
-        for t in tokenize.generate_tokens(io.StringIO(source).readline)
-        if t.type == tokenize.COMMENT
-    }
-
-
-def arguments(node, said):
-    "Name, annotation, default and description of every argument and of what is returned."
-    a, rows = node.args, []
-    plain = a.posonlyargs + a.args
-    given = [None] * (len(plain) - len(a.defaults)) + a.defaults + a.kw_defaults
-    for arg, default in [*zip(plain + a.kwonlyargs, given), *((v, None) for v in (a.vararg, a.kwarg) if v)]:
-        alone = arg.lineno != node.lineno
-        if arg.arg != "self":
-            rows.append((arg.arg, arg.annotation, default, said.get((default or arg).end_lineno, "") if alone else ""))
-    return rows + ([("returns", node.returns, None, "")] if node.returns else [])
-
-
-def attributes(node, said):
-    "Name, annotation, default and description of the fields of a dataclass or a named tuple."
-    rows = []
-    for item, after in zip(node.body, [*node.body[1:], None]):
-        if isinstance(item, ast.AnnAssign):
-            text = (
-                after.value.value
-                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                else said.get(item.end_lineno, "")
-            )
-            rows.append((ast.unparse(item.target), item.annotation, item.value, text))
-    return rows
-
-
-def described(node, said, site, source, owner=""):
-    "A function, class or method: signature, docstring, a table of what goes in and comes out, then the public methods."
-    is_class = isinstance(node, ast.ClassDef)
-    begin = next((n for n in node.body if getattr(n, "name", "") == "__init__"), None) if is_class else node
-    rows = (attributes(node, said) if is_class else []) or (arguments(begin, said) if begin else [])
-    words = [f"{n}={ast.unparse(d)}" if d else n for n, _, d, _ in rows if n != "returns"]
-    inside = ", ".join(words) if len(", ".join(words)) < 90 else "\n    " + ",\n    ".join(words) + "\n"
-    level, mark = ("h3", f"{owner}.{node.name}") if owner else ("h2", node.name)
-    html = [
-        f'<{level} id="{mark}"><code>{mark}</code><a class="anchor-link" href="#{mark}">#</a></{level}>',
-        python(f"{'class ' if is_class else ''}{mark}({inside})"),
-        markdown(ast.get_docstring(node) or "", site, source),
-    ]
-    word = lambda node: (
-        node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ast.unparse(node)
-    )
-    kind = lambda node: f"<code>{escape(word(node))}</code>" if node else ""
-    cell = lambda node: f"<code>{escape(ast.unparse(node))}</code>" if node else ""
-    table = [
-        f"<tr><td><code>{n}</code></td><td>{kind(a)}</td><td>{cell(d)}</td><td>{markdown(text, site, source)}</td></tr>"
-        for n, a, d, text in rows
-    ]
-    if table:
-        html.append(
-            '<div class="scroll"><table><thead><tr><th>name</th><th>type</th><th>default</th><th>what it is</th></tr></thead>'
-            + "".join(table)
-            + "</table></div>"
-        )
-    for item in node.body if is_class else ():
-        if isinstance(item, ast.FunctionDef) and not item.name.startswith("_"):
-            html.append(described(item, said, site, source, node.name))
-    return "\n".join(html)
-
-
 def exported(path):
-    "The module's source and tree, its docstring, and what it exports: name -> node."
+    "The module's lines, its docstring, and what it exports: name -> node."
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     named = {n.name: n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
     named |= {t.id: n for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
     named |= {n.target.id: n for n in tree.body if isinstance(n, ast.AnnAssign)}
     names = [e.value for e in named["__all__"].value.elts] if "__all__" in named else []
-    return source, ast.get_docstring(tree) or "", {n: named[n] for n in names if n in named}
+    found = {n: named[n] for n in names if n in named}
+    patched = {f"{owner(n)}.{n.name}": n for n in tree.body if isinstance(n, ast.FunctionDef) and owner(n)}
+    return source.split("\n"), ast.get_docstring(tree) or "", found | patched
+
+
+def owner(node):
+    "The class that a function becomes a method of by `@patch`, or nothing."
+    patched = any(ast.unparse(d).startswith("patch") for d in node.decorator_list)
+    return ast.unparse(node.args.args[0].annotation) if patched else ""
+
+
+def is_documented(node):
+    return isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+
+
+def signature(node, lines):
+    "A definition as it is written, with its comments: a function without its body, a class with its fields, a value."
+    if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        value = lines[node.lineno - 1 : node.end_lineno]
+        return value if len(value) <= 20 else [*value[:20], "# …"]
+    top = min(n.lineno for n in (node, *node.decorator_list))
+    body = node.body[ast.get_docstring(node) is not None :]
+    if isinstance(node, ast.FunctionDef):
+        return lines[top - 1 : max(node.body[0].lineno - 1, node.lineno)]
+    methods = [min(n.lineno for n in (m, *m.decorator_list)) for m in body if isinstance(m, ast.FunctionDef)]
+    begin = body[0].lineno - 1 if body else node.end_lineno
+    return lines[top - 1 : node.body[0].lineno - 1] + lines[begin : methods[0] - 1 if methods else node.end_lineno]
+
+
+def described(name, node, lines, source, site, level="##"):
+    "Heading, signature, a link to the source and docstring of a definition, then of the public methods."
+    code = dedent("\n".join(signature(node, lines))).rstrip()
+    is_class = isinstance(node, ast.ClassDef)
+    says = ast.get_docstring(node) if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else ""
+    parts = [f"{level} `{name}`", f"```python\n{code}\n```", rewritten(says or "", "nbs/", site)]
+    parts.append(f"[source]({site.url}/blob/main/{source}#L{node.lineno})")
+    for item in filter(is_documented, node.body if is_class else ()):
+        parts.append(described(f"{name}.{item.name}", item, lines, source, site, level + "#"))
+    return "\n\n".join(parts)
 
 
 def module_page(path, site):
-    "The body of a module's page."
-    source, summary, found = exported(path)
-    said, name = comments(source), path.relative_to(ROOT).as_posix()
-    book = re.search(r"File to edit: \.\./(nbs/\S+\.ipynb)", source)
-    origin = f" Derived, tested and shown in [{Path(book[1]).stem}](../{book[1]})." if book else ""
-    parts = [markdown(f"# kvae_nb.{path.stem}\n\n{summary}{origin}", site, name)]
-    for label, node in found.items():
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            parts.append(described(node, said, site, name))
-        else:
-            value = ast.get_source_segment(source, node)
-            parts.append(
-                f'<h2 id="{label}"><code>{label}</code></h2>'
-                + python(value if len(value) < 600 else value[:600] + " …")
-                + markdown(said.get(node.end_lineno, ""), site, name)
-            )
-    return "\n".join(parts)
+    "The page of a module."
+    (lines, summary, found), source = exported(path), path.relative_to(ROOT).as_posix()
+    book = re.search(r"File to edit: (\S+\.ipynb)", "\n".join(lines[:9]))
+    shown = rewritten(f"Derived, tested and shown in [{Path(book[1]).stem}]({book[1]}).", source, site) if book else ""
+    parts = [f"# `kvae_nb.{module(path)}`", rewritten(summary, "nbs/", site), shown]
+    return "\n\n".join(parts + [described(name, node, lines, source, site) for name, node in found.items()])
+
+
+def module(path):
+    "The name of a module's file, counted from the package: inference.lgssm."
+    return ".".join(path.relative_to(ROOT / "kvae_nb").with_suffix("").parts)
 
 
 # The site
 
 
-def plan():
-    "The site before any page is made, and the groups of its sidebar: title -> rows of page, title, summary, maker of the body."
+def toctree(title, rows):
+    "A hidden table of contents: the group of this title in the sidebar."
+    head = f":caption: {title}\n" if title else ""
+    return "```{toctree}\n:hidden:\n" + head + "\n".join(rows) + "\n```\n"
+
+
+def wings():
+    "The sub-packages from the lowest to the highest: name -> files of its modules that export something."
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = next(c["layers"] for c in config["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
+    names = [name.strip() for layer in reversed(layers) for name in layer.split("|")]
+    return {w: [p for p in sorted((ROOT / "kvae_nb" / w).glob("[!_]*.py")) if exported(p)[2]] for w in names}
+
+
+def planned(books, modules):
+    "What pages there will be, and where every exported name is described."
     config = ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini", encoding="utf-8")
-    books = [ROOT / "nbs/index.ipynb", *sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))]
-    modules = [p for p in sorted((ROOT / "kvae_nb").glob("*.py")) if exported(p)[2]]
-    pages = {f"nbs/{p.name}": p.stem for p in books} | TEXTS
-    names = {
-        f"{prefix}{n}": f"api_{p.stem}.html#{n}"
-        for p in modules
-        for n in exported(p)[2]
-        for prefix in ("", f"kvae_nb.{p.stem}.", f"{p.stem}.")
-    }
-    groups = {"Notebooks": [], "More": [], "Library": []}
-    site = Site(pages, names, config["DEFAULT"]["git_url"], {})
-    for p in books:
-        text = "\n\n".join(c.source for c in nbformat.read(p, as_version=4).cells[:2] if c.cell_type == "markdown")
-        groups["Notebooks"].append((p.stem, *heading(text, p.stem), lambda out, p=p: notebook_page(p, site, out)))
+    names = {}
+    for path in modules:
+        for name in exported(path)[2]:
+            where = f"/api/{module(path)}.md#{slug(name)}"
+            names |= {f"kvae_nb.{module(path)}.{name}": where, f"{module(path)}.{name}": where}
+            names.setdefault(f"{path.stem}.{name}", where)
+            names.setdefault(name, where)
+    pages = {f"nbs/{p.name}": p.name for p in books} | {name: f"{page}.md" for name, page in TEXTS.items()}
+    return Site(pages, names, config["DEFAULT"]["git_url"])
+
+
+def slug(heading):
+    "The anchor of a heading, as JupyterLab makes it."
+    return heading.strip().replace(" ", "-")
+
+
+def write_api(src, site, house):
+    "Writes the pages of modules and sub-packages, and returns the sidebar's group."
+    (src / "api").mkdir()
+    for path in (p for rows in house.values() for p in rows):
+        (src / f"api/{module(path)}.md").write_text(module_page(path, site), encoding="utf-8")
+    for wing, rows in house.items():
+        says = ast.get_docstring(ast.parse((ROOT / "kvae_nb" / wing / "__init__.py").read_text(encoding="utf-8")))
+        about = {p: rewritten(exported(p)[1], "nbs/", site) for p in rows}
+        lines = [f"- [`{module(p)}`](/api/{module(p)}.md): {about[p]}" for p in rows]
+        tree = toctree("", [f"{p.stem} </api/{module(p)}>" for p in rows])
+        text = "\n".join([f"# `kvae_nb.{wing}`\n\n{says}\n", *lines, f"\n{tree}"])
+        (src / f"api/{wing}.md").write_text(text, encoding="utf-8")
+    return toctree("Library", [f"{wing} </api/{wing}>" for wing in house])
+
+
+def sources(src, books=None, house=None):
+    "Writes what Sphinx reads into the folder `src` and returns the number of pages; without more words, of everything."
+    books = books or sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+    house = wings() if house is None else house
+    site = planned([ROOT / "nbs/index.ipynb", *books], [p for rows in house.values() for p in rows])
+    groups = {title: [] for title in PARTS.values()}
+    for path in books:
+        nb, number = prepared(path, site), int(path.name[:2])
+        nbformat.write(nb, src / path.name)
+        title = re.search(r"^# (.+)$", nb.cells[0].source, re.M)[1]
+        groups[PARTS[max(first for first in PARTS if first <= number)]].append(f"{path.name[:2]} {title} <{path.stem}>")
     for name, page in TEXTS.items():
-        if (text := (ROOT / name)).exists():
-            groups["More"].append(
-                (
-                    page,
-                    *heading(text.read_text(encoding="utf-8"), page),
-                    lambda out, name=name: markdown((ROOT / name).read_text(encoding="utf-8"), site, name),
-                )
-            )
-    for p in modules:
-        groups["Library"].append((f"api_{p.stem}", p.stem, exported(p)[1], lambda out, p=p: module_page(p, site)))
-    return site, groups
+        text = (ROOT / name).read_text(encoding="utf-8")
+        (src / f"{page}.md").write_text(rewritten(text, name, site), encoding="utf-8")
+        groups[PARTS[90]].append(page)
+    shutil.copytree(ROOT / "nbs/images", src / "images")
+    front = prepared(ROOT / "nbs/index.ipynb", site)
+    trees = [toctree(title, rows) for title, rows in groups.items() if rows] + [write_api(src, site, house)]
+    front.cells.append(nbformat.v4.new_markdown_cell("\n".join(trees), id="toctrees"))
+    nbformat.write(front, src / "index.ipynb")
+    return len(books) + len(TEXTS) + len(house) + sum(map(len, house.values())) + 1
 
 
-def build(out=ROOT / "_docs"):
-    "Writes the site and returns the number of its pages. Raises `Broken` with everything that has to be mended."
-    site, groups = plan()
-    shutil.rmtree(out, ignore_errors=True)
-    (out / "images").mkdir(parents=True)
-    template, faults = Template((HERE / "docs_page.html").read_text(encoding="utf-8"), autoescape=False), []
-    order = [row for rows in groups.values() for row in rows]
-    for k, (page, title, summary, body) in enumerate(order):
-        try:
-            html = body(out)
-        except Broken as fault:
-            faults.append(f"{page}: {fault}")
-            continue
-        near = {"before": order[k - 1] if k else None, "after": order[k + 1] if k + 1 < len(order) else None}
-        (out / f"{page}.html").write_text(
-            template.render(
-                page=page, title=escape(title), summary=escape(summary, quote=True), body=html, groups=groups, **near
-            ),
-            encoding="utf-8",
-        )
-    if faults:
-        raise Broken("\n".join(faults))
-    for source, target in site.images.items():
-        shutil.copyfile(ROOT / source, out / target)
-    (out / "style.css").write_text(
-        (HERE / "docs.css").read_text(encoding="utf-8") + HtmlFormatter(style="default").get_style_defs(".highlight"),
-        encoding="utf-8",
-    )
-    shutil.copyfile(
-        Path(find_spec("ziamath").submodule_search_locations[0]) / "fonts/STIXTwoMath-Regular.ttf", out / "math.ttf"
-    )
-    return len(order)
+def build(out=ROOT / "_docs", **which):
+    "Writes the site and returns the number of its pages. Raises `Broken` if Sphinx has warned of something."
+    mathjax = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax/tex-svg.js"
+    static = [str(p) for p in (HERE / "docs.css", HERE / "docs.js", mathjax)]
+    with tempfile.TemporaryDirectory() as folder:
+        src, html = Path(folder, "src"), Path(folder, "html")
+        src.mkdir()
+        number = sources(src, **which)
+        conf = CONF | {"html_static_path": static}
+        text = "".join(f"{name} = {value!r}\n" for name, value in conf.items())
+        (src / "conf.py").write_text(text, encoding="utf-8")
+        if build_main(["-q", "-W", "-b", "html", "-d", f"{folder}/doctrees", str(src), str(html)]):
+            raise Broken("The site was not made: see above what has to be mended.")
+        for name in (".buildinfo", "objects.inv"):
+            (html / name).unlink()
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.move(html, out)
+    return number
 
 
 if __name__ == "__main__":

@@ -26,8 +26,11 @@ from ..core.errors import InputError
 from ..core.gaussians import Gaussian
 from ..evaluation.plots import PALETTE, as_array, as_rgb
 from ..evaluation.videos import enlarge
-from ..inference.lgssm import LGSSM, kalman_filter, log_evidence, rts_smoother, sample_prior
-from ..inference.slds import marginals, smoother_chain
+from ..inference.lgssm import LGSSM, sample_prior
+from ..inference.routes import kalman_filter, log_evidence
+from ..inference.batched import rts_smoother
+from ..inference.chains import marginals
+from ..inference.slds_smoother import smoother_chain
 from ..models.protocol import Generated, Imputed, hide
 from ..models.skvae import SwitchingKVAE, run_filter, show
 from ..models.vae import FrameModel

@@ -30,9 +30,11 @@ from ..core.errors import InputError
 from ..core.files import memory_bytes
 from ..core.gaussians import LOG_2PI, Gaussian, symmetrize
 from ..evaluation.plots import PALETTE, quiet
-from ..inference import lgssm
 from ..inference import routes as fast_inference
-from ..inference.lgssm import LGSSM, Filtered, Smoothed, between, check_shapes, observe
+from ..inference.batched import Filtered, Smoothed, between, forecast, observe
+from ..inference.checks import check_shapes
+from ..inference.lgssm import LGSSM
+from ..inference.linear import after_first, cholesky_or_nan
 from ..models.protocol import whole_number
 
 # %% ../../nbs/50_own_series.ipynb #c18c4b24
@@ -477,7 +479,7 @@ def _natural(x: Tensor, free: Free) -> Tensor:
     if free.kind == "covariance":
         n, rows = len(start), torch.tril_indices(len(start), len(start))
         X = x.new_zeros(n, n).index_put((rows[0], rows[1]), x)
-        L = lgssm._root(start) @ (X.tril(-1) + torch.diag(X.diagonal().exp()))
+        L = cholesky_or_nan(start) @ (X.tril(-1) + torch.diag(X.diagonal().exp()))
         return L @ L.mT
     return start + x.reshape(start.shape) * start.abs().clamp(min=1.0)
 
@@ -772,10 +774,10 @@ def _total(X: Tensor) -> Tensor:
 def _learn_dynamics(model: LGSSM, s: Smoothed, u: Tensor | None, learn) -> dict[str, Tensor]:
     "A, B and Q from the second moments of neighbouring states: equation (M)."
     z, x = s.mean[..., 1:, :], s.mean[..., :-1, :]
-    n, G = z.shape[-1], lgssm._after_first(model.A)
+    n, G = z.shape[-1], after_first(model.A)
     xx, zx, zz = s.cov[..., :-1, :, :] + _outer(x, x), s.lag_cov + _outer(z, x), s.cov[..., 1:, :, :] + _outer(z, z)
     if u is not None:
-        v, A, B = u[..., 1:, :].expand(*z.shape[:-1], -1), G, lgssm._after_first(model.B)
+        v, A, B = u[..., 1:, :].expand(*z.shape[:-1], -1), G, after_first(model.B)
         xv = _outer(x, v)
         xx = torch.cat([torch.cat([xx, xv], -1), torch.cat([xv.mT, _outer(v, v)], -1)], -2)
         zx = torch.cat([zx, _outer(z, v)], -1)
@@ -922,7 +924,7 @@ def forecast_series(
     found, s = kalman_filter(past, a, mask, v, backend), smoother(past, a, mask, v, backend)
     last = Gaussian(found.mean[..., -1, :], found.cov[..., -1, :, :])
     level = lambda m: observe(past, m.mean, m.cov, noise=False)
-    return SeriesForecast(level(found), level(s), lgssm.forecast(future, last, steps, w).a)
+    return SeriesForecast(level(found), level(s), forecast(future, last, steps, w).a)
 
 # %% ../../nbs/50_own_series.ipynb #2c1a978e
 def _labels(index: Any, steps: int) -> np.ndarray:

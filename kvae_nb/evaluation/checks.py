@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.runtime import kept_random_state
-from ..data.films import Batch, VideoData, batches
+from ..data.batches import batches
+from ..data.films import Batch, VideoData
 from ..models.protocol import Beliefs, SequenceModel, hide
 
 # %% ../../nbs/61_checks.ipynb #c8aac53b

@@ -23,8 +23,10 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.gaussians import LOG_2PI
+from .batched import Filtered, Smoothed
+from .checks import Unchecked, check_series, first_only
 from .lanes import Kernel, Letters
-from .lgssm import LGSSM, Filtered, Smoothed, Unchecked, check_series, first_only
+from .lgssm import LGSSM
 
 # %% ../../nbs/23_cpu_kernel.ipynb #9e6f73b3
 def product(X, Y):
@@ -640,7 +642,7 @@ def cpu_filter(
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls
 ) -> Filtered:
-    "What `kalman_filter` returns, by the compiled kernels, without gradients. Raises `InputError` as `cpu_evidence` does."
+    "What `loop_filter` returns, by the compiled kernels, without gradients. Raises `InputError` as `cpu_evidence` does."
     batch, call = _forward(model, a, mask, u)
     found = [call.moments(k) for k in ("mp", "Pp", "m", "P", "log_prob")]
     found[-1] = found[-1][..., 0]

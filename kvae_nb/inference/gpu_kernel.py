@@ -18,7 +18,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core.errors import InputError
-from .lgssm import LGSSM, Filtered, Smoothed, check_series, first_only
+from .batched import Filtered, Smoothed
+from .checks import check_series, first_only
+from .lgssm import LGSSM
 
 # %% ../../nbs/25_gpu_kernel.ipynb #ffa10e12
 class tl:
@@ -698,7 +700,7 @@ def triton_evidence(
     mask: Bool[Tensor, "*#batch time"] | None = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None = None,  # the controls; the first is not used
 ) -> Float[Tensor, "*batch"]:  # nats, summed over the observed steps
-    "`kvae_nb.inference.lgssm.log_evidence` by one kernel, its gradient by another. NaN where an innovation covariance is not positive definite. Raises `InputError` on shapes that do not fit, and where `gpu_kernel_fits` is False."
+    "`loop_evidence` by one kernel, its gradient by another. NaN where an innovation covariance is not positive definite. Raises `InputError` on shapes that do not fit, and where `gpu_kernel_fits` is False."
     batch, mask, args = _laid_out(model, a, mask, u)
     gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in args)
     return _Evidence.apply(math.prod(batch), a.shape[-2], gradient, mask, *args).reshape(batch)
@@ -716,7 +718,7 @@ def triton_filter(
     mask: Bool[Tensor, "*#batch time"] | None = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None = None,  # the controls; the first is not used
 ) -> Filtered:
-    "`kvae_nb.inference.lgssm.kalman_filter` by one kernel; values only, no gradients. NaN from where an innovation covariance is not positive definite. Raises `InputError` like `triton_evidence`."
+    "`loop_filter` by one kernel; values only, no gradients. NaN from where an innovation covariance is not positive definite. Raises `InputError` like `triton_evidence`."
     batch, mask, (a, *rest) = _laid_out(model, a, mask, u)
     n, lanes = model.mean1.shape[-1], math.prod(batch)
     out = _run_forward(a, mask, *rest, lanes, a.shape[0], ("mean_p", "cov_p", "mean_f", "cov_f", "log_prob"))

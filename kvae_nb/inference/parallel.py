@@ -17,7 +17,10 @@ from torch.nn.functional import pad
 
 from ..core.errors import InputError
 from ..core.gaussians import LOG_2PI, symmetrize
-from .lgssm import LGSSM, Filtered, Smoothed, Unchecked, _after_first, _inputs, _root, check_series
+from .batched import Filtered, Smoothed
+from .checks import Unchecked, check_series
+from .lgssm import LGSSM
+from .linear import after_first, cholesky_or_nan, mean_inputs
 
 # %% ../../nbs/22_parallel.ipynb #1012f629
 def _mv(M, v):
@@ -42,11 +45,18 @@ class _Units(NamedTuple):
 
 def _in_units(model, steps, weight):
     "The model in units of its noises; `weight` is 1 at observed steps and 0 at missing ones."
-    first, later = _root(symmetrize(model.cov1)).unsqueeze(-3), _root(symmetrize(_after_first(model.Q)))
+    first, later = (
+        cholesky_or_nan(symmetrize(model.cov1)).unsqueeze(-3),
+        cholesky_or_nan(symmetrize(after_first(model.Q))),
+    )
     lead = torch.broadcast_shapes(first.shape[:-3], later.shape[:-3])
     by_step = lambda f, l: torch.cat([f.expand(*lead, 1, -1, -1), l.expand(*lead, steps - 1, -1, -1)], -3)
-    L, W, V = by_step(first, later), by_step(_unroot(first), _unroot(later)), _unroot(_root(symmetrize(model.R)))
-    step = W[..., 1:, :, :] @ _after_first(model.A) @ L[..., :-1, :, :]
+    L, W, V = (
+        by_step(first, later),
+        by_step(_unroot(first), _unroot(later)),
+        _unroot(cholesky_or_nan(symmetrize(model.R))),
+    )
+    step = W[..., 1:, :, :] @ after_first(model.A) @ L[..., :-1, :, :]
     return _Units(L, W, V, step, weight[..., None, None] * (V @ model.C @ L))
 
 # %% ../../nbs/22_parallel.ipynb #a641091f
@@ -61,7 +71,7 @@ def _precision_factor(w):
     precision = diagonal.new_zeros(*diagonal.shape[:-3], steps, n, steps, n)
     for offset, blocks in ((0, diagonal), (-1, -w.step), (1, -w.step.mT)):
         precision.diagonal(offset, -4, -2).copy_(blocks.movedim(-3, -1))
-    return _root(precision.flatten(-4, -3).flatten(-2, -1))
+    return cholesky_or_nan(precision.flatten(-4, -3).flatten(-2, -1))
 
 # %% ../../nbs/22_parallel.ipynb #cfdc6c50
 def _columns(x, own):
@@ -90,7 +100,7 @@ def _solve(U, x):
 # %% ../../nbs/22_parallel.ipynb #944022c2
 def _residuals(model, w, z, a, inputs, weight):
     "The noises that explain the path `z`, in their own units: of the states, and of the observations."
-    into = torch.cat([z[..., :1, :], z[..., 1:, :] - _mv(_after_first(model.A), z[..., :-1, :])], -2) - inputs
+    into = torch.cat([z[..., :1, :], z[..., 1:, :] - _mv(after_first(model.A), z[..., :-1, :])], -2) - inputs
     return _mv(w.unroot, into), weight[..., None] * _mv(w.obs, a - _mv(model.C, z))
 
 
@@ -113,7 +123,7 @@ def _mode(model, a, mask, u):
     weight = torch.ones(steps, dtype=a.dtype, device=a.device) if mask is None else mask.to(a.dtype)
     if mask is not None:
         a = torch.where(mask[..., None], a, 0.0)
-    w, inputs = _in_units(model, steps, weight), _inputs(model, u, steps)
+    w, inputs = _in_units(model, steps, weight), mean_inputs(model, u, steps)
     U = _precision_factor(w)
     residuals = lambda z: _residuals(model, w, z, a, inputs, weight)
     newton = lambda z: z + _mv(w.root, _solve(U, _uphill(w, *residuals(z)).flatten(-2)).unflatten(-1, (steps, -1)))
@@ -226,7 +236,7 @@ def _inverse(S):
         det = S[0, 0] * S[1, 1] - S[0, 1] * S[1, 0]
         det = torch.where((det > 0) & (S[0, 0] > 0), det, math.nan)
         return torch.stack([torch.stack([S[1, 1], -S[0, 1]]), torch.stack([-S[1, 0], S[0, 0]])]) / det, det.log()
-    W = _unroot(_root(S.movedim((0, 1), (-2, -1))))
+    W = _unroot(cholesky_or_nan(S.movedim((0, 1), (-2, -1))))
     return (W.mT @ W).movedim((-2, -1), (0, 1)), -2 * W.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 # %% ../../nbs/22_parallel.ipynb #368ee10e
@@ -350,7 +360,7 @@ def scan_filter(
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls; the first is not used
     block: int | None = None,  # steps per leaf of the tree; 1: smallest depth; None: chosen for one processor
 ) -> Filtered:
-    "What `kalman_filter` returns, in depth 2 block + 2 log2(time/block) (after Särkkä and García-Fernández 2021). NaN from where R is not positive definite. Raises `InputError` on shapes that do not fit."
+    "What `loop_filter` returns, in depth 2 block + 2 log2(time/block) (after Särkkä and García-Fernández 2021). NaN from where R is not positive definite. Raises `InputError` on shapes that do not fit."
     batch, first, steps = _blocks(model, a, mask, u, block)
     found = list(zip(*_walk(first, steps, batch)))
     return Filtered(*(_join(x, k, batch, a.shape[-2]) for x, k in zip(found, (1, 2, 1, 2, 0))))

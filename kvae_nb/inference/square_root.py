@@ -15,22 +15,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core.gaussians import symmetrize
-from kvae_nb.inference.lgssm import (
-    LGSSM,
-    Filtered,
-    Smoothed,
-    Unchecked,
-    _after_first,
-    _flat,
-    _innovation_log_prob,
-    _inputs,
-    _matvec,
-    _recur,
-    _repeat,
-    check_series,
-    first_only,
-    readable,
-    vagueness,
+from .batched import Filtered, Smoothed
+from .checks import Unchecked, check_series, first_only, readable, vagueness
+from .lgssm import LGSSM
+from kvae_nb.inference.linear import (
+    after_first,
+    innovation_log_prob,
+    linear_recursion,
+    matvec,
+    mean_inputs,
+    repeat_steps,
+    steps_of,
 )
 
 # %% ../../nbs/21_square_root.ipynb #fc5ad536
@@ -96,10 +91,10 @@ def _positive(L):
 def _predicted_roots(A, C, LQ, LR, L1, steps, batch):
     "L_p of every step: equation (2)."
     p, n = C.shape[-2:]
-    J = _blocks([_before_last(C)], [_after_first(A)])
-    noise = _blocks([_before_last(LR), LR.new_zeros(p, n)], [LR.new_zeros(n, p), _after_first(LQ)])
+    J = _blocks([_before_last(C)], [after_first(A)])
+    noise = _blocks([_before_last(LR), LR.new_zeros(p, n)], [LR.new_zeros(n, p), after_first(LQ)])
     L = [L1.expand(*batch, -1, -1).reshape(math.prod(batch), n, n)]
-    for J_t, noise_t in zip(*(_repeat(_flat(M, batch, 3), steps - 1) for M in (J, noise))):
+    for J_t, noise_t in zip(*(repeat_steps(steps_of(M, batch, 3), steps - 1) for M in (J, noise))):
         L.append(torch.linalg.qr(torch.cat([torch.bmm(J_t, L[-1]), noise_t], -1).mT)[1].mT[:, p:, p:])
     return _positive(torch.stack(L, 1).reshape(*batch, steps, n, n))
 
@@ -133,13 +128,13 @@ def _means(model, f, a, mask, u, batch):
     "Predicted and filtered means, innovations (0 at missing steps) and log-probabilities."
     if mask is not None:
         a = torch.where(mask[..., None], a, 0.0)
-    A, inputs = _after_first(model.A), _inputs(model, u, a.shape[-2])
+    A, inputs = after_first(model.A), mean_inputs(model, u, a.shape[-2])
     J = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device) - f.gain @ f.C
-    mean = _recur(J[..., 1:, :, :] @ A, (_matvec(J, inputs) + _matvec(f.gain, a)).expand(*batch, -1, -1))
-    ahead = _matvec(A, mean[..., :-1, :]) + inputs[..., 1:, :]
+    mean = linear_recursion(J[..., 1:, :, :] @ A, (matvec(J, inputs) + matvec(f.gain, a)).expand(*batch, -1, -1))
+    ahead = matvec(A, mean[..., :-1, :]) + inputs[..., 1:, :]
     predicted = torch.cat([inputs[..., :1, :].expand(*batch, -1, -1), ahead], -2)
-    e = a - _matvec(f.C, predicted)
-    return _Means(predicted, predicted + _matvec(f.gain, e), e, _innovation_log_prob(e, f.innovation, mask))
+    e = a - matvec(f.C, predicted)
+    return _Means(predicted, predicted + matvec(f.gain, e), e, innovation_log_prob(e, f.innovation, mask))
 
 
 class FilteredRoots(NamedTuple):
@@ -158,7 +153,7 @@ def root_filter(
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls; the first is not used
 ) -> FilteredRoots:
-    "`lgssm.kalman_filter` in roots, by equations (1) and (2) (Kailath, Sayed and Hassibi 2000, chapter 12). Differentiable where Q, R and cov1 are positive definite. NaN from where a covariance is none. Raises `InputError` on shapes that do not fit."
+    "`loop_filter` in roots, by equations (1) and (2) (Kailath, Sayed and Hassibi 2000, chapter 12). Differentiable where Q, R and cov1 are positive definite. NaN from where a covariance is none. Raises `InputError` on shapes that do not fit."
     batch, steps = check_series(model, a, mask, u), a.shape[-2]
     f = _forward(model, mask, steps)
     m = _means(model, f, a, mask, u, batch)
@@ -172,7 +167,7 @@ def root_filtered(
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls
 ) -> Filtered:
-    "What `lgssm.kalman_filter` returns, computed by `root_filter` and multiplied out at the end. Raises `InputError` on shapes that do not fit."
+    "What `loop_filter` returns, computed by `root_filter` and multiplied out at the end. Raises `InputError` on shapes that do not fit."
     r = root_filter(model, a, mask, u)
     return Filtered(r.predicted_mean, r.predicted_root @ r.predicted_root.mT, r.mean, r.root @ r.root.mT, r.log_prob)
 
@@ -196,7 +191,7 @@ def _smoothed_roots(G, W, last):
     "L_s of every step: equation (4)."
     *batch, lags, n, _ = W.shape
     L = [last.expand(*batch, -1, -1).reshape(math.prod(batch), n, n)]
-    for G_t, W_t in zip(*(reversed(_flat(M, batch, 3)) for M in (G, W))):
+    for G_t, W_t in zip(*(reversed(steps_of(M, batch, 3)) for M in (G, W))):
         L.append(torch.linalg.qr(torch.cat([torch.bmm(G_t, L[-1]), W_t], -1).mT)[1].mT)
     return _positive(torch.stack(L[::-1], 1).reshape(*batch, lags + 1, n, n))
 
@@ -238,12 +233,12 @@ def root_smoother(
     "The law of every state, and of every two neighbours, given the whole sequence, in roots: equations (3) and (4) (after Park and Kailath 1996). Differentiable where Q, R and cov1 are positive definite. NaN where a covariance is none. Raises `InputError` on shapes that do not fit."
     batch, steps, n = check_series(model, a, mask, u), a.shape[-2], model.A.shape[-1]
     f = _forward(model, mask, steps)
-    m, A, L = _means(model, f, a, mask, u, batch), _after_first(model.A), f.root[..., :-1, :, :]
-    X = tria(_blocks([A @ L, _after_first(f.LQ)], [L, torch.zeros_like(L)]))
+    m, A, L = _means(model, f, a, mask, u, batch), after_first(model.A), f.root[..., :-1, :, :]
+    X = tria(_blocks([A @ L, after_first(f.LQ)], [L, torch.zeros_like(L)]))
     ahead, GL, W = X[..., :n, :n], X[..., n:, :n], X[..., n:, n:]
     G, W = _gain(ahead, GL, W, _sizes(model, f))
-    g = _zero_last(_matvec(G, _matvec(f.gain, m.innovation)[..., 1:, :]), -2)
-    mean = m.mean + _recur(G.flip(-3), g.flip(-2)).flip(-2)
+    g = _zero_last(matvec(G, matvec(f.gain, m.innovation)[..., 1:, :]), -2)
+    mean = m.mean + linear_recursion(G.flip(-3), g.flip(-2)).flip(-2)
     root = _smoothed_roots(G, W, f.root[..., -1, :, :])
     lag_cov = root[..., 1:, :, :] @ (G @ root[..., 1:, :, :]).mT
     return SmoothedRoots(mean, root.expand(*batch, -1, -1, -1), lag_cov.expand(*batch, -1, -1, -1))
@@ -273,10 +268,10 @@ def _look_back(A, f):
     *batch, steps, n, _ = f.root.shape
     p, many = f.C.shape[-2], math.prod(batch)
     D = torch.linalg.solve_triangular(f.LR, f.C, upper=False)
-    B = _blocks([_after_first(f.LQ), _after_first(A)])
+    B = _blocks([after_first(f.LQ), after_first(A)])
     unit = torch.eye(n, 2 * n, dtype=A.dtype, device=A.device).expand(many, -1, -1)
     U, turn = [A.new_zeros(many, n, n)], [A.new_zeros(many, n, n + p)]
-    for DB_t, B_t in zip(*(reversed(_repeat(_flat(M, batch, 3), steps - 1)) for M in (_after_first(D) @ B, B))):
+    for DB_t, B_t in zip(*(reversed(repeat_steps(steps_of(M, batch, 3), steps - 1)) for M in (after_first(D) @ B, B))):
         Theta, X = torch.linalg.qr(torch.cat([DB_t, torch.bmm(U[-1], B_t), unit], -2))
         U.append(X[:, n:, n:])
         turn.append(Theta[:, : n + p, n:].mT)
@@ -291,9 +286,9 @@ def _solve_lower(L, v):
 
 def _measured(f, b, e):
     "ζ_t, and what this observation and the later ones together measure, relative to the predicted mean: [*batch, time, n] and [*batch, time, p + n]."
-    De, UKe = _solve_lower(f.LR, e), _matvec(b.U @ f.gain, e)
-    g = _zero_last(_matvec(b.turn, torch.cat([De, UKe], -1)[..., 1:, :]), -2)
-    zeta = _recur(b.turn[..., e.shape[-1] :].flip(-3), g.flip(-2)).flip(-2)
+    De, UKe = _solve_lower(f.LR, e), matvec(b.U @ f.gain, e)
+    g = _zero_last(matvec(b.turn, torch.cat([De, UKe], -1)[..., 1:, :]), -2)
+    zeta = linear_recursion(b.turn[..., e.shape[-1] :].flip(-3), g.flip(-2)).flip(-2)
     return zeta, torch.cat([De, zeta + UKe], -1)
 
 
@@ -301,7 +296,7 @@ def _meet(f, b, m, zeta):
     "Smoothed means and roots: equation (6)."
     X = _qr(_blocks([b.U @ f.root], [torch.eye(f.root.shape[-1], dtype=zeta.dtype, device=zeta.device)]))[1]
     L = torch.linalg.solve_triangular(X, f.root, upper=True, left=False)
-    return m.mean + _matvec(L, _matvec((b.U @ L).mT, zeta)), L
+    return m.mean + matvec(L, matvec((b.U @ L).mT, zeta)), L
 
 # %% ../../nbs/21_square_root.ipynb #0b39a110
 def _outer(x, y):
@@ -321,23 +316,23 @@ def _scores(f, b, A, measured):
     turn, V = _qr(_blocks([b.D], [b.U]))
     first = f.predicted[..., :1, :, :]
     root = torch.cat(
-        [_blocks([first, torch.zeros_like(first)]), _blocks([A @ L, _after_first(f.LQ)]).expand(*L.shape[:-1], 2 * n)],
+        [_blocks([first, torch.zeros_like(first)]), _blocks([A @ L, after_first(f.LQ)]).expand(*L.shape[:-1], 2 * n)],
         -3,
     )
     Theta, Y = _qr(_blocks([(V @ root).mT], [torch.eye(n, dtype=A.dtype, device=A.device)]))
     W = torch.linalg.solve_triangular(Y.mT, V, upper=False)
-    r = _matvec(W.mT, _solve_lower(Y.mT, _matvec(turn.mT, measured)))
+    r = matvec(W.mT, _solve_lower(Y.mT, matvec(turn.mT, measured)))
     return r, W, W[..., 1:, :, :].mT @ (L @ Theta[..., 1:, :n, :]).mT
 
 
 def _gradients(model, f, m, mask, u):
     "Each sequence's gradient by A, B, C, Q, R, mean1, cov1, a and u, step by step."
-    A, b, e, K = _after_first(model.A), _look_back(model.A, f), m.innovation, f.gain
+    A, b, e, K = after_first(model.A), _look_back(model.A, f), m.innovation, f.gain
     zeta, measured = _measured(f, b, e)
     smoothed, _ = _meet(f, b, m, zeta)
     r, W, NAP = _scores(f, b, A, measured)
     later, S_inv = r[..., 1:, :], torch.cholesky_inverse(f.innovation)
-    eta = _matvec(S_inv, e) - _matvec(K.mT, _zero_last(_matvec(A.mT, later), -2))
+    eta = matvec(S_inv, e) - matvec(K.mT, _zero_last(matvec(A.mT, later), -2))
     WAK = _zero_last(W[..., 1:, :, :] @ A, -3) @ K
     by_cov = 0.5 * (_outer(r, r) - W.mT @ W)
     by_R = 0.5 * (_outer(eta, eta) - S_inv - WAK.mT @ WAK)
@@ -349,7 +344,7 @@ def _gradients(model, f, m, mask, u):
     if u is not None:
         by_B, by_u = (
             _zero_first(_outer(later, u[..., 1:, :]), -3),
-            _zero_first(_matvec(_after_first(model.B).mT, later), -2),
+            _zero_first(matvec(after_first(model.B).mT, later), -2),
         )
     return (
         by_A,

@@ -2,4 +2,8 @@
 
 from kvae_nb.house import door
 
-__getattr__, __dir__ = door(__name__, "protocol", "vae", "dynamics", "kvae", "skvae", "rnn", "stream")
+__getattr__, __dir__ = door(
+    __name__, "protocol", "parts", "networks", "vae", "dynamics", "kvae", "slds", "skvae", "rnn", "stream"
+)
+
+from kvae_nb.models import stream  # noqa: E402, F401: it gives every model the method filter_stream

@@ -4,33 +4,24 @@
 
 # %% auto #0
 __all__ = ['LOG_VAR', 'Predicted', 'Predictor', 'shifted', 'check_controls', 'predict_masked', 'predict', 'path_log_prob',
-           'continue_path', 'code_score', 'RecurrentConfig', 'check_recurrent', 'RecurrentNoise', 'RecurrentVAE',
-           'impute', 'generate']
+           'continue_path', 'code_score', 'RecurrentConfig', 'check_recurrent', 'RecurrentNoise', 'RecurrentVAE']
 
 # %% ../../nbs/30_rnn.ipynb #8e028f3b
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from fastcore.basics import patch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian, diagonal_log_prob
 from .dynamics import check_dropout
-from kvae_nb.models.protocol import (
-    Beliefs,
-    ElboTerms,
-    Generated,
-    Imputed,
-    check_affordable,
-    check_generation,
-    check_inputs,
-    check_range,
-    check_variances,
-    hide,
-)
-from .vae import Encoder, FrameConfig, FrameModel, check_frames, glorot_, pick_frames
+from .networks import Encoder, glorot_
+from .parts import check_affordable, check_range, check_variances
+from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
+from .vae import FrameConfig, FrameModel, check_frames, pick_frames
 
 # %% ../../nbs/30_rnn.ipynb #125e06a0
 LOG_VAR = 16.0  # the logarithm of a predicted variance lies between minus and plus this
@@ -126,7 +117,7 @@ def predict(
     mask: Bool[Tensor, "batch time"] | None = None,  # True = observed; None = all observed
     u: Float[Tensor, "batch time dim_u"] | None = None,  # controls
 ) -> Predicted:
-    "The law of every a given the observed ones before it, in one call of the LSTM if all are. Raises `InputError` if controls are missing or not expected."
+    "The distribution of every a given the observed ones before it. Raises `InputError` as `check_controls`."
     check_controls(predictor, u)
     return predictor(shifted(predictor, a), u)[0] if mask is None else predict_masked(predictor, a, mask, u)
 
@@ -178,7 +169,7 @@ def code_score(
     mask: Bool[Tensor, "batch time"] | None = None,  # True = observed; None = all observed
     u: Float[Tensor, "batch time dim_u"] | None = None,  # controls
 ) -> Float[Tensor, "batch"]:
-    "The sum in (3) over the observed steps. Its gradient also fits the variances that the LSTM states, and nothing else is moved by that."
+    "The sum in (3) over the observed steps; its gradient also fits the variances that the LSTM states."
     law = predict(predictor, a, mask, u)
     score = diagonal_log_prob(a, law.mean, torch.full_like(law.mean, error_var))
     stated = diagonal_log_prob(a.detach(), law.mean.detach(), predictor.read(law.memory.detach()).var)
@@ -275,13 +266,15 @@ class RecurrentVAE(FrameModel):
         return self.trained_parts(rnn=list(self.predictor.parameters()))
 
 # %% ../../nbs/30_rnn.ipynb #5f0fc9c0
+@patch
 def impute(
     self: RecurrentVAE,
     x: object,  # frames, mask and controls as in `elbo`
     mask: object = None,
     u: object = None,
 ) -> Imputed:
-    "The encoder's beliefs about observed frames, the LSTM's about hidden ones, with guesses plugged in. It has no hindsight: `smoothed` is `filtered`, and z is a. Raises `InputError` for inputs that do not fit."
+    """Observed frames by the encoder, hidden ones by the LSTM, with guesses plugged in. There is no smoother:
+    `smoothed` is `filtered`, and z is a. Raises `InputError` for inputs that do not fit."""
     x, mask, u = check_inputs(self, x, mask, u)
     q = self.encoder(hide(x, mask))
     with torch.autocast(x.device.type, enabled=False):
@@ -292,10 +285,8 @@ def impute(
     found = Beliefs(self.decode(a.mean), a, a)
     return Imputed(found, found, torch.ones_like(q.mean[..., :1]))
 
-
-RecurrentVAE.impute = impute
-
 # %% ../../nbs/30_rnn.ipynb #d8cfe796
+@patch
 def generate(
     self: RecurrentVAE,
     steps: object,  # how many new frames, a whole number
@@ -309,6 +300,3 @@ def generate(
     steps, count, u, x = check_generation(self, steps, count, u, x, generator)
     a = continue_path(self.predictor, steps, count, u, None if x is None else self.encoder(x).mean, generator, noise)
     return Generated(self.decode(a), a, a)
-
-
-RecurrentVAE.generate = generate

@@ -17,38 +17,13 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian, sample_gaussian
-from kvae_nb.inference.slds import (
-    SLDS,
-    Bound,
-    Chain,
-    Hypotheses,
-    Path,
-    RegimePosterior,
-    SLDSParameters,
-    SwitchingFiltered,
-    draw_path,
-    gumbel,
-    likely_path,
-    merged,
-    observe_all,
-    slds_bound,
-    smoother_chain,
-    switching_filter,
-    switching_smoother,
-)
+from ..inference.chains import Chain, draw_path, gumbel
+from ..inference.slds import SLDS, Hypotheses, SwitchingFiltered, merged, switching_filter
+from ..inference.slds_smoother import Path, likely_path, observe_all, smoother_chain, switching_smoother
 from .dynamics import LSTMWeights, WindowWeights, check_vague
-from kvae_nb.models.protocol import (
-    Beliefs,
-    ElboTerms,
-    Generated,
-    Imputed,
-    check_affordable,
-    check_generation,
-    check_inputs,
-    check_range,
-    check_variances,
-    hide,
-)
+from .parts import check_affordable, check_range, check_variances
+from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
+from .slds import Bound, RegimePosterior, SLDSParameters, slds_bound
 from .vae import FrameConfig, FrameModel, check_frames, pick_frames
 
 # %% ../../nbs/11_switching_kvae.ipynb #8f2f27f3

@@ -26,7 +26,8 @@ from tqdm.auto import tqdm
 from ..core.errors import InputError
 from ..core.files import inside
 from ..core.runtime import kept_denormals, kept_random_state, tune_cpu
-from ..data.films import Split, VideoData, batches, describe, epoch_order
+from ..data.batches import batches
+from ..data.films import Split, VideoData, describe, epoch_order
 from ..models.protocol import ElboTerms
 from .annealing import DEAF, UNSEEN
 from kvae_nb.training.records import (
@@ -59,16 +60,7 @@ from kvae_nb.training.runs import (
     write_config,
 )
 from .starts import Task, begin, plan
-from kvae_nb.training.step import (
-    Replayed,
-    Taken,
-    TrainConfig,
-    Trainer,
-    make_trainer,
-    pace,
-    replayable,
-    train_step,
-)
+from .step import Replayed, Taken, TrainConfig, Trainer, make_trainer, pace, replayable, train_step
 
 # %% ../../nbs/14_training.ipynb #86458eaa
 def spread(
