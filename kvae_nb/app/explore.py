@@ -26,10 +26,10 @@ from ..core.errors import InputError
 from ..core.gaussians import Gaussian
 from ..evaluation.plots import PALETTE, as_array, as_rgb
 from ..evaluation.videos import enlarge
-from ..inference.lgssm import LGSSM, sample_prior
-from ..inference.routes import kalman_filter, log_evidence
 from ..inference.batched import rts_smoother
 from ..inference.chains import marginals
+from ..inference.lgssm import LGSSM, sample_prior
+from ..inference.routes import kalman_filter, log_evidence
 from ..inference.slds_smoother import smoother_chain
 from ..models.protocol import Generated, Imputed, hide
 from ..models.skvae import SwitchingKVAE, run_filter, show

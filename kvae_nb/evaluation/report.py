@@ -26,10 +26,45 @@ from ..core.errors import InputError
 from ..core.files import atomic_write, inside
 from ..data.films import VideoData, mask_gap
 from ..data.opening import has_grey
-from .checks import FIRST, future_leak, generate_from, generation_check, hidden_frames_leak, model_batches
-from .imputation import DROPS, GAPS, METHODS, PUBLISHED, curve_masks, drop_mask, hamming, imputation_errors, plot_imputation_curves
-from .plots import PALETTE, as_hidden, as_rgb, draw_rows, mark_hidden, plot_alpha, plot_imputation, quiet, quiet_tiles
-from .scores import constant_image, generated_error, held_out_elbo, latent_errors, one_hidden, position_r2, weak_bound
+from kvae_nb.evaluation.checks import (
+    FIRST,
+    future_leak,
+    generate_from,
+    generation_check,
+    hidden_frames_leak,
+    model_batches,
+)
+from kvae_nb.evaluation.imputation import (
+    DROPS,
+    GAPS,
+    METHODS,
+    PUBLISHED,
+    curve_masks,
+    drop_mask,
+    hamming,
+    imputation_errors,
+    plot_imputation_curves,
+)
+from kvae_nb.evaluation.plots import (
+    PALETTE,
+    as_hidden,
+    as_rgb,
+    draw_rows,
+    mark_hidden,
+    plot_alpha,
+    plot_imputation,
+    quiet,
+    quiet_tiles,
+)
+from kvae_nb.evaluation.scores import (
+    constant_image,
+    generated_error,
+    held_out_elbo,
+    latent_errors,
+    one_hidden,
+    position_r2,
+    weak_bound,
+)
 from .videos import video_rows, write_video
 from ..models.protocol import SequenceModel, hide
 
