@@ -50,18 +50,11 @@ from ..data.batches import batches
 from ..data.films import VideoData, describe, from_simulation, mask_gap, mask_random
 from ..data.opening import decide_levels, has_grey, open_data, read_video_data, save_video_data, simulated_chunks
 from ..data.shards import is_shards, open_shards, write_shards
-from kvae_nb.evaluation.imputation import (
-    BINARY,
-    GREY,
-    RESULTS,
-    EvaluationConfig,
-    evaluate,
-    save_figure,
-    weak_bound,
-    write_evaluation,
-    write_json,
-)
-from ..evaluation.plots import plot_imputation, video_rows, write_video
+from ..evaluation.imputation import BINARY, GREY
+from ..evaluation.plots import plot_imputation
+from ..evaluation.report import RESULTS, EvaluationConfig, evaluate, save_figure, write_evaluation, write_json
+from ..evaluation.scores import weak_bound
+from ..evaluation.videos import video_rows, write_video
 from ..training.annealing import Schedule
 from ..training.loop import fit
 from ..training.pretrained import ENDING, load_pretrained, pretrained_names
