@@ -18,7 +18,20 @@ from jaxtyping import UInt8
 
 from ..core.errors import InputError
 from ..core.files import array_headers, read_arrays
-from .levels import BITS, DOCUMENTED, Scale, arrange, check_wanted, find_layout, find_scale, fit_frames, read_levels, say_scale, spell, to_levels
+from kvae_nb.data.levels import (
+    BITS,
+    DOCUMENTED,
+    Scale,
+    arrange,
+    check_wanted,
+    find_layout,
+    find_scale,
+    fit_frames,
+    read_levels,
+    say_scale,
+    spell,
+    to_levels,
+)
 
 # %% ../../nbs/73_readers.ipynb #019c1436
 _NUMBER = re.compile(r"(-?\d+(?:\.\d+)*(?:e[+-]\d+)?)")

@@ -18,9 +18,30 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian, symmetrize
 from ..core.roots import psd_root
-from .checks import Unchecked, batch_axes, check_alike, check_covariances, check_mask, check_series, check_shapes, readable, vagueness
+from kvae_nb.inference.checks import (
+    Unchecked,
+    batch_axes,
+    check_alike,
+    check_covariances,
+    check_mask,
+    check_series,
+    check_shapes,
+    readable,
+    vagueness,
+)
 from .lgssm import LGSSM
-from .linear import after_first, cholesky_or_nan, covariance_recursion, gaussian_noise, innovation_log_prob, linear_recursion, matvec, mean_inputs, repeat_steps, steps_of
+from kvae_nb.inference.linear import (
+    after_first,
+    cholesky_or_nan,
+    covariance_recursion,
+    gaussian_noise,
+    innovation_log_prob,
+    linear_recursion,
+    matvec,
+    mean_inputs,
+    repeat_steps,
+    steps_of,
+)
 
 # %% ../../nbs/20_batched_lgssm.ipynb #298caaaa
 class Update(NamedTuple):

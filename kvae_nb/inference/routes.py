@@ -22,7 +22,13 @@ from .checks import Unchecked, check_covariances, check_series, is_definite, rea
 from .cpu_kernel import cpu_evidence, cpu_filter, cpu_kernel_fits, cpu_smoother
 from .gpu_kernel import gpu_kernel_fits, triton_evidence, triton_filter, triton_smoother
 from .lgssm import LGSSM
-from .parallel import information_evidence, information_smoother, scan_evidence, scan_filter, scan_smoother
+from kvae_nb.inference.parallel import (
+    information_evidence,
+    information_smoother,
+    scan_evidence,
+    scan_filter,
+    scan_smoother,
+)
 from .square_root import root_evidence, root_filtered, root_smoothed
 
 # %% ../../nbs/26_routes.ipynb #7879049d

@@ -20,7 +20,17 @@ from ..core.gaussians import Gaussian
 from ..core.runtime import derived_seed
 from . import routes
 from .batched import predict_step, update_step
-from .chains import Chain, Labelled, all_paths, draw_path, gumbel, one_hot, path_log_prob, sticky, tables
+from kvae_nb.inference.chains import (
+    Chain,
+    Labelled,
+    all_paths,
+    draw_path,
+    gumbel,
+    one_hot,
+    path_log_prob,
+    sticky,
+    tables,
+)
 from .checks import Unchecked, check_alike, check_covariances, check_series, check_shapes
 from .lgssm import LGSSM, sample_prior
 

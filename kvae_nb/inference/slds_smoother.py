@@ -18,7 +18,22 @@ from ..core.gaussians import Gaussian, symmetrize
 from .batched import Forecast, backward_gain, predict_step
 from .chains import Chain, tables, trace_back
 from .checks import Unchecked, check_alike, readable
-from .slds import SLDS, Hypotheses, SwitchingFiltered, TableSource, Tick, all_pairs, check_slds, first_hypotheses, merge, merged, stack_steps, switching_filter, ticks, update_all
+from kvae_nb.inference.slds import (
+    SLDS,
+    Hypotheses,
+    SwitchingFiltered,
+    TableSource,
+    Tick,
+    all_pairs,
+    check_slds,
+    first_hypotheses,
+    merge,
+    merged,
+    stack_steps,
+    switching_filter,
+    ticks,
+    update_all,
+)
 
 # %% ../../nbs/09_slds_smoother.ipynb #c2f3831e
 class SwitchingSmoothed(NamedTuple):

@@ -18,7 +18,15 @@ from ..core.gaussians import symmetrize
 from .batched import Filtered, Smoothed
 from .checks import Unchecked, check_series, first_only, readable, vagueness
 from .lgssm import LGSSM
-from .linear import after_first, innovation_log_prob, linear_recursion, matvec, mean_inputs, repeat_steps, steps_of
+from kvae_nb.inference.linear import (
+    after_first,
+    innovation_log_prob,
+    linear_recursion,
+    matvec,
+    mean_inputs,
+    repeat_steps,
+    steps_of,
+)
 
 # %% ../../nbs/21_square_root.ipynb #fc5ad536
 def _qr(M):

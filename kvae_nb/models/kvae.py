@@ -19,7 +19,17 @@ from ..core.gaussians import Gaussian, gaussian_log_prob, sample_gaussian
 from ..core.roots import psd_root
 from ..inference.batched import loop_filter, observe, rts_smoother
 from ..inference.lgssm import LGSSM, joint_log_prob
-from .dynamics import ConstantWeights, DynamicsParameters, LSTMWeights, Pass, WindowWeights, check_vague, evidence_dynamics, filter_dynamics, mix
+from kvae_nb.models.dynamics import (
+    ConstantWeights,
+    DynamicsParameters,
+    LSTMWeights,
+    Pass,
+    WindowWeights,
+    check_vague,
+    evidence_dynamics,
+    filter_dynamics,
+    mix,
+)
 from .parts import check_affordable, check_range, check_variances
 from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
 from .vae import FrameConfig, FrameModel, check_frames, pick_frames

@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from ..core.errors import InputError
 from ..core.runtime import derived_seed
 from ..inference import routes
-from ..inference.chains import Autoregression, Chain, check_observed, draw_path, expected_log_prob, gumbel, marginals, sticky
+from kvae_nb.inference.chains import (
+    Autoregression,
+    Chain,
+    check_observed,
+    draw_path,
+    expected_log_prob,
+    gumbel,
+    marginals,
+    sticky,
+)
 from ..inference.checks import Unchecked, check_alike
 from ..inference.slds import SLDS, along, check_slds, number_of_regimes, switching_filter
 from .networks import glorot_

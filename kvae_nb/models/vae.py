@@ -17,8 +17,26 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.gaussians import diagonal_log_prob
-from .networks import ACTIVATIONS, BernoulliPixels, ConvDecoder, Encoder, GaussianPixels, MLPDecoder, conv_body, mlp_body, points_body
-from .parts import check_affordable, check_parts, check_range, check_variances, import_object, own_part, remembered
+from kvae_nb.models.networks import (
+    ACTIVATIONS,
+    BernoulliPixels,
+    ConvDecoder,
+    Encoder,
+    GaussianPixels,
+    MLPDecoder,
+    conv_body,
+    mlp_body,
+    points_body,
+)
+from kvae_nb.models.parts import (
+    check_affordable,
+    check_parts,
+    check_range,
+    check_variances,
+    import_object,
+    own_part,
+    remembered,
+)
 from .protocol import ElboTerms, Posterior, check_films, check_inputs, hide, number_tensor
 
 # %% ../../nbs/81_frame_models.ipynb #1c39ac88

@@ -30,8 +30,35 @@ from ..data.batches import batches
 from ..data.films import Split, VideoData, describe, epoch_order
 from ..models.protocol import ElboTerms
 from .annealing import DEAF, UNSEEN
-from .records import Progress, Reporter, draw_progress, load_optimiser, load_scaler, load_weights, read_checkpoint, same_checkpoint, save_checkpoint, say_collapse, summary, validate, what_is_said, write_metrics, write_status
-from .runs import KINDS, PRESETS, Kind, RunConfig, build_model, load_run, preset, read_config, single_precision, write_config
+from kvae_nb.training.records import (
+    Progress,
+    Reporter,
+    draw_progress,
+    load_optimiser,
+    load_scaler,
+    load_weights,
+    read_checkpoint,
+    same_checkpoint,
+    save_checkpoint,
+    say_collapse,
+    summary,
+    validate,
+    what_is_said,
+    write_metrics,
+    write_status,
+)
+from kvae_nb.training.runs import (
+    KINDS,
+    PRESETS,
+    Kind,
+    RunConfig,
+    build_model,
+    load_run,
+    preset,
+    read_config,
+    single_precision,
+    write_config,
+)
 from .starts import Task, begin, plan
 from .step import Replayed, Taken, TrainConfig, Trainer, make_trainer, pace, replayable, train_step
 

@@ -30,7 +30,27 @@ from ..data.films import Split, VideoData
 from ..data.opening import DataConfig, decide_levels, open_data, read_video_data
 from ..data.shards import Shards
 from .records import read_checkpoint
-from .runs import KINDS, RunConfig, beside, build_model, check_data, check_given, divided, fit_config_to_data, found_data, kind_of, load_run, locked, new_run_folder, overlapping, parsed, preset, read_config, remove_leftovers, write_config
+from kvae_nb.training.runs import (
+    KINDS,
+    RunConfig,
+    beside,
+    build_model,
+    check_data,
+    check_given,
+    divided,
+    fit_config_to_data,
+    found_data,
+    kind_of,
+    load_run,
+    locked,
+    new_run_folder,
+    overlapping,
+    parsed,
+    preset,
+    read_config,
+    remove_leftovers,
+    write_config,
+)
 from .step import TrainConfig, check_training
 
 # %% ../../nbs/54_starts.ipynb #246ccdee
