@@ -41,10 +41,10 @@ def pieces(
     "Number and largest of the pieces of each frame; neighbours, corners included, belong together, also across a wall."
     *batch, H, W = on.shape
     flat = on.reshape(-1, H, W)
-    bridges = torch.zeros_like(flat) if walls is None else (F.max_pool2d(flat.float(), 3, 1, 1) > 0) & walls
+    joining = flat if walls is None else flat | (F.max_pool2d(flat.float(), 3, 1, 1) > 0) & walls
     joined = np.zeros((3, 3, 3), bool)
     joined[1] = True
-    labels, n = ndimage.label((flat | bridges).numpy(), joined)
+    labels, n = ndimage.label(joining.numpy(), joined)
     labels *= flat.numpy()
     where = np.flatnonzero(labels)
     label = labels.ravel()[where]
