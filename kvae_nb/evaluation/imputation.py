@@ -288,7 +288,7 @@ PUBLISHED = {
 BINARY = ("smoothing", "filtering", "copy_last", "interpolation")  # what is drawn of films in black and white
 GREY = ("smoothing", "filtering", "copy_last", "pixel_interpolation", "reconstruction")  # and of others, in grey levels
 
-
+# %% ../../nbs/15_evaluation.ipynb #cf124dfd
 def plot_imputation_curves(
     axes: Sequence[Axes] | np.ndarray,  # two places to draw: gaps, drops
     results: dict,  # `{'gap': {size: errors}, 'drop': …}`, from `imputation_curves` or from a metrics file
