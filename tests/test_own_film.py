@@ -4,7 +4,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from kvae_nb.app.cli import main, parse
+from kvae_nb.app.command import main
+from kvae_nb.app.verbs import parse
 from kvae_nb.core.errors import InputError
 from kvae_nb.data.films import describe
 from kvae_nb.data.opening import looks_grey, open_data

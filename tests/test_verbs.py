@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from kvae_nb.app.cli import main, parse
+from kvae_nb.app.command import main
+from kvae_nb.app.verbs import parse
 
 SMALL = "--preset demo --data.steps 8 --data.size 16 --model.filters 4 --model.alpha_units 8 --train.batch_size 8 --train.device cpu --train.threads 1 --train.picture_every 0 --epochs 1 --out runs"
 QUICK = "--measure.gaps [3] --measure.drops [.5] --measure.generate_count 2 --measure.generate_steps 4"
