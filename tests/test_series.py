@@ -1,4 +1,6 @@
-"""Series of one's own: partly missing vectors, models, fits, errors and forecasts, against the dense joint law and statsmodels."""
+"""Series of one's own: partly missing vectors, models, fits, errors and forecasts, against the dense joint law and
+statsmodels.
+"""
 
 import functools
 import math
@@ -852,16 +854,21 @@ def test_the_library_does_not_need_statsmodels_or_pandas():
     import subprocess
     import sys
 
-    code = "import sys; sys.modules['statsmodels'] = sys.modules['pandas'] = None; import kvae_nb.app.series as s; print(s.as_series([1., 2.]).note)"
+    code = (
+        "import sys; sys.modules['statsmodels'] = sys.modules['pandas'] = None; "
+        "import kvae_nb.app.series as s; print(s.as_series([1., 2.]).note)"
+    )
     assert "2 steps" in subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True).stdout
 
 
-# ---- starts that do not fit, and arguments that cannot be meant ----------------------------------------------------------
+# ---- starts that do not fit, and arguments that cannot be meant ----
 @pytest.mark.parametrize(
     "scale, warns", [(1e-6, False), (1.0, False), (30.0, False), (300.0, True), (1e4, True), (1e6, True)]
 )
 def test_a_start_that_bends_what_is_learned_is_said(scale, warns):
-    "The same series in other units has the same variances in those units, or a warning says why not; mean and var mend it."
+    """The same series in other units has the same variances in those units, or a warning says why not; mean and var
+    mend it.
+    """
     rng = np.random.default_rng(0)
     y = scale * (50 + rng.normal(0, 2, 60).cumsum() + rng.normal(0, 5, 60))
     y[:2] = np.nan
@@ -884,14 +891,22 @@ def test_series_arguments_that_cannot_be_meant():
     y, unknown = np.random.default_rng(0).normal(size=30), {"level": positive(1.0), "noise": positive(1.0)}
     model = local_level(0.5, 0.5)
     wrong = {
-        "whole number": [lambda k=k: forecast_series(model, y, k) for k in (0, -1, 1.5, True, "3", None)] + [lambda k=k: fit_gradient(local_level, y, unknown, steps=k) for k in (0, -1, 1.5)]
-        + [lambda: fit_em(model, y, ("Q",), steps=0), lambda: seasonal(2.5), lambda: seasonal("12")],
-        "GiB": [lambda: forecast_series(model, y, 10**12)], "at most 2000": [lambda: seasonal(10**5)],
+        "whole number": [
+            *(lambda k=k: forecast_series(model, y, k) for k in (0, -1, 1.5, True, "3", None)),
+            *(lambda k=k: fit_gradient(local_level, y, unknown, steps=k) for k in (0, -1, 1.5)),
+            lambda: fit_em(model, y, ("Q",), steps=0),
+            lambda: seasonal(2.5),
+            lambda: seasonal("12"),
+        ],
+        "GiB": [lambda: forecast_series(model, y, 10**12)],
+        "at most 2000": [lambda: seasonal(10**5)],
         "burn": [lambda k=k: fit_gradient(local_level, y, unknown, burn=k) for k in (-1, 1.5, True)],
-        "noise": [lambda: fit_gradient(local_level, y, {"level": positive(1.0)})], "depth": [lambda: fit_gradient(local_level, y, unknown | {"depth": positive(1.0)})],
-        "finite": [lambda: positive(float("inf"))], "numbers are needed": [lambda: positive("a"), lambda: autoregression("a", 1.0)],
+        "noise": [lambda: fit_gradient(local_level, y, {"level": positive(1.0)})],
+        "depth": [lambda: fit_gradient(local_level, y, unknown | {"depth": positive(1.0)})],
+        "finite": [lambda: positive(float("inf"))],
+        "numbers are needed": [lambda: positive("a"), lambda: autoregression("a", 1.0)],
         "order of the data": [lambda: fit_gradient(local_level, y * 1e9, unknown)],
-    }  # fmt: skip
+    }
     for words, calls in wrong.items():
         for call in calls:
             with pytest.raises(InputError, match=words):

@@ -120,7 +120,7 @@ def read_sample(
     with resources.as_file(SAMPLE) as file:
         return read_for(run._replace(config=replace(run.config, data=data)), str(file), steps)
 
-
+# %% ../../nbs/88_given.ipynb #7f1834c8
 def read_for(
     run: Run,  # knows size, channels and whether frames are black and white
     path: str,  # of the videos

@@ -44,7 +44,7 @@ def take_list(
     entries = filter(None, re.split(r"[][, ]+", " ".join(values)))
     return [flag, f"[{','.join(entries)}]"] if values else [flag]
 
-
+# %% ../../nbs/87_parsers.ipynb #98325d64
 def lengthen(
     words: list[str],  # of the command line
     short: dict[str, str] = SHORT,  # names that stand for longer ones
@@ -217,7 +217,7 @@ def asked_for(
         )
     return found.kind or stored or next(iter(KINDS)), found.preset
 
-
+# %% ../../nbs/87_parsers.ipynb #558f292c
 def resumed(
     found: Namespace,  # only what was given beside --resume
 ) -> Namespace:
@@ -256,7 +256,7 @@ def npz_path(
         raise InputError(f"--out is {text!r}, but must be a file name that ends in .npz{other}.")
     return check_output(path, *inputs, force=force)
 
-
+# %% ../../nbs/87_parsers.ipynb #5dc0685e
 def was_simulated(
     path: str,  # that may exist
 ) -> bool:

@@ -33,7 +33,7 @@ class Series(NamedTuple):
     index: Any  # a label for each step: the index of a pandas object, else 0, 1, 2 …
     note: str  # what was read, in one line
 
-
+# %% ../../nbs/57_series_data.ipynb #d7926d94
 def _numbers(y: Any) -> np.ndarray:
     """The numbers of `y` as float64, NaN where it says itself that one is missing.
     Raises `InputError` for what holds no numbers."""
@@ -92,7 +92,7 @@ def _check_series(x: np.ndarray, seen: np.ndarray | None) -> None:
             "missing ones are NaN."
         )
 
-
+# %% ../../nbs/57_series_data.ipynb #49f08211
 def as_series(
     y: Any,  # pandas Series or DataFrame, array, tensor or list: [time], [time, p] or [*batch, time, p]
     mask: Any = None,  # bool, the shape of `y`, True where observed; None: everywhere but at NaN
@@ -128,7 +128,7 @@ def _mask(model: LGSSM, a: Tensor, mask: Any) -> Tensor:
         )
     return mask.to(a.device)
 
-
+# %% ../../nbs/57_series_data.ipynb #d3f335b1
 def _controls(model: LGSSM, u: Any) -> Tensor | None:
     "The controls in the model's type. Raises `InputError` where they are not finite, or tensors of another type."
     if u is None:
@@ -178,7 +178,7 @@ class WholeSteps(NamedTuple):
     mask: Bool[Tensor, "*batch time"] | None
     constant: Float[Tensor, "*batch time"] | None  # to be added to the log-probability of each step
 
-
+# %% ../../nbs/57_series_data.ipynb #f7b24345
 def whole_steps(
     model: LGSSM,  # the model
     a: Float[Tensor, "*batch time p"],  # the observations; anything, also NaN, where missing
@@ -227,7 +227,7 @@ def kalman_filter(
     found = routes.kalman_filter(w.model, w.a, w.mask, u, backend)
     return found if w.constant is None else found._replace(log_prob=found.log_prob + w.constant)
 
-
+# %% ../../nbs/57_series_data.ipynb #0ddb7f36
 def smoother(
     model: LGSSM,  # the model
     a: Any,  # the observations, as in `log_evidence`

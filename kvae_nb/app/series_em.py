@@ -18,10 +18,10 @@ from kvae_nb.app.series_fit import (
     Fit,
     Free,
     check_start,
+    double_precision,
     evidence_after,
     fit_data,
     free_count,
-    in_double,
     unknown_matrices,
 )
 from ..core.errors import InputError
@@ -91,7 +91,7 @@ def _learn_observation(model: LGSSM, s: Smoothed, a, mask, learn) -> dict[str, T
         found["R"] = symmetrize(_total(left) / some.sum())[None]
     return found
 
-
+# %% ../../nbs/59_series_em.ipynb #fd40b241
 def _learn_start(model: LGSSM, s: Smoothed, learn) -> dict[str, Tensor]:
     "mean1 and cov1 from the distribution of the first state."
     m, found = s.mean[..., 0, :].reshape(-1, s.mean.shape[-1]), {}
@@ -122,7 +122,7 @@ def em_step(
         found[k] = torch.diag_embed(torch.where(old > 0, new, 0.0))  # 0 stays 0; rounding is not learned
     return model._replace(**found)
 
-
+# %% ../../nbs/59_series_em.ipynb #c26215d5
 def _check_em(model: LGSSM, learn) -> None:
     "Raises `InputError` where the maximum has no closed form."
     for k, noise in (("A", "Q"), ("B", "Q"), ("C", "R")):
@@ -152,7 +152,7 @@ def _climb(model, a, mask, u, learn, diagonal, backend, steps, tol) -> tuple[LGS
             old, model = model, em_step(model, a, mask, u, learn, diagonal, backend)
     return model, path, False, f"not converged after {steps} steps"
 
-
+# %% ../../nbs/59_series_em.ipynb #2e45cd62
 def fit_em(
     model: LGSSM,  # to start from, without batch axes
     y: Any,  # the series; one model for all sequences of a batch
@@ -167,7 +167,7 @@ def fit_em(
     """The likeliest matrices by expectation and maximisation, in double precision; the evidence never falls.
     Raises `InputError` for data or unknowns that do not fit; warns where the start and the data do not."""
     steps = whole_number(steps, "steps")
-    model, learn, diagonal = in_double(model), tuple(learn), tuple(diagonal)
+    model, learn, diagonal = double_precision(model), tuple(learn), tuple(diagonal)
     build, free = unknown_matrices(model, learn, diagonal)
     _check_em(model, learn)
     a, mask, u = fit_data(model, y, mask, u, sum(free_count(f) for f in free.values()))

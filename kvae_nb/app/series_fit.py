@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MATRICES', 'Free', 'real', 'positive', 'covariance', 'partial_correlations', 'autoregression_weights', 'stationary',
-           'free_count', 'Fit', 'unknown_matrices', 'fit_data', 'check_start', 'in_double', 'evidence_after',
+           'free_count', 'Fit', 'unknown_matrices', 'fit_data', 'check_start', 'double_precision', 'evidence_after',
            'fit_gradient', 'Errors', 'standard_errors']
 
 # %% ../../nbs/58_series_fit.ipynb #49718a1c
@@ -57,7 +57,7 @@ def positive(
         )
     return Free(float64(start).detach(), "positive")
 
-
+# %% ../../nbs/58_series_fit.ipynb #96e88b63
 def covariance(
     start: Float[Tensor, "n n"],  # positive definite
 ) -> Free:
@@ -88,7 +88,7 @@ def autoregression_weights(
         w = torch.cat([w - r_k * w.flip(0), r_k[None]])
     return w
 
-
+# %% ../../nbs/58_series_fit.ipynb #ce12131f
 def stationary(
     start: Any,  # weights of an autoregression [p]
 ) -> Free:
@@ -124,7 +124,7 @@ def _natural(x: Tensor, free: Free) -> Tensor:
         return L @ L.mT
     return start + x.reshape(start.shape) * start.abs().clamp(min=1.0)
 
-
+# %% ../../nbs/58_series_fit.ipynb #767a372c
 def _values(x: Tensor, learn: dict[str, Free]) -> dict[str, Tensor]:
     "The value of every unknown at this vector."
     parts = x.split([free_count(f) for f in learn.values()])
@@ -175,7 +175,7 @@ def _check_names(model: LGSSM, names: tuple, diagonal: tuple) -> None:
     if wrong := [k for k in diagonal if k not in ("Q", "R", "cov1") or k not in names]:
         raise InputError(f"diagonal names {wrong}, but only Q, R and cov1, where learned, can be kept diagonal.")
 
-
+# %% ../../nbs/58_series_fit.ipynb #4b102ed3
 def unknown_matrices(
     model: LGSSM,  # to start from
     names: tuple,  # of the matrices to learn
@@ -222,7 +222,7 @@ def _check_content(a: Tensor, mask: Tensor, free: int, burn: int) -> None:
             "numbers to learn, is needed."
         )
 
-
+# %% ../../nbs/58_series_fit.ipynb #ac10b1ab
 def fit_data(
     model: LGSSM,  # to start from, in double precision
     y: Any,  # the series
@@ -265,7 +265,7 @@ def check_start(
         )
 
 # %% ../../nbs/58_series_fit.ipynb #c762b70b
-def in_double(
+def double_precision(
     model: LGSSM,  # of any precision
 ) -> LGSSM:
     "The model in double precision."
@@ -285,7 +285,7 @@ def evidence_after(
         return log_evidence(model, a, mask, u, backend).sum()
     return kalman_filter(model, a, mask, u, backend).log_prob[..., burn:].sum()
 
-
+# %% ../../nbs/58_series_fit.ipynb #eeccb4c1
 def _objective(build, learn, a, mask, u, burn, backend) -> Callable:
     "x → minus the evidence for each observed number, and its gradient; what has no evidence counts as very bad."
     seen = int(mask[..., burn:, :].sum())
@@ -316,7 +316,7 @@ def _build(build: Callable, values: dict) -> LGSSM:
 def _unknowns(model: LGSSM | Callable, learn: tuple | dict, diagonal: tuple) -> tuple[Callable, dict[str, Free]]:
     "How the model is built, and its unknowns. Raises `InputError` for unknowns that do not fit."
     if not callable(model):
-        return unknown_matrices(in_double(model), tuple(learn), tuple(diagonal))
+        return unknown_matrices(double_precision(model), tuple(learn), tuple(diagonal))
     learn = dict(learn)
     if not learn or not all(isinstance(v, Free) for v in learn.values()):
         raise InputError(
@@ -325,7 +325,7 @@ def _unknowns(model: LGSSM | Callable, learn: tuple | dict, diagonal: tuple) -> 
         )
     return model, learn
 
-
+# %% ../../nbs/58_series_fit.ipynb #5b1233c9
 def _minimum(function: Callable, free: int, steps: int) -> tuple[OptimizeResult, list[float]]:
     "Where L-BFGS ends, and the values on its way. Raises `InputError` for a start without a value."
     path = [function(np.zeros(free))[0]]
@@ -374,7 +374,7 @@ class Errors(NamedTuple):
     errors: dict  # name → standard errors, in the shape of its value; NaN: ended at 0; 0: was not free
     cov: Float[Tensor, "k k"]  # of all entries of all values, laid end to end
 
-
+# %% ../../nbs/58_series_fit.ipynb #7ac0a802
 def _covariance(H: Tensor, slope: Tensor, names: list) -> Tensor:
     """The inverse of the information H.
     Raises `InputError` where it has none, or a step by Newton would still gain something."""

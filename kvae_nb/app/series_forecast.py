@@ -35,7 +35,7 @@ class SeriesForecast(NamedTuple):
     smoothed: Gaussian  # of C_t z_t, given the whole series
     future: Gaussian  # of the observations to come: [*batch, steps, p]
 
-
+# %% ../../nbs/59_series_forecast.ipynb #1e18f2d8
 def forecast_series(
     model: LGSSM,  # the model; matrices that change in time go on to the end of the forecast
     y: Any,  # the series so far
@@ -138,7 +138,7 @@ def _ljung_box(e: np.ndarray, lags: int) -> float:
     n, r = (~np.isnan(e)).sum(), np.array([(d[k:] * d[:-k]).sum() for k in range(1, lags + 1)]) / (d**2).sum()
     return n * (n + 2) * (r**2 / (n - np.arange(1, lags + 1))).sum()
 
-
+# %% ../../nbs/59_series_forecast.ipynb #81fa4822
 def _spread(e: np.ndarray) -> tuple[float, float]:
     "The mean square of the last third over that of the first, and how likely a ratio as far from 1 is."
     third = round(len(e) / 3)

@@ -36,7 +36,7 @@ def _start(mean, var, n) -> tuple[Tensor, Tensor]:
     "Mean and covariance of z_1 from numbers or vectors."
     return float64(mean).expand(n), torch.diag(float64(var).expand(n))
 
-
+# %% ../../nbs/57_series_models.ipynb #d81321f3
 def local_level(
     level: float | Tensor,  # variance of the level's steps
     noise: float | Tensor,  # variance of the observation around the level

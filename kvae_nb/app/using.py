@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'WILD', 'imputation_rows', 'table', 'do_evaluate', 'parse_gap', 'hidden_mask', 'impute_all', 'new_films',
-           'draw_imputation', 'do_impute', 'nobody_pushes', 'given_prefix', 'check_size', 'write_generated',
+           'draw_imputation', 'do_impute', 'nobody_pushes', 'given_prefix', 'check_room', 'write_generated',
            'do_generate']
 
 # %% ../../nbs/88_using.ipynb #fce9dfce
@@ -56,7 +56,7 @@ def imputation_rows(
             lines.append(line + (f" {r['mse']['smoothing']:14.5f}" if gaussian else ""))
     return lines
 
-
+# %% ../../nbs/88_using.ipynb #b7e39bc7
 def table(
     results: dict,  # from `evaluate`
     gaussian: bool = False,  # Gaussian pixels: the mean squared error is shown too
@@ -111,7 +111,7 @@ def parse_gap(
         )
     return int(start), int(stop) - int(start)
 
-
+# %% ../../nbs/88_using.ipynb #94f59eb6
 def hidden_mask(
     data: VideoData,  # the videos, perhaps with a mask of their own
     gap: str = "",  # start:stop
@@ -152,7 +152,7 @@ def impute_all(
         parts.append({k: v.float().cpu().numpy() for k, v in part.items()})
     return {"mask": mask.numpy(), **{k: np.concatenate([p[k] for p in parts]) for k in parts[0]}}
 
-
+# %% ../../nbs/88_using.ipynb #9e1b24d1
 def new_films(
     run: Run,  # a model of a simulated world
     count: int = 8,  # how many films
@@ -180,7 +180,7 @@ def draw_imputation(
     plot_imputation(figure.add_subplot(), *rows, mask[n], errors=not has_grey(data))
     save_figure(path, figure)
 
-
+# %% ../../nbs/88_using.ipynb #6a6d6209
 def do_impute(args: Namespace):
     "`kvae impute`."
     check_numbers(args, seed=SEEDS, drop=(0, 1))
@@ -237,8 +237,8 @@ def given_prefix(
     warn(weak_bound(run.model, data))
     return data
 
-
-def check_size(
+# %% ../../nbs/88_using.ipynb #7046c316
+def check_room(
     args: Namespace,  # of `kvae generate`
     config,  # of the model
 ):
@@ -269,7 +269,7 @@ def write_generated(
             f"{WILD}): its dynamics grow without bound there; ask for fewer --steps"
         )
 
-
+# %% ../../nbs/88_using.ipynb #a1118e35
 @torch.no_grad()
 def do_generate(args: Namespace):
     "`kvae generate`."
@@ -277,7 +277,7 @@ def do_generate(args: Namespace):
     folder = Path(args.out)
     paths = [check_output(folder / f"generated.{ending}", args.data, force=args.force) for ending in ("npz", "gif")]
     run = given(args).run
-    check_size(args, run.config.model)
+    check_room(args, run.config.model)
     device = next(run.model.parameters()).device
     data = given_prefix(run, args) if args.data else None
     prefix = None if data is None else data.frames[:, : args.prefix].float().to(device) / 255
