@@ -125,7 +125,7 @@ def table_network(
         return LSTMWeights(c.dim_a, c.K**2, c.transition_units, c.transition_layers, c.transition_dropout)
     return WindowWeights(c.dim_a, c.K**2, c.transition_units, c.transition_window)
 
-
+# %% ../../nbs/11_switching_kvae.ipynb #bfaed65f
 def build_switching(
     config: SwitchingKVAEConfig,  # sizes and choices
 ) -> SLDSParameters:
@@ -149,7 +149,7 @@ class SwitchingNoise(NamedTuple):
     temperature: Float[Tensor, "batch"] | None = None  # of the training surrogate; None: hard regimes, what is reported
     frames: Int[Tensor, "batch n"] | None = None  # times of the frames to decode; None: all
 
-
+# %% ../../nbs/11_switching_kvae.ipynb #b31f5dd9
 class SwitchingKVAE(FrameModel):
     "A Kalman variational auto-encoder with switching linear dynamics."
 
@@ -200,7 +200,7 @@ class SwitchingPass(NamedTuple):
     u: Float[Tensor, "batch time m"] | None  # controls, with the constant
     filtered: SwitchingFiltered
 
-
+# %% ../../nbs/11_switching_kvae.ipynb #102a72ae
 def check_given(
     config: SwitchingKVAEConfig,  # knows how many it expects
     u: Float[Tensor, "batch time dim_u"] | None,  # the controls given
@@ -217,7 +217,7 @@ def check_given(
             )
         )
 
-
+# %% ../../nbs/11_switching_kvae.ipynb #166d83f9
 def controls(
     config: SwitchingKVAEConfig,  # knows what it expects
     a: Float[Tensor, "batch time dim_a"],  # gives batch and length
@@ -228,7 +228,7 @@ def controls(
     parts = ([] if u is None else [u]) + ([a.new_ones(*a.shape[:2], 1)] if config.offset else [])
     return torch.cat(parts, -1) if parts else None
 
-
+# %% ../../nbs/11_switching_kvae.ipynb #e07a80ba
 def run_filter(
     model: "SwitchingKVAE",  # has the dynamics
     a: Float[Tensor, "batch time dim_a"],  # pseudo-observations; anything where hidden
@@ -302,7 +302,7 @@ def show(
     a = observe_all(h, slds, noise=False)
     return Beliefs(model.decode(a.mean), a, merged(h))
 
-
+# %% ../../nbs/11_switching_kvae.ipynb #da6c2cdb
 @patch
 def impute(
     self: SwitchingKVAE,
@@ -347,7 +347,7 @@ def pick_regime(
     drawn = gumbel(*log_weights.shape, like=log_weights, generator=generator) if noise else 0.0
     return (log_weights + drawn).argmax(-1)
 
-
+# %% ../../nbs/11_switching_kvae.ipynb #f8f281aa
 def warm_up(
     model: SwitchingKVAE,  # supplies filter and network
     x: Float[Tensor, "batch prefix channel height width"],  # the frames seen
@@ -429,7 +429,7 @@ def detection(
     precision, recall = both / max(says.sum().item(), 1), both / max(contacts.sum().item(), 1)
     return precision, recall, 2 * precision * recall / max(precision + recall, 1e-9)
 
-
+# %% ../../nbs/11_switching_kvae.ipynb #fb285f66
 def contact_scores(
     s: Int[Tensor, "batch time"],  # regimes, counted from 0
     contacts: Bool[Tensor, "batch time"],  # True where something was touched since the frame before
