@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Update', 'predict_step', 'update_step', 'Filtered', 'loop_filter', 'loop_evidence', 'Backward', 'backward_gain',
            'backward_conditionals', 'Smoothed', 'rts_smoother', 'loop_smoother', 'sample_posterior', 'observe',
-           'Forecast', 'between', 'forecast']
+           'between', 'Forecast', 'forecast']
 
 # %% ../../nbs/20_batched_lgssm.ipynb #053c0f04
 import math
@@ -283,7 +283,17 @@ def observe(
     seen = model.C @ cov @ model.C.mT
     return Gaussian(matvec(model.C, mean), symmetrize(seen + model.R if noise else seen))
 
+# %% ../../nbs/20_batched_lgssm.ipynb #2b55728b
+def between(
+    model: LGSSM,  # the model
+    start: int,  # first step to keep, counted from 0
+    stop: int,  # first step to leave out
+) -> LGSSM:
+    "The matrices of steps start … stop−1; constant ones, mean1 and cov1 stay as they are."
+    cut = lambda M: M if M is None or M.shape[-3] == 1 else M[..., start:stop, :, :]
+    return model._replace(**{k: cut(getattr(model, k)) for k in "ABCQR"})
 
+# %% ../../nbs/20_batched_lgssm.ipynb #069c68a3
 def _unrounded(P):
     "A computed covariance, without variances that rounding has left below zero (a state that is known exactly)."
     d = P.diagonal(dim1=-2, dim2=-1)
@@ -296,17 +306,7 @@ class Forecast(NamedTuple):
     z: Gaussian  # mean [*batch, time, n], cov [*batch, time, n, n]
     a: Gaussian  # mean [*batch, time, p], cov [*batch, time, p, p]
 
-
-def between(
-    model: LGSSM,  # the model
-    start: int,  # first step to keep, counted from 0
-    stop: int,  # first step to leave out
-) -> LGSSM:
-    "The matrices of steps start … stop−1; constant ones, mean1 and cov1 stay as they are."
-    cut = lambda M: M if M is None or M.shape[-3] == 1 else M[..., start:stop, :, :]
-    return model._replace(**{k: cut(getattr(model, k)) for k in "ABCQR"})
-
-
+# %% ../../nbs/20_batched_lgssm.ipynb #80790d8b
 def forecast(
     future: LGSSM,  # the steps to come: `A[..., 0, :, :]` takes `last` to the first; mean1 and cov1 are not used
     last: Gaussian,  # the state at the last step seen
