@@ -100,7 +100,8 @@ class Filtered(NamedTuple):
 def _covariances(model, steps, batch, mask):
     "Predicted and filtered covariances, gains, and the Cholesky factors of the innovation covariances."
     A, C, Q, R = (
-        repeat_steps(single_steps(M, batch, 3), steps) for M in (model.A, model.C, symmetrize(model.Q), symmetrize(model.R))
+        repeat_steps(single_steps(M, batch, 3), steps)
+        for M in (model.A, model.C, symmetrize(model.Q), symmetrize(model.R))
     )
     P = symmetrize(model.cov1).expand(*batch, -1, -1).reshape(math.prod(batch), *model.cov1.shape[-2:])
     I = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
