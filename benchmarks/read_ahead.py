@@ -50,7 +50,8 @@ def loader(shards, order, workers: int, how: str | None = None, kept: bool = Fal
 
 def contenders(shards, order) -> dict:
     "Name and what makes an epoch's batches of floats."
-    from kvae_nb.data.films import batches, take, to_float
+    from kvae_nb.data.batches import batches
+    from kvae_nb.data.films import take, to_float
 
     fork, spawn = loader(shards, order, 1, "fork", True), loader(shards, order, 1, "spawn", True)
     floats = lambda made: (to_float(frames) for frames, _, _ in made)

@@ -39,7 +39,8 @@ import torch
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.files import atomic_write
 from kvae_nb.core.runtime import tune_cpu
-from kvae_nb.data.films import DataConfig, open_data, take
+from kvae_nb.data.films import take
+from kvae_nb.data.opening import DataConfig, open_data
 from kvae_nb.models.kvae import KVAEConfig
 from kvae_nb.training.annealing import Schedule, collapse_report, diagnose
 from kvae_nb.training.loop import epoch_rows, liveness, response

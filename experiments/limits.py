@@ -24,7 +24,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kvae_nb.core.files import atomic_write
-from kvae_nb.data.films import DataConfig, mask_gap, open_data, split
+from kvae_nb.data.films import mask_gap, split
+from kvae_nb.data.opening import DataConfig, open_data
 from kvae_nb.evaluation.checks import FIRST
 from kvae_nb.evaluation.imputation import DROPS, GAPS, drop_mask
 

@@ -23,14 +23,17 @@ import torch
 
 from kvae_nb.core.files import atomic_write
 from kvae_nb.core.runtime import tune_cpu
-from kvae_nb.data.films import DataConfig, VideoData, batches, mask_gap, save_video_data, to_float
-from kvae_nb.evaluation.imputation import held_out_elbo, imputation_errors, least_squares_r2
+from kvae_nb.data.batches import batches
+from kvae_nb.data.films import VideoData, mask_gap, to_float
+from kvae_nb.data.opening import DataConfig, save_video_data, simulate_pendulum
+from kvae_nb.evaluation.imputation import imputation_errors
+from kvae_nb.evaluation.scores import held_out_elbo, least_squares_r2
 from kvae_nb.models.kvae import KVAEConfig
 from kvae_nb.training.annealing import Schedule
 from kvae_nb.training.loop import fit
 from kvae_nb.training.runs import RunConfig, load_run, run_data
 from kvae_nb.training.step import TrainConfig
-from kvae_nb.worlds.pendulum import Pendulum, simulate_pendulum
+from kvae_nb.worlds.pendulum import Pendulum
 
 RESULT = Path(__file__).parent / "results" / "pendulum.json"
 PIXELS, STEPS, SAMPLES = 256, 15, 5

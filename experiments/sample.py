@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from kvae_nb.data.films import VideoData, from_simulation, save_video_data
+from kvae_nb.data.films import VideoData, from_simulation
+from kvae_nb.data.opening import save_video_data
 from kvae_nb.worlds.balls import simulate
 
 outline = torch.zeros(32, 32, dtype=torch.bool)

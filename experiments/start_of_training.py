@@ -21,7 +21,9 @@ import torch
 
 from kvae_nb.core.files import atomic_write
 from kvae_nb.core.runtime import tune_cpu
-from kvae_nb.data.films import batches, open_data, split
+from kvae_nb.data.batches import batches
+from kvae_nb.data.films import split
+from kvae_nb.data.opening import open_data
 from kvae_nb.training.loop import DeadStart, liveness, prepare, train_epoch
 from kvae_nb.training.records import Reporter, summary, validate
 from kvae_nb.training.runs import PRESETS, build_model, fit_config_to_data

@@ -17,7 +17,8 @@ from matplotlib.patches import Ellipse
 
 from kvae_nb import LGSSM, kalman_filter, load_pretrained, smoother
 from kvae_nb.core.files import atomic_write
-from kvae_nb.data.films import VideoData, open_data
+from kvae_nb.data.films import VideoData
+from kvae_nb.data.opening import open_data
 from kvae_nb.evaluation.plots import CYCLE, PALETTE
 from kvae_nb.inference.lgssm import sample_prior
 

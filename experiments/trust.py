@@ -40,8 +40,9 @@ from safetensors.torch import load_file, save_file  # a file without any entries
 from kvae_nb.app.cli import main as kvae
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.files import atomic_write
-from kvae_nb.data.films import DataConfig, from_simulation, open_shards, read_video_data, save_video_data
-from kvae_nb.data.shards import write_shards
+from kvae_nb.data.films import from_simulation
+from kvae_nb.data.opening import DataConfig, read_video_data, save_video_data
+from kvae_nb.data.shards import open_shards, write_shards
 from kvae_nb.models.kvae import KVAEConfig
 from kvae_nb.training.loop import fit
 from kvae_nb.training.pretrained import WEIGHTS, read_pretrained

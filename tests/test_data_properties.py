@@ -16,17 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kvae_nb.core.errors import InputError
-from kvae_nb.data.films import (
-    VideoData,
-    ahead,
-    batches,
-    from_simulation,
-    open_shards,
-    read_video_data,
-    save_video_data,
-    split_indices,
-)
-from kvae_nb.data.shards import simulated_chunks, write_shards
+from kvae_nb.data.batches import ahead, batches
+from kvae_nb.data.films import VideoData, from_simulation, split_indices
+from kvae_nb.data.opening import read_video_data, save_video_data, simulated_chunks
+from kvae_nb.data.shards import open_shards, write_shards
 from kvae_nb.worlds.balls import simulate
 
 FOLDER = Path(tempfile.mkdtemp(prefix="kvae_nb-test-"))
@@ -159,7 +152,7 @@ def test_any_bytes(content, name):
 
 @pytest.mark.parametrize("place", ["images", "state", "somewhere else"])
 def test_pickles_are_never_loaded(place):
-    "An object whose unpickling would leave a trace leaves none: as frames it is refused, beside them it is left out, and that is said."
+    "An object whose unpickling would leave a trace leaves none: refused as frames, and left out beside them, and said."
 
     class Trap:
         def __reduce__(self):
@@ -242,7 +235,7 @@ def test_shards_answer_as_memory_does(choose, data):
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damaged_shards(choose):
-    "A file of the folder changed at any place, cut or lost: refused in one sentence when it is opened or verified, unless it means the same."
+    "A file of the folder changed, cut or lost: refused in a sentence when opened or verified, unless it means the same."
     data = VideoData(
         torch.arange(3 * 2 * 64).to(torch.uint8).view(3, 2, 1, 8, 8),
         torch.arange(24.0).view(3, 2, 4),
@@ -306,7 +299,7 @@ def test_simulating_in_chunks(world, sequences, chunk, seed):
 @FEW
 @given(st.lists(st.integers(), max_size=20), st.integers(1, 4), st.integers(0, 25), st.booleans())
 def test_ahead_changes_nothing(items, depth, stop, breaks):
-    "The same items in the same order, the same error at the same place, and no thread left behind, wherever the consumer stops."
+    "The same items in the same order, the same error at the same place, no thread left, wherever the consumer stops."
 
     def source():
         yield from items

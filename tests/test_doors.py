@@ -23,7 +23,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from kvae_nb.core.errors import InputError
-from kvae_nb.data.films import DataConfig
+from kvae_nb.data.opening import DataConfig
 from kvae_nb.models.dynamics import LSTMWeights
 from kvae_nb.models.kvae import KVAE, KVAEConfig
 from kvae_nb.models.networks import BernoulliPixels, GaussianPixels

@@ -6,7 +6,8 @@ import pytest
 
 from kvae_nb.app.cli import main, parse
 from kvae_nb.core.errors import InputError
-from kvae_nb.data.films import describe, looks_grey, open_data
+from kvae_nb.data.films import describe
+from kvae_nb.data.opening import looks_grey, open_data
 from kvae_nb.training.runs import RunConfig, fit_config_to_data
 
 

@@ -1,4 +1,4 @@
-"""What a picture is, however it is stored: levels, axes, names and frames by one rule; what cannot be known is refused with a name."""
+"""What a picture is, however it is stored: levels, axes, names and frames by one rule; the rest is refused by name."""
 
 import copy
 import io
@@ -23,22 +23,21 @@ from PIL import Image
 
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.files import array_headers, check_output, inside, parse_yaml, read_arrays, read_yaml
-from kvae_nb.data.films import (
+from kvae_nb.data.batches import batches
+from kvae_nb.data.films import VideoData, describe, split, split_indices
+from kvae_nb.data.levels import find_layout, fitness
+from kvae_nb.data.opening import (
     DataConfig,
-    VideoData,
-    batches,
-    describe,
+    file_chunks,
     from_arrays,
     has_grey,
     looks_grey,
     open_data,
     read_video_data,
     save_video_data,
-    split,
-    split_indices,
 )
-from kvae_nb.data.readers import find_layout, fitness, natural_order
-from kvae_nb.data.shards import file_chunks, write_shards
+from kvae_nb.data.readers import natural_order
+from kvae_nb.data.shards import write_shards
 from kvae_nb.worlds.balls import World, simulate
 
 FOLDER = Path(tempfile.mkdtemp(prefix="kvae_nb-test-"))
@@ -61,10 +60,15 @@ def picture(seed, frames=4, side=16, channels=1):
 
 # ---- one rule of scales ----------------------------------------------------------------------------------------------
 SCALES = {  # how a level is stored; each is exact enough that the nearest of 256 levels is the level itself
-    "8 bits": lambda x, t: x.astype(t), "10 bits": lambda x, t: np.rint(x / 255 * 1023).astype(t), "12 bits": lambda x, t: np.rint(x / 255 * 4095).astype(t),
-    "14 bits": lambda x, t: np.rint(x / 255 * 16383).astype(t), "16 bits": lambda x, t: (x * 257.0).astype(t),
-    "0 … 1": lambda x, t: (x / 255).astype(t), "-1 … 1": lambda x, t: (x / 127.5 - 1).astype(t), "-½ … ½": lambda x, t: (x / 255 - 0.5).astype(t),
-}  # fmt: skip
+    "8 bits": lambda x, t: x.astype(t),
+    "10 bits": lambda x, t: np.rint(x / 255 * 1023).astype(t),
+    "12 bits": lambda x, t: np.rint(x / 255 * 4095).astype(t),
+    "14 bits": lambda x, t: np.rint(x / 255 * 16383).astype(t),
+    "16 bits": lambda x, t: (x * 257.0).astype(t),
+    "0 … 1": lambda x, t: (x / 255).astype(t),
+    "-1 … 1": lambda x, t: (x / 127.5 - 1).astype(t),
+    "-½ … ½": lambda x, t: (x / 255 - 0.5).astype(t),
+}
 WHOLE = [np.uint16, ">u2", np.int32, ">i4", np.uint64, np.float32, ">f4", np.float64]
 STORED = st.one_of(
     st.tuples(st.just("8 bits"), st.sampled_from([np.uint8, np.int16, *WHOLE])),
@@ -346,9 +350,18 @@ def test_a_layout_that_is_taken_is_the_documented_one_or_the_only_one(shape, bar
         assert documented is None or fitness(shape, documented) < fitness(shape, found)
 
 
-@pytest.mark.parametrize("shape, layout", [
-    ((40, 64, 64, 3), "THWC"), ((40, 64, 64, 1), "THWC"), ((40, 64, 64, 20), "NHWT"), ((2, 5, 16, 16, 3), "NTHWC"), ((2, 3, 20, 16, 16), "NCTHW"), ((800, 64, 64), "THW"), ((64, 64, 3, 50), "HWCT"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape, layout",
+    [
+        ((40, 64, 64, 3), "THWC"),
+        ((40, 64, 64, 1), "THWC"),
+        ((40, 64, 64, 20), "NHWT"),
+        ((2, 5, 16, 16, 3), "NTHWC"),
+        ((2, 3, 20, 16, 16), "NCTHW"),
+        ((800, 64, 64), "THW"),
+        ((64, 64, 3, 50), "HWCT"),
+    ],
+)
 def test_refused_by_name_and_read_when_told(tmp_path, shape, layout):
     images = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     np.savez(tmp_path / "x.npz", images=images)
@@ -397,9 +410,12 @@ def test_arrays_of_any_build(tmp_path, flip):
     x = np.random.default_rng(0).integers(0, 256, (3, 4, 16, 16)).astype(np.uint8)
     np.save(tmp_path / "x.npy", x)
     view, expected = {
-        "negative strides": lambda: (x[::-1, :, ::-1], x[::-1, :, ::-1]), "not contiguous": lambda: (x.repeat(2, 0)[::2], x), "only for reading": lambda: (np.load(tmp_path / "x.npy", mmap_mode="r"), x),
-        "big-endian": lambda: (x.astype(">u2"), x), "Fortran": lambda: (np.asfortranarray(x), x),
-    }[flip]()  # fmt: skip
+        "negative strides": lambda: (x[::-1, :, ::-1], x[::-1, :, ::-1]),
+        "not contiguous": lambda: (x.repeat(2, 0)[::2], x),
+        "only for reading": lambda: (np.load(tmp_path / "x.npy", mmap_mode="r"), x),
+        "big-endian": lambda: (x.astype(">u2"), x),
+        "Fortran": lambda: (np.asfortranarray(x), x),
+    }[flip]()
     assert np.array_equal(from_arrays(view, state=view[:, :, 0, :3].astype(">f8")).frames[:, :, 0].numpy(), expected)
     assert np.array_equal(from_arrays(view, state=view[:, :, 0, :3].astype(">f8")).state.numpy(), expected[:, :, 0, :3])
     from_arrays(view).frames.add_(1)  # ours, and the caller's array stays as it was
@@ -471,9 +487,15 @@ def ball(soft, ground=0, side=32, frames=40):
 
 STILL = ("gradient", "black")
 FILMS = {
-    "sharp": (ball(0), False), "soft edge": (ball(1), False), "on grey": (ball(1, 90), True), "on white": (255 - ball(1), True), "a glow": (ball(14), True), "dark": (ball(1) // 20, True),
-    "gradient": (np.arange(32, dtype=np.uint8)[None, None].repeat(40, 0).repeat(32, 1) * 8, True), "black": (ball(0) * 0, False),
-}  # fmt: skip
+    "sharp": (ball(0), False),
+    "soft edge": (ball(1), False),
+    "on grey": (ball(1, 90), True),
+    "on white": (255 - ball(1), True),
+    "a glow": (ball(14), True),
+    "dark": (ball(1) // 20, True),
+    "gradient": (np.arange(32, dtype=np.uint8)[None, None].repeat(40, 0).repeat(32, 1) * 8, True),
+    "black": (ball(0) * 0, False),
+}
 
 
 STORED = [
@@ -519,10 +541,33 @@ def test_what_was_trained_before_is_opened_as_before():
 
 
 # ---- what cannot be meant --------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("change", [
-    {"size": 0}, {"size": -8}, {"size": 12}, {"size": 8 * 10**6}, {"steps": 0}, {"steps": -3}, {"steps": 10**9}, {"sequences": 0}, {"sequences": -5}, {"sequences": 10**20}, {"split_seed": 2**64}, {"split_seed": -1},
-    {"layout": "q"}, {"layout": "NNTHW"}, {"white": -1.0}, {"white": float("nan")}, {"simulate_seed": 2**63}, {"test": 1.0}, {"valid": -0.1}, {"test": float("nan")}, {"stride": -1}, {"world": "torus"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 0},
+        {"size": -8},
+        {"size": 12},
+        {"size": 8 * 10**6},
+        {"steps": 0},
+        {"steps": -3},
+        {"steps": 10**9},
+        {"sequences": 0},
+        {"sequences": -5},
+        {"sequences": 10**20},
+        {"split_seed": 2**64},
+        {"split_seed": -1},
+        {"layout": "q"},
+        {"layout": "NNTHW"},
+        {"white": -1.0},
+        {"white": float("nan")},
+        {"simulate_seed": 2**63},
+        {"test": 1.0},
+        {"valid": -0.1},
+        {"test": float("nan")},
+        {"stride": -1},
+        {"world": "torus"},
+    ],
+)
 def test_a_configuration_that_cannot_be_meant(change):
     with pytest.raises(InputError) as refused:
         open_data(DataConfig(**change))
@@ -531,9 +576,25 @@ def test_a_configuration_that_cannot_be_meant(change):
     ) in sentence(refused)
 
 
-@pytest.mark.parametrize("change", [
-    {"sequences": 0}, {"sequences": 10**12}, {"steps": 0}, {"steps": 10**12}, {"size": 10**7}, {"seed": 2**64}, {"seed": -1}, {"radius": 40.0}, {"radius": 1e300}, {"dt": 1e30}, {"balls": 10**9}, {"workers": 10**9}, {"speed": (1.0, float("nan"))}, {"speed": (0.0, 1e200)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sequences": 0},
+        {"sequences": 10**12},
+        {"steps": 0},
+        {"steps": 10**12},
+        {"size": 10**7},
+        {"seed": 2**64},
+        {"seed": -1},
+        {"radius": 40.0},
+        {"radius": 1e300},
+        {"dt": 1e30},
+        {"balls": 10**9},
+        {"workers": 10**9},
+        {"speed": (1.0, float("nan"))},
+        {"speed": (0.0, 1e200)},
+    ],
+)
 def test_a_simulation_that_cannot_be_meant(change):
     with pytest.raises(InputError) as refused:
         simulate(**({"sequences": 2, "steps": 3} | change))
@@ -548,7 +609,7 @@ def test_a_world_that_cannot_be():
 
 def test_a_film_that_would_fill_the_memory_when_cut(monkeypatch):
     "Overlapping clips are counted as what they become in a batch, not as the film they come from."
-    monkeypatch.setattr("kvae_nb.data.films.memory_bytes", lambda: 2**20)
+    monkeypatch.setattr("kvae_nb.core.files.memory_bytes", lambda: 2**20)
     film = np.zeros((400, 16, 16))
     assert len(from_arrays(film, steps=20)) == 20
     with pytest.raises(InputError, match="GiB"):
@@ -636,7 +697,7 @@ def test_films_in_chunks_are_read_by_the_same_rule(tmp_path):
     ) and whole.frames.max() == round(2500 / 4095 * 255)
 
 
-# ---- the doors of kvae_nb.core.files --------------------------------------------------------------------------------------
+# ---- the doors of kvae_nb.core.files ---------------------------------------------------------------------------------
 TREES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(-1e9, 1e9) | st.text("abcäß 1:-", max_size=8),
     lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text("abcxy", min_size=2, max_size=4), v, max_size=3),
@@ -715,10 +776,25 @@ def forged(shape, payload=b"", declared=None, dtype="|u1", twice=False, name="im
     return out.getvalue()
 
 
-@pytest.mark.parametrize("content", [
-    forged((10**9, 10**9)), forged((2, 3, 8, 8), bytes(383)), forged((2, 3, 8, 8), bytes(385)), forged((-2, 3, 8, -8), bytes(384)), forged((2**28,), bytes(2**28)), forged((1,), b"x", twice=True),
-    forged((1,), b"x", name="../images.npy"), forged((1,), b"x", name="/images.npy"), forged((1,), b"x", name="C:\\images.npy"), forged((1,), bytes(8), dtype="|O"), b"PK\x03\x04", b"\x93NUMPY", b"\x93NUMPY\x01\x00\xff\xff{",
-], ids=range(13))  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        forged((10**9, 10**9)),
+        forged((2, 3, 8, 8), bytes(383)),
+        forged((2, 3, 8, 8), bytes(385)),
+        forged((-2, 3, 8, -8), bytes(384)),
+        forged((2**28,), bytes(2**28)),
+        forged((1,), b"x", twice=True),
+        forged((1,), b"x", name="../images.npy"),
+        forged((1,), b"x", name="/images.npy"),
+        forged((1,), b"x", name="C:\\images.npy"),
+        forged((1,), bytes(8), dtype="|O"),
+        b"PK\x03\x04",
+        b"\x93NUMPY",
+        b"\x93NUMPY\x01\x00\xff\xff{",
+    ],
+    ids=range(13),
+)
 def test_an_archive_that_lies(content):
     (FOLDER / "lie.npz").write_bytes(content)
     for read in (read_arrays, read_video_data):
@@ -758,13 +834,29 @@ def test_outputs_never_replace_inputs_and_stay_in_their_folder(tmp_path):
     assert inside(run, "a/b.txt") == run / "a/b.txt"
 
 
-# ---- chosen clips, and numbers that cannot be meant --------------------------------------------------------------------
+# ---- chosen clips, and numbers that cannot be meant ------------------------------------------------------------------
 CHOICES = {
-    "list": [4, -3], "empty list": [], "range": range(1, 6, 2), "slice": slice(5, 1), "numpy slice": slice(np.int64(1), np.int64(3)), "backwards": slice(None, None, -1),
-    "backwards by two": slice(5, 1, -2), "all": ..., "reversed": np.arange(7)[::-1], "big-endian": np.array([4, -3], ">i8"), "uint8": np.array([0, 1, 1, 0, 0, 1, 6], np.uint8),
-    "uint16": np.array([4, 2], np.uint16), "empty": np.array([]), "bools": [True, False] * 3 + [True], "mask": np.arange(7) % 3 == 0, "no clip": np.zeros(7, bool),
-    "torch": torch.tensor([4, -3]), "torch int32": torch.tensor([4, 2], dtype=torch.int32), "torch uint8": torch.tensor([1, 0, 1, 1, 1, 0, 0], dtype=torch.uint8), "torch mask": torch.arange(7) > 3,
-}  # fmt: skip
+    "list": [4, -3],
+    "empty list": [],
+    "range": range(1, 6, 2),
+    "slice": slice(5, 1),
+    "numpy slice": slice(np.int64(1), np.int64(3)),
+    "backwards": slice(None, None, -1),
+    "backwards by two": slice(5, 1, -2),
+    "all": ...,
+    "reversed": np.arange(7)[::-1],
+    "big-endian": np.array([4, -3], ">i8"),
+    "uint8": np.array([0, 1, 1, 0, 0, 1, 6], np.uint8),
+    "uint16": np.array([4, 2], np.uint16),
+    "empty": np.array([]),
+    "bools": [True, False] * 3 + [True],
+    "mask": np.arange(7) % 3 == 0,
+    "no clip": np.zeros(7, bool),
+    "torch": torch.tensor([4, -3]),
+    "torch int32": torch.tensor([4, 2], dtype=torch.int32),
+    "torch uint8": torch.tensor([1, 0, 1, 1, 1, 0, 0], dtype=torch.uint8),
+    "torch mask": torch.arange(7) > 3,
+}
 
 
 @pytest.mark.parametrize("index", CHOICES.values(), ids=CHOICES)
@@ -826,7 +918,7 @@ def test_what_chooses_no_clips_is_refused(tmp_path, index):
     ],
 )
 def test_a_selection_of_overlapping_clips_still_overlaps(choose):
-    "What is held out shares no frame with what is trained on, or is refused: out of their order the clips cannot be divided by place."
+    "What is held out shares no frame with what is trained on; out of their order clips are refused."
     film = from_arrays(np.zeros((209, 8, 8)), steps=13, stride=4, state=np.arange(209.0)[:, None])
     chosen = choose(film)
     try:

@@ -20,7 +20,9 @@ from accelerate import PartialState
 import kvae_nb.training.loop as training
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.runtime import flushes_denormals
-from kvae_nb.data.films import DataConfig, VideoData, batches, from_simulation, save_video_data, split_indices
+from kvae_nb.data.batches import batches
+from kvae_nb.data.films import VideoData, from_simulation, split_indices
+from kvae_nb.data.opening import DataConfig, save_video_data
 from kvae_nb.data.shards import write_shards
 from kvae_nb.models.kvae import KVAE, KVAEConfig
 from kvae_nb.models.rnn import RecurrentConfig

@@ -18,7 +18,8 @@ import torch
 import kvae_nb.training.loop as training
 from kvae_nb.app.cli import main
 from kvae_nb.core.errors import InputError
-from kvae_nb.data.films import DataConfig, from_simulation
+from kvae_nb.data.films import from_simulation
+from kvae_nb.data.opening import DataConfig
 from kvae_nb.data.shards import write_shards
 from kvae_nb.models.kvae import KVAE, KVAEConfig
 from kvae_nb.training.annealing import Schedule

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from kvae_nb.core.runtime import tune_cpu
-from kvae_nb.data.films import DataConfig, mask_gap, open_data, take
+from kvae_nb.data.films import mask_gap, take
+from kvae_nb.data.opening import DataConfig, open_data
 from kvae_nb.training.records import summary, validate
 from kvae_nb.training.runs import KINDS, RunConfig, build_model
 from kvae_nb.training.step import TrainConfig, make_trainer, train_step

@@ -191,7 +191,8 @@ def test_pixel_interpolation_is_that_of_numpy():
 
 def test_one_step_and_nothing_hidden_are_independent_of_the_gap():
     from kvae_nb.data.films import VideoData, mask_gap
-    from kvae_nb.evaluation.imputation import imputation_errors, one_hidden
+    from kvae_nb.evaluation.imputation import imputation_errors
+    from kvae_nb.evaluation.scores import one_hidden
     from kvae_nb.models.kvae import KVAE, KVAEConfig
 
     torch.manual_seed(1)
@@ -295,8 +296,8 @@ def test_leaks_name_the_output_at_fault():
 
 def test_the_callers_dice_stay_where_they_are():
     from kvae_nb.data.films import from_simulation
-    from kvae_nb.evaluation.imputation import EvaluationConfig, evaluate, leaks
     from kvae_nb.evaluation.probes import continue_films
+    from kvae_nb.evaluation.report import EvaluationConfig, evaluate, leaks
     from kvae_nb.models.kvae import KVAE, KVAEConfig
     from kvae_nb.worlds.balls import simulate
 

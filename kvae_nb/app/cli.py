@@ -46,34 +46,15 @@ from .. import __version__
 from ..core.errors import InputError
 from ..core.files import array_headers, atomic_write, check_output, inside, memory_bytes, read_yaml
 from ..core.runtime import derived_seed, kept_denormals, pick_device, tune_cpu
-from kvae_nb.data.films import (
-    VideoData,
-    batches,
-    decide_levels,
-    describe,
-    from_simulation,
-    has_grey,
-    is_shards,
-    mask_gap,
-    mask_random,
-    open_data,
-    open_shards,
-    read_video_data,
-    save_video_data,
-)
-from ..data.shards import simulated_chunks, write_shards
-from kvae_nb.evaluation.imputation import (
-    BINARY,
-    GREY,
-    RESULTS,
-    EvaluationConfig,
-    evaluate,
-    save_figure,
-    weak_bound,
-    write_evaluation,
-    write_json,
-)
-from ..evaluation.plots import plot_imputation, video_rows, write_video
+from ..data.batches import batches
+from ..data.films import VideoData, describe, from_simulation, mask_gap, mask_random
+from ..data.opening import decide_levels, has_grey, open_data, read_video_data, save_video_data, simulated_chunks
+from ..data.shards import is_shards, open_shards, write_shards
+from ..evaluation.imputation import BINARY, GREY
+from ..evaluation.plots import plot_imputation
+from ..evaluation.report import RESULTS, EvaluationConfig, evaluate, save_figure, write_evaluation, write_json
+from ..evaluation.scores import weak_bound
+from ..evaluation.videos import video_rows, write_video
 from ..training.annealing import Schedule
 from ..training.loop import fit
 from ..training.pretrained import ENDING, load_pretrained, pretrained_names

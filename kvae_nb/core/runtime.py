@@ -36,7 +36,7 @@ def _whole(seed) -> int:
 def derived_seed(
     *keys: SupportsIndex | float,  # whole numbers, 0 … 2⁶³−1: the run's seed, then what the numbers are for
 ) -> int:
-    "A 63-bit seed that is a function of all keys; neighbouring keys give unrelated seeds. Raises `InputError` for other numbers."
+    "A 63-bit seed that is a function of all keys, unrelated for neighbours. Raises `InputError` for other numbers."
     keys = [_whole(k) for k in keys]
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -53,7 +53,7 @@ def seed_everything(
 # %% ../../nbs/71_runtime.ipynb #27e728a4
 @contextmanager
 def kept_random_state() -> Iterator[None]:
-    "Restores python's, numpy's and torch's global generators, those of the devices as well, when the block ends, however it ends."
+    "Restores python's, numpy's, torch's and the devices' global generators when the block ends, however it ends."
     python, array, cpu, seed = random.getstate(), np.random.get_state(), torch.get_rng_state(), torch.initial_seed()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None

@@ -26,7 +26,8 @@ from tqdm.auto import tqdm
 from ..core.errors import InputError
 from ..core.files import inside
 from ..core.runtime import kept_denormals, kept_random_state, tune_cpu
-from ..data.films import Split, VideoData, batches, describe, epoch_order
+from ..data.batches import batches
+from ..data.films import Split, VideoData, describe, epoch_order
 from ..models.protocol import ElboTerms
 from .annealing import DEAF, UNSEEN
 from kvae_nb.training.records import (

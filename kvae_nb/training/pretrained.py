@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from .. import __version__
 from ..core.errors import InputError
 from ..core.files import atomic_write
-from ..data.films import DataConfig, VideoData, take
+from ..data.films import VideoData, take
+from ..data.opening import DataConfig
 from .records import load_weights, read_tensors, save_tensors
 from .records import pack as named_tensors
 from .runs import RunConfig, kind_of, load_run, run_data

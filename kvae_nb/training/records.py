@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 from ..core.errors import InputError
 from ..core.files import atomic_write, inside
 from ..core.runtime import kept_random_state
-from ..data.films import Batch, VideoData, batches, mask_gap
+from ..data.batches import batches
+from ..data.films import Batch, VideoData, mask_gap
 from ..models.protocol import ElboTerms, hide
 from .annealing import CollapseReport, collapse_report
 from .step import TrainConfig, reseed

@@ -29,7 +29,8 @@ from torch import nn
 from ..core.errors import InputError
 from ..core.files import atomic_write, inside, read_yaml
 from ..core.runtime import kept_random_state
-from ..data.films import DataConfig, Split, VideoData, open_data, split
+from ..data.films import Split, VideoData, split
+from ..data.opening import DataConfig, open_data
 from ..models.kvae import KVAE, KVAEConfig
 from ..models.parts import import_object
 from ..models.rnn import RecurrentConfig, RecurrentVAE

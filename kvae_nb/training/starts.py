@@ -26,7 +26,9 @@ from torch import Tensor, nn
 from .. import __version__
 from ..core.errors import InputError
 from ..core.files import atomic_write, inside
-from ..data.films import DataConfig, Shards, Split, VideoData, decide_levels, open_data, read_video_data
+from ..data.films import Split, VideoData
+from ..data.opening import DataConfig, decide_levels, open_data, read_video_data
+from ..data.shards import Shards
 from .records import read_checkpoint
 from kvae_nb.training.runs import (
     KINDS,
