@@ -25,7 +25,7 @@ from kvae_nb.inference.linear import (
     matvec,
     mean_inputs,
     repeat_steps,
-    steps_of,
+    single_steps,
 )
 
 # %% ../../nbs/21_square_root.ipynb #fc5ad536
@@ -100,7 +100,7 @@ def _predicted_roots(A, C, LQ, LR, L1, steps, batch):
     J = _blocks([_before_last(C)], [after_first(A)])
     noise = _blocks([_before_last(LR), LR.new_zeros(p, n)], [LR.new_zeros(n, p), after_first(LQ)])
     L = [L1.expand(*batch, -1, -1).reshape(math.prod(batch), n, n)]
-    for J_t, noise_t in zip(*(repeat_steps(steps_of(M, batch, 3), steps - 1) for M in (J, noise))):
+    for J_t, noise_t in zip(*(repeat_steps(single_steps(M, batch, 3), steps - 1) for M in (J, noise))):
         L.append(torch.linalg.qr(torch.cat([torch.bmm(J_t, L[-1]), noise_t], -1).mT)[1].mT[:, p:, p:])
     return _positive(torch.stack(L, 1).reshape(*batch, steps, n, n))
 
@@ -204,7 +204,7 @@ def _smoothed_roots(G, W, last):
     "L_s of every step: equation (4)."
     *batch, lags, n, _ = W.shape
     L = [last.expand(*batch, -1, -1).reshape(math.prod(batch), n, n)]
-    for G_t, W_t in zip(*(reversed(steps_of(M, batch, 3)) for M in (G, W))):
+    for G_t, W_t in zip(*(reversed(single_steps(M, batch, 3)) for M in (G, W))):
         L.append(torch.linalg.qr(torch.cat([torch.bmm(G_t, L[-1]), W_t], -1).mT)[1].mT)
     return _positive(torch.stack(L[::-1], 1).reshape(*batch, lags + 1, n, n))
 
@@ -293,7 +293,9 @@ def _look_back(A, f):
     B = _blocks([after_first(f.LQ), after_first(A)])
     unit = torch.eye(n, 2 * n, dtype=A.dtype, device=A.device).expand(many, -1, -1)
     U, turn = [A.new_zeros(many, n, n)], [A.new_zeros(many, n, n + p)]
-    for DB_t, B_t in zip(*(reversed(repeat_steps(steps_of(M, batch, 3), steps - 1)) for M in (after_first(D) @ B, B))):
+    for DB_t, B_t in zip(
+        *(reversed(repeat_steps(single_steps(M, batch, 3), steps - 1)) for M in (after_first(D) @ B, B))
+    ):
         Theta, X = torch.linalg.qr(torch.cat([DB_t, torch.bmm(U[-1], B_t), unit], -2))
         U.append(X[:, n:, n:])
         turn.append(Theta[:, : n + p, n:].mT)
