@@ -53,13 +53,14 @@ class Runner:
             if event == "line":
                 code = frame.f_code
                 todo[code].discard(frame.f_lineno)
-                self.lines.add((int(code.co_filename[6:-1]), code.co_qualname, frame.f_lineno))
+                for name in {code.co_qualname, code.co_name}:  # @patch puts the class before the name
+                    self.lines.add((int(code.co_filename[6:-1]), name, frame.f_lineno))
             return line
 
         def call(frame, *_):
             code = frame.f_code
             if code.co_filename.startswith("<cell "):
-                reach.add((int(code.co_filename[6:-1]), code.co_qualname))
+                reach.update((int(code.co_filename[6:-1]), name) for name in (code.co_qualname, code.co_name))
                 lines = todo.setdefault(code, {n for *_, n in code.co_lines() if n})
                 return line if lines else None
 
