@@ -20,7 +20,7 @@ NAMES = {
     "KVAEConfig": "models.kvae",
     "SwitchingKVAE": "models.skvae",
     "RecurrentVAE": "models.rnn",
-    "evaluate": "evaluation.imputation",
+    "evaluate": "evaluation.report",
     "RunConfig": "training.runs",
     "preset": "training.runs",
     "fit": "training.loop",
