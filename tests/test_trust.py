@@ -16,8 +16,8 @@ from kvae_nb.core.errors import InputError
 from kvae_nb.data.films import VideoData
 from kvae_nb.data.opening import open_data
 from kvae_nb.models.kvae import KVAE, KVAEConfig
+from kvae_nb.training.checkpoints import FORMAT, Progress, read_checkpoint, save_checkpoint, save_tensors
 from kvae_nb.training.pretrained import write_weights  # and gives KVAE its method filter_stream
-from kvae_nb.training.records import FORMAT, Progress, read_checkpoint, save_checkpoint, save_tensors
 from kvae_nb.training.runs import RunConfig, read_config, write_config
 
 CONFIGS = st.builds(

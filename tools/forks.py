@@ -162,7 +162,11 @@ def is_covered(mutant, lines):
     first, last = mutant.span
     if not mutant.scope:
         return True  # a default of a function, set where the function is defined
-    inside = [at for (cell, name), at in lines.items() if cell == mutant.cell and under(name, mutant.scope)]
+    inside = [
+        at
+        for (cell, name), at in lines.items()
+        if cell == mutant.cell and (under(name, mutant.scope) or under(name.partition(".")[2], mutant.scope))
+    ]
     return any(first <= n <= last for at in inside for n in at)
 
 

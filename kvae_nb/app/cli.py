@@ -56,12 +56,12 @@ from ..evaluation.report import RESULTS, EvaluationConfig, evaluate, save_figure
 from ..evaluation.scores import weak_bound
 from ..evaluation.videos import video_rows, write_video
 from ..training.annealing import Schedule
+from ..training.checkpoints import Progress
+from ..training.config import TrainConfig
 from ..training.loop import fit
 from ..training.pretrained import ENDING, load_pretrained, pretrained_names
-from ..training.records import Progress
 from ..training.runs import KINDS, Run, divided, kind_of, load_run, preset, run_data, written_out
 from ..training.starts import flat
-from ..training.step import TrainConfig
 from ..worlds.balls import WORLDS, simulate
 
 # %% ../../nbs/52_cli.ipynb #f42b00cc

@@ -77,7 +77,7 @@ def distances(
     e = a.cpu().double() - beliefs.a.mean.cpu().double()
     return torch.linalg.solve_triangular(L, e[..., None], upper=False)[..., 0].square().sum(-1)
 
-# %% ../../nbs/64_calibration.ipynb #a1bd5c6d
+
 @torch.no_grad()
 def probe_calibration(
     model: SequenceModel,  # any model of the protocol whose beliefs are Gaussian
