@@ -423,18 +423,8 @@ def probe(
             f"the films have {data.steps} frames; the first {FIRST} are always shown, "
             f"so at least {FIRST + 1} are needed"
         )
-    dream = lambda sampled: probe_generation(
-        model,
-        data if long is None else long,
-        c.steps,
-        c.count,
-        sampled,
-        c.windows,
-        c.limit,
-        c.threshold,
-        c.seed,
-        c.batch_size,
-    )
+    films, given = data if long is None else long, (c.windows, c.limit, c.threshold, c.seed, c.batch_size)
+    made = lambda sampled: probe_generation(model, films, c.steps, c.count, sampled, *given)
     calibration = (
         probe_calibration(model, data, c.gap, c.levels, None, c.seed, c.batch_size) if has_spread(model, data) else None
     )
@@ -444,8 +434,8 @@ def probe(
         else None
     )
     return Probes(
-        dream(True),
-        dream(False),
+        made(True),
+        made(False),
         calibration,
         latents and hidden_truth(latents, names),
         latents and read_out(latents, points=c.points),

@@ -119,7 +119,7 @@ def answers(url):
 
 
 def wait_for(ready, alive=lambda: True, why=lambda: ""):
-    "Returns when `ready()` says something true; fails with `why()` when it takes too long or nothing is alive any more."
+    "Returns when `ready()` says something true; fails with `why()` when it takes too long or nothing is alive."
     end = time.monotonic() + PATIENCE
     while not (found := ready()):
         assert alive() and time.monotonic() < end, f"waited for {PATIENCE:.0f} s in vain\n{why()}"
@@ -155,8 +155,9 @@ def kernel_is(page, status):
 
 
 def run_all(page):
-    """Runs all cells. Asked before the kernel is connected, JupyterLab may ask which one in a dialog, and gets the one it proposes,
-    or may silently do nothing, and is asked again. (A cell that waits for its turn shows [*] at once, so none is run twice.)"""
+    """Runs all cells. Asked before the kernel is connected, JupyterLab may ask which one in a dialog, and gets the one
+    it proposes, or may silently do nothing, and is asked again. (A cell that waits for its turn shows [*] at once, so
+    none is run twice.)"""
     accept = page.locator(".jp-Dialog .jp-mod-accept")
     agree = lambda *_: accept.evaluate_all(
         "buttons => buttons.forEach(b => b.click())"
@@ -222,19 +223,33 @@ def picture(cell):
     )
 
 
+def shot(cell):
+    "The picture as the screen shows it; taken again if a newer one replaced it meanwhile."
+    from playwright.sync_api import Error
+
+    def taken():
+        try:
+            return cell.locator(".jp-OutputArea img").last.screenshot()
+        except Error as error:
+            if "not attached" not in str(error):
+                raise
+
+    return wait_for(taken)
+
+
 def changes(page, cell, act, name):
     "True once the picture of the cell is another one than before `act`."
     cell.scroll_into_view_if_needed()
     before = wait_for(lambda: picture(cell))
     cell.locator(".jp-OutputArea img").last.scroll_into_view_if_needed()
-    seen = cell.locator(".jp-OutputArea img").last.screenshot()
+    seen = shot(cell)
     keep(page, f"{name}_before")
     act()
     wait_for(
         lambda: picture(cell) not in (None, before), lambda: True, lambda: f"the picture did not change: {errors(page)}"
     )
     keep(page, f"{name}_after")
-    return cell.locator(".jp-OutputArea img").last.screenshot() != seen
+    return shot(cell) != seen
 
 
 SLIDERS = {
