@@ -1,4 +1,6 @@
 """Packaging: everything is read from settings.ini, which nbdev reads too."""
+
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -10,11 +12,22 @@ config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 lib = cfg["lib_name"]
 
+
+def page(text):
+    "The README for a package page, where relative links and pictures would lead nowhere: they lead to the repository."
+
+    def address(m):
+        kind = "raw" if m[1].endswith((".png", ".gif")) else "blob"
+        return f"{cfg['git_url']}/{kind}/{cfg['branch']}/{m[1]}"
+
+    return re.sub(r"(?<=\]\()(?![a-z]+:|[/#])([^)\s]+)", address, text)
+
+
 setup(
     name=lib,
     version=cfg["version"],
     description=cfg["description"],
-    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description=page((here / "README.md").read_text(encoding="utf-8")),
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],

@@ -13,7 +13,7 @@ common.limit_threads()
 
 import torch
 
-from kvae_nb.app import explore
+from kvae_nb.app import canvas, explore
 from kvae_nb.training.pretrained import load_pretrained
 
 STORED = common.HERE.parent / "experiments/results/collapse_mlp.json"
@@ -51,7 +51,7 @@ def main():
     for i in range(-2, args.moves):
         for name, f in draw.items():
             begin = time.perf_counter(), time.process_time()
-            explore.png(f(i % args.moves))
+            canvas.png(f(i % args.moves))
             if i >= 0:
                 taken[name].append((1e3 * (time.perf_counter() - begin[0]), 1e3 * (time.process_time() - begin[1])))
     spread = lambda v: {"median": statistics.median(v), "min": min(v), "max": max(v)}

@@ -27,7 +27,8 @@ from kvae_nb.core.runtime import tune_cpu
 from kvae_nb.data.films import VideoData, mask_gap, split_indices
 from kvae_nb.data.opening import open_data
 from kvae_nb.evaluation.checks import FIRST, hidden_frames_leak
-from kvae_nb.evaluation.imputation import DROPS, GAPS, drop_mask, held_out_elbo
+from kvae_nb.evaluation.imputation import DROPS, GAPS, drop_mask
+from kvae_nb.evaluation.scores import held_out_elbo
 from kvae_nb.training.loop import fit
 from kvae_nb.training.runs import Run, load_run, preset
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from kvae_nb.data.opening import open_data
-from kvae_nb.evaluation.plots import video_rows, write_video
+from kvae_nb.evaluation.videos import video_rows, write_video
 from kvae_nb.models.kvae import KVAE
 from kvae_nb.training.pretrained import load_pretrained
 

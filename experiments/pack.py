@@ -20,7 +20,8 @@ import torch
 
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.runtime import tune_cpu
-from kvae_nb.evaluation.imputation import held_out_elbo, imputation_curves
+from kvae_nb.evaluation.imputation import imputation_curves
+from kvae_nb.evaluation.scores import held_out_elbo
 from kvae_nb.training.pretrained import check_error, load_pretrained, pack, pretrained_names
 from kvae_nb.training.runs import Run, RunConfig, kind_of, load_run, run_data
 from kvae_nb.training.starts import flat

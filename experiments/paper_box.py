@@ -16,7 +16,7 @@ import torch
 
 from kvae_nb.core.files import atomic_write
 from kvae_nb.core.runtime import tune_cpu
-from kvae_nb.evaluation.imputation import EvaluationConfig, evaluate
+from kvae_nb.evaluation.report import EvaluationConfig, evaluate
 from kvae_nb.training.loop import fit
 from kvae_nb.training.runs import PRESETS, load_run, run_data
 

@@ -26,7 +26,8 @@ from kvae_nb.core.runtime import tune_cpu
 from kvae_nb.data.batches import batches
 from kvae_nb.data.films import VideoData, mask_gap, to_float
 from kvae_nb.data.opening import DataConfig, save_video_data, simulate_pendulum
-from kvae_nb.evaluation.imputation import held_out_elbo, imputation_errors, least_squares_r2
+from kvae_nb.evaluation.imputation import imputation_errors
+from kvae_nb.evaluation.scores import held_out_elbo, least_squares_r2
 from kvae_nb.models.kvae import KVAEConfig
 from kvae_nb.training.annealing import Schedule
 from kvae_nb.training.config import TrainConfig

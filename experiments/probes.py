@@ -22,8 +22,8 @@ from kvae_nb.core.runtime import tune_cpu
 from kvae_nb.data.films import VideoData
 from kvae_nb.data.opening import open_data
 from kvae_nb.evaluation.checks import FIRST
-from kvae_nb.evaluation.plots import video_rows, write_video
 from kvae_nb.evaluation.probes import ProbeConfig, continue_films, probe
+from kvae_nb.evaluation.videos import video_rows, write_video
 from kvae_nb.training.runs import load_run, run_data
 
 HERE = Path(__file__).parent

@@ -24,7 +24,8 @@ from kvae_nb.core.files import atomic_write
 from kvae_nb.core.runtime import tune_cpu
 from kvae_nb.data.films import mask_gap
 from kvae_nb.evaluation.checks import hidden_frames_leak
-from kvae_nb.evaluation.imputation import PUBLISHED, held_out_elbo, imputation_curves
+from kvae_nb.evaluation.imputation import PUBLISHED, imputation_curves
+from kvae_nb.evaluation.scores import held_out_elbo
 from kvae_nb.models.skvae import contact_scores, regimes_of
 from kvae_nb.training.loop import fit
 from kvae_nb.training.runs import load_run, preset, run_data

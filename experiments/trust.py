@@ -37,7 +37,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file  # a file without any entries
 
-from kvae_nb.app.cli import main as kvae
+from kvae_nb.app.command import main as kvae
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.files import atomic_write
 from kvae_nb.data.films import from_simulation

@@ -57,9 +57,9 @@ def front(
 # %% ../nbs/80_house.ipynb #815589a6
 MOVED = {
     "simulator": "worlds.balls",
-    "pendulum": "worlds.pendulum",
-    "readers": "data.readers",
-    "streaming": "data.shards",
+    "pendulum": "worlds.pendulum data.opening",
+    "readers": "data.readers data.levels",
+    "streaming": "data.shards data.opening",
     "files": "core.files",
     "fast_inference": "inference.routes",
     "lgssm": "inference.routes inference.lgssm inference.batched inference.checks inference.linear",
@@ -77,8 +77,8 @@ MOVED = {
     "skvae": "models.skvae",
     "rnn": "models.rnn",
     "stream": "models.stream",
-    "plots": "evaluation.plots",
-    "probes": "evaluation.probes evaluation.checks",
+    "plots": "evaluation.plots evaluation.videos",
+    "probes": "evaluation.probes evaluation.calibration evaluation.checks evaluation.scores",
     "checks": "evaluation.checks",
     "annealing": "training.annealing",
     "step": "training.step training.config",
@@ -87,7 +87,7 @@ MOVED = {
     "starts": "training.starts",
     "scaling": "training.scaling",
     "pretrained": "training.pretrained",
-    "explore": "app.explore",
+    "explore": "app.explore app.canvas",
     "cli": "app.cli",
     "command": "app.command",
 }

@@ -68,8 +68,9 @@ PIECES = (
 )
 
 
-def figure(source):
-    return new_code_cell(source, outputs=[new_output("display_data", {"image/png": PNG, "text/plain": "<Figure>"})])
+def figure(source, count=1):
+    drawn = [new_output("display_data", {"image/png": PNG, "text/plain": "<Figure>"}) for _ in range(count)]
+    return new_code_cell(source, outputs=drawn)
 
 
 def notebook(path, *cells):
@@ -89,7 +90,7 @@ FIRST = [
     new_markdown_cell(
         "*What to see:* the crosses $x_t$ lie off the [path](90_last.ipynb) by half a step. More words follow."
     ),
-    figure("#| echo: false\ndraw('code not shown')"),
+    figure("#| echo: false\ndraw('code not shown')", 2),
     new_markdown_cell('*What to see:* "two" bands; the `upper` one is wider than the lower one.'),
     new_markdown_cell(
         "Call `double` or `core.things.Pair`.\n\n"
@@ -169,7 +170,8 @@ def test_a_small_repository(repository, tmp_path):
     images = [img["alt"] for img in first.select("article img")]
     assert images == [
         "The crosses x_t lie off the path by half a step.",
-        '"two" bands; the upper one is wider than the lower one.',
+        '"two" bands; the upper one is wider than the lower one (picture 1 of 2)',
+        '"two" bands; the upper one is wider than the lower one (picture 2 of 2)',
     ]
     text = first.select_one("article").get_text()
     assert "a hidden cell" not in text and "#|" not in text and "code not shown" not in text
@@ -253,9 +255,11 @@ def test_real_notebooks_have_what_a_reader_needs(real):
     for name in REAL:
         page, cells = found[f"{name}.html"], json.loads((ROOT / f"nbs/{name}.ipynb").read_text("utf-8"))["cells"]
         drawn = sum(
-            any("image/png" in o.get("data", {}) for o in c["outputs"]) and "#| hide" not in "".join(c["source"])
-            for c in cells if c["cell_type"] == "code"
-        )  # fmt: skip
+            "image/png" in out.get("data", {})
+            for cell in cells
+            if cell["cell_type"] == "code" and "#| hide" not in "".join(cell["source"])
+            for out in cell["outputs"]
+        )
         alts = [img["alt"] for img in page.select("article .cell_output img")]
         assert len(alts) == drawn and len(set(alts)) == drawn and all(len(a) > 20 for a in alts), name
         assert page.select_one(".theme-toggle") and page.select_one(".toc-tree a") and page.select(".related-pages a")

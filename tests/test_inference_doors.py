@@ -1,4 +1,6 @@
-"""The doors of inference: what does not fit is refused in one sentence, and what is chosen is right, whatever the prior."""
+"""The doors of inference: what does not fit is refused in one sentence, and what is chosen is right, whatever the
+prior.
+"""
 
 import math
 import subprocess
@@ -81,7 +83,8 @@ def dense(model, a, mask=None):
     return MultivariateNormal(joint.mean[rows], joint.cov[rows][:, rows]).log_prob(seen), condition(joint, rows, seen)
 
 
-# --- one type, one device, one shape -------------------------------------------------------------------------------------------
+# --- one type, one device, one shape
+# -------------------------------------------------------------------------------------------
 
 EVIDENCES = {
     "lgssm": batched.loop_evidence,
@@ -235,7 +238,7 @@ for name in ("A", "C", "Q", "R", "mean1", "cov1"):
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-# --- covariances -----------------------------------------------------------------------------------------------------------------
+# --- covariances
 
 
 @pytest.mark.parametrize("backend", ["auto", *CPU_ROUTES])
@@ -323,7 +326,7 @@ def test_an_autoregression_of_any_order_and_length_has_an_answer(order, what):
         )
 
 
-# --- auto and digits -------------------------------------------------------------------------------------------------------------
+# --- auto and digits
 
 
 def chain(size, spread, r, q, dt=1.0):
@@ -421,7 +424,7 @@ def test_whatever_is_missing_it_is_the_dense_gaussian(backend, seen):
     assert_close(torch.stack([law.cov[2 * t : 2 * t + 2, 2 * t : 2 * t + 2] for t in range(len(seen))]), found.cov)
 
 
-# --- derivatives -----------------------------------------------------------------------------------------------------------------
+# --- derivatives
 
 
 def evidence_of(q, backend, a=series(12, 1)):
@@ -463,7 +466,7 @@ def test_vmap_and_grad_are_right_or_refused_by_name(backend):
     assert_close(values, right), assert_close(grads, slopes)
 
 
-# --- samples -----------------------------------------------------------------------------------------------------------------------
+# --- samples
 
 
 @pytest.mark.parametrize("name", SINGULAR)
@@ -528,7 +531,7 @@ def test_a_covariance_that_float32_has_spoilt_has_samples_and_a_wrong_one_has_no
     assert psd_root(torch.tensor([[1.0, 2], [2, 1]])).isnan().all() and psd_root(-torch.eye(2)).isnan().all()
 
 
-# --- core ----------------------------------------------------------------------------------------------------------------------------
+# --- core
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 1e20, 1.5, float("nan")])
@@ -558,7 +561,7 @@ def test_a_measurement_leaves_all_generators_as_they_were():
     assert draw() == want
 
 
-# --- switching systems ---------------------------------------------------------------------------------------------------------------
+# --- switching systems
 
 
 def test_a_gap_that_nobody_declared_destroys_no_parameters():
@@ -653,7 +656,8 @@ def test_a_smoother_with_gradients_is_computed_in_float64(steps):
     )
 
 
-# --- vague where only later steps look ---------------------------------------------------------------------------------------------
+# --- vague where only later steps look
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype, limit", [(f32, 1e-4), (f64, 1e-7)])

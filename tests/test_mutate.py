@@ -10,6 +10,7 @@ import pytest
 
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 sys.path.insert(0, str(TOOLS))
+from flow import Flows
 from mutants import mutants
 
 if not hasattr(os, "fork"):
@@ -134,3 +135,21 @@ def test_changes(line, changed):
     source = f"@lru_cache(8)\ndef f(x: Float[Tensor, 2], n=3) -> 4:\n    'One, 1.'\n    {line}\n"
     found = [m.after.removeprefix("return ") for m in mutants(source, "m", 0)]
     assert sorted(found) == sorted(changed)
+
+
+def test_where_a_change_can_be_felt():
+    cells = [
+        "def f(x): return x + 1\ndef g(model): return model",
+        "y = f(1); model = y",
+        "for model in range(3): model = g(model)",  # sets anew what it reads
+        "look = lambda: y",
+        "z = [model for model in range(3)]",
+        "y = 5",
+        "def h(): return look()",
+        "h()",
+    ]
+    runs = [[], [[0, "f"]], [[0, "g"]], [], [], [], [], []]
+    f = next(m for m in mutants(cells[0], "m", 0) if m.function == "f")
+    assert Flows(cells, runs).last(f) == 7, "`look`, defined while y was touched, is called"
+    assert Flows(cells[:3] + cells[4:], runs).last(f) == 1
+    assert Flows(cells, [[[0, "f"]], *runs[1:]]).last(f) == 7, "it runs where it is defined"

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kvae_nb.app.cli import main
+from kvae_nb.app.command import main
 from kvae_nb.core.errors import InputError
 from kvae_nb.data.films import VideoData
 from kvae_nb.data.opening import DataConfig
-from kvae_nb.evaluation.imputation import held_out_elbo
+from kvae_nb.evaluation.scores import held_out_elbo
 from kvae_nb.models.kvae import KVAE
 from kvae_nb.models.protocol import SequenceModel
 from kvae_nb.models.skvae import SwitchingKVAE

@@ -722,7 +722,7 @@ def test_a_kind_of_ones_own_is_opened_by_its_import_path(tmp_path, monkeypatch):
     run = fit(config, tmp_path / "runs", quiet=True)
     assert type(load_run(run).model).__name__ == "Line"
     fit(resume=run, changes={"train.epochs": 2}, quiet=True)
-    from kvae_nb.app.cli import main
+    from kvae_nb.app.command import main
 
     assert main(["generate", str(run), "--count", "1", "--steps", "2", "--out", str(tmp_path / "new")]) == 0
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import kvae_nb.training.loop as training
-from kvae_nb.app.cli import main
+from kvae_nb.app.command import main
 from kvae_nb.core.errors import InputError
 from kvae_nb.data.films import from_simulation
 from kvae_nb.data.opening import DataConfig

@@ -14,8 +14,10 @@ import sys
 import tempfile
 import tomllib
 from configparser import ConfigParser
+from copy import deepcopy
 from html import unescape
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
 from typing import NamedTuple
@@ -128,11 +130,27 @@ def prepared(path, site):
             cell.metadata.mystnb = {"image": {"alt": caption(nb.cells[k + 1 : k + 3])}}
             cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
             cell.outputs = [] if said.get("output") == "false" else [output(o, source, site) for o in cell.outputs]
-        shown.append(cell)
+        shown += apart(cell) if cell.cell_type == "code" else [cell]
     nb.cells = [c for c in shown if c.source or c.get("outputs")]
     nb.cells[0].source += f"\n\n[This notebook's file]({site.url}/blob/main/{source})"
     nb.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     return nb
+
+
+def apart(cell):
+    "The cell once for each picture that it draws, so that each has a text of its own; the code stands in the first."
+    drawn = [k for k, out in enumerate(cell.outputs) if "image/png" in out.get("data", {})]
+    if len(drawn) < 2:
+        return [cell]
+    cells, text = [], cell.metadata.mystnb["image"]["alt"]
+    bounds = [0, *(k + 1 for k in drawn[:-1]), len(cell.outputs)]
+    for n, (begin, end) in enumerate(pairwise(bounds)):
+        part = deepcopy(cell)
+        part.id, part.outputs = f"{cell.id}-{n}", part.outputs[begin:end]
+        part.metadata.mystnb = {"image": {"alt": f"{text.rstrip('.')} (picture {n + 1} of {len(drawn)})"}}
+        part.metadata.tags = ["remove-input"] if n else cell.metadata.tags
+        cells.append(part)
+    return cells
 
 
 def output(out, source, site):

@@ -20,6 +20,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+from flow import Flows, under
+
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -27,7 +29,7 @@ class Runner:
     "Runs the cells of a notebook in this process as nbdev_test does, and may note which of their lines are executed."
 
     def __init__(self, notebook):
-        self.cells, self.lines = notebook.cells, set()
+        self.cells, self.lines, self.reach = notebook.cells, set(), []
         main = sys.modules["__main__"] = types.ModuleType("__main__")
         self.names = vars(main)
         self.names.update(display=lambda *x, **k: None, get_ipython=lambda: None)
@@ -45,18 +47,20 @@ class Runner:
 
     def record(self, k):
         "Run cell `k` and note which lines it reaches, as (cell, qualified name of the function, line)."
-        todo = {}
+        todo, reach = {}, set()
 
         def line(frame, event, _):
             if event == "line":
                 code = frame.f_code
                 todo[code].discard(frame.f_lineno)
-                self.lines.add((int(code.co_filename[6:-1]), code.co_qualname, frame.f_lineno))
+                for name in {code.co_qualname, code.co_name}:  # @patch puts the class before the name
+                    self.lines.add((int(code.co_filename[6:-1]), name, frame.f_lineno))
             return line
 
         def call(frame, *_):
             code = frame.f_code
             if code.co_filename.startswith("<cell "):
+                reach.update((int(code.co_filename[6:-1]), name) for name in (code.co_qualname, code.co_name))
                 lines = todo.setdefault(code, {n for *_, n in code.co_lines() if n})
                 return line if lines else None
 
@@ -65,6 +69,7 @@ class Runner:
             self.execute(k)
         finally:
             sys.settrace(None)
+        self.reach.append(sorted(x for x in reach if x[1] != "<module>"))
 
 
 @contextmanager
@@ -135,11 +140,11 @@ def record(notebook, say):
             except BaseException as e:
                 return say({"failed": f"{cell.id}: {type(e).__name__}: {e}"})
             say({"wall": time.time() - start, "cpu": time.process_time() - cpu})
-        say({"lines": sorted(runner.lines)})
+        say({"lines": sorted(runner.lines), "reach": runner.reach})
 
 
 def recorded(notebook):
-    "Seconds of each cell (wall, CPU), and the lines that were executed as {(cell, qualified name): lines}."
+    "Seconds of each cell (wall, CPU), the lines executed as {(cell, qualified name): lines}, and the way of the names."
     times, lines = [], {}
     with forked(lambda say: record(notebook, say)) as (_, said):
         for x in map(json.loads, said):
@@ -148,14 +153,9 @@ def recorded(notebook):
             if "lines" in x:
                 for cell, name, line in x["lines"]:
                     lines.setdefault((cell, name), set()).add(line)
-                return times, lines
+                return times, lines, Flows([c.source for c in notebook.cells], x["reach"])
             times.append((x["wall"], x["cpu"]))
     raise SystemExit(f"{notebook.path.name} ended in cell {notebook.cells[len(times)].id} without an error")
-
-
-def under(name, scope):
-    "Whether a qualified name is this scope or within it."
-    return (name + ".").startswith(scope + ".")
 
 
 def is_covered(mutant, lines):
@@ -163,7 +163,11 @@ def is_covered(mutant, lines):
     first, last = mutant.span
     if not mutant.scope:
         return True  # a default of a function, set where the function is defined
-    inside = [at for (cell, name), at in lines.items() if cell == mutant.cell and under(name, mutant.scope)]
+    inside = [
+        at
+        for (cell, name), at in lines.items()
+        if cell == mutant.cell and (under(name, mutant.scope) or under(name.partition(".")[2], mutant.scope))
+    ]
     return any(first <= n <= last for at in inside for n in at)
 
 
@@ -177,11 +181,11 @@ def bounded():
         pass  # no such file, or a lower limit already
 
 
-def attempt(runner, times, start, source, say):
-    "Run this source as cell `start`, then the cells after it; says each number before, and at the end an error or ''."
+def attempt(runner, times, start, last, source, say):
+    "Run this source as cell `start`, then the cells up to `last`; says each number before, at the end an error or ''."
     parent = os.getppid()
     bounded()
-    for k in range(start, len(runner.cells)):
+    for k in range(start, last + 1):
         if os.getppid() != parent:
             return  # nobody waits for an answer
         say(k)
@@ -195,32 +199,32 @@ def attempt(runner, times, start, source, say):
     say("")
 
 
-def trial(runner, times, start, source):
+def trial(runner, times, start, last, source):
     "What becomes of the notebook with this source as cell `start`: result, number of the last cell, error."
-    with forked(lambda say: attempt(runner, times, start, source, say)) as (pid, said):
+    with forked(lambda say: attempt(runner, times, start, last, source, say)) as (pid, said):
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         stop(pid)  # what it has started
-        *_, last, end = [None, *map(json.loads, said)]
+        *_, at, end = [start, *map(json.loads, said)]
     if isinstance(end, str):
-        return ("killed" if end else "survived"), last, end
+        return ("killed" if end else "survived"), at, end
     late = status in (-signal.SIGPROF, -signal.SIGALRM)
     return ("timeout" if late else "killed"), end, ("" if late else f"exit {status}")
 
 
 def work(notebook, times, share, check, say):
-    "Run the notebook, and at each cell the mutants of this share: a list for each cell."
+    "Run the notebook, and at each cell its part of this share: (mutant, last cell to run)."
     with desk() as folder:
         runner = Runner(notebook)
         for k in range(max(share) + 1):
             if check and k == min(share):  # the forks themselves do no harm
-                result, last, error = trial(runner, times, k, notebook.cells[k].source)
+                result, at, error = trial(runner, times, k, len(times) - 1, notebook.cells[k].source)
                 if result != "survived":
-                    return say({"failed": f"{notebook.cells[last].id} of an unchanged fork: {result} {error}"})
-            for mutant in share.get(k, ()):
+                    return say({"failed": f"{notebook.cells[at].id} of an unchanged fork: {result} {error}"})
+            for mutant, last in share.get(k, ()):
                 start = time.time()
                 with kept(folder):
-                    result, last, error = trial(runner, times, k, mutant.source)
-                by = notebook.cells[last].id
+                    result, at, error = trial(runner, times, k, last, mutant.source)
+                by = notebook.cells[at].id
                 say({"key": mutant.key, "result": result, "by": by, "error": error, "seconds": time.time() - start})
             try:
                 runner.execute(k)
@@ -228,7 +232,7 @@ def work(notebook, times, share, check, say):
                 return say({"failed": f"{notebook.cells[k].id}: {type(e).__name__}: {e}"})
 
 
-def tried(notebook, times, chosen, workers):
+def tried(notebook, times, flows, chosen, workers):
     "The results of these mutants, as they come; each worker runs the notebook once and forks for its share."
     answers = queue.SimpleQueue()
     with ExitStack() as stack:
@@ -236,7 +240,7 @@ def tried(notebook, times, chosen, workers):
         for w in range(min(workers, len(chosen))):
             share = {}
             for m in chosen[w::workers]:
-                share.setdefault(m.cell, []).append(m)
+                share.setdefault(m.cell, []).append((m, flows.last(m)))
             body = partial(work, notebook, times, share, w == 0)
             files.append(stack.enter_context(forked(body))[1])
         for file in files:

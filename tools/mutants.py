@@ -32,8 +32,8 @@ PLAIN = """contiguous clone detach to item tolist cpu numpy copy expand expand_a
     items keys tuple list dict int float bool str len iter next super type range zip enumerate repr format join encode
     decode double read close flush split strip parameters named_parameters modules children isinstance print""".split()
 # the first two arguments of these may change places
-EITHER = """isinstance issubclass hasattr getattr setattr max min maximum minimum add mul logaddexp broadcast_tensors
-    broadcast_shapes gcd equal allclose assert_close lru_cache partial""".split()
+EITHER = """isinstance issubclass hasattr getattr setattr max min maximum minimum add mul logaddexp gaussian_log_prob
+    broadcast_tensors broadcast_shapes gcd equal allclose assert_close lru_cache partial""".split()
 SKIPPED = {  # fields that are not looked into
     "arg": ("annotation",),
     "FunctionDef": ("decorator_list", "returns"),

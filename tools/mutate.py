@@ -9,7 +9,7 @@
 A mutant is an exported cell with one change (tools/mutants.py says which). The notebook runs as nbdev_test runs it; at
 each exported cell the process forks once per mutant, and the fork runs the changed cell and those after it. The first
 cell that fails, crashes or takes far longer than usual kills the mutant. A mutant is not run if its line was never
-executed ("not covered", which counts as alive).
+executed ("not covered", which counts as alive), and no further than it can be felt (tools/flow.py).
 
 Results stand in one file per module, tests/mutants/<module>.json, written after every mutant. Run the same command
 again, and it goes on where it stopped; after an edit of the notebook it tries again what was alive and what belongs to
@@ -34,7 +34,8 @@ from itertools import takewhile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from forks import is_covered, recorded, tried, under
+from flow import under
+from forks import is_covered, recorded, tried
 from mutants import mutants
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +53,7 @@ class Cell:
         self.id = cell.get("id", "?")
         self.module = None if export is None else export[0] if export else default
         self.runs = not skipped & heads.keys() and heads.get("eval:", [""])[0].lower() != "false"
+        self.runs &= not any("nbdev_export(" in line for line in lines)
         self.source = "\n".join("pass" if re.match(r"[%!]\w", x) else x for x in lines) + "\n"
 
 
@@ -166,13 +168,13 @@ def examine(notebook, options):
         store.add(m, notebook, answer)
         show(m.key, store.alive.get(m.key) or answer | {"function": m.function}, how)
 
-    times, lines = recorded(notebook)
+    times, lines, flows = recorded(notebook)
     covered = {m.key: m for m in todo if is_covered(m, lines)}
     for m in todo:
         if m.key not in covered:
             note(m, {"result": "not covered"})
     start = time.time()
-    for x in tried(notebook, times, [*covered.values()], options.workers):
+    for x in tried(notebook, times, flows, [*covered.values()], options.workers):
         note(covered[x["key"]], x, f"by {x['by']} {x['error']} in {x['seconds']:.1f} s" if x["result"] in DEAD else "")
     took = time.time() - start
     print(f"{len(covered)} mutants took {took:.0f} s, {took / max(1, len(covered)):.1f} s each")

@@ -2,4 +2,4 @@
 
 from kvae_nb.house import door
 
-__getattr__, __dir__ = door(__name__, "cli", "command", "series", "explore")
+__getattr__, __dir__ = door(__name__, "cli", "command", "series", "explore", "canvas")

@@ -67,9 +67,10 @@ def diagonal_log_prob(
 
 # %% ../../nbs/01_gaussians.ipynb #9329efe8
 def sample_gaussian(
-    law: Gaussian,  # what to sample from
+    gaussian: Gaussian,  # what to sample from
     generator: torch.Generator | None = None,  # source of randomness; torch's global one if None
 ) -> Float[Tensor, "*batch n"]:
     "One sample for each Gaussian, differentiable in mean and covariance; NaN where a covariance is indefinite."
-    eps = torch.randn(law.mean.shape, generator=generator, dtype=law.mean.dtype, device=law.mean.device)
-    return law.mean + (psd_root(law.cov) @ eps[..., None])[..., 0]
+    mean, cov = gaussian
+    eps = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+    return mean + (psd_root(cov) @ eps[..., None])[..., 0]

@@ -2,4 +2,6 @@
 
 from kvae_nb.house import door
 
-__getattr__, __dir__ = door(__name__, "imputation", "checks", "probes", "plots")
+__getattr__, __dir__ = door(
+    __name__, "imputation", "scores", "report", "checks", "probes", "calibration", "plots", "videos"
+)

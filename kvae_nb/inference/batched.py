@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Update', 'predict_step', 'update_step', 'Filtered', 'loop_filter', 'loop_evidence', 'Backward', 'backward_gain',
            'backward_conditionals', 'Smoothed', 'rts_smoother', 'loop_smoother', 'sample_posterior', 'observe',
-           'Forecast', 'between', 'forecast']
+           'between', 'Forecast', 'forecast']
 
 # %% ../../nbs/20_batched_lgssm.ipynb #053c0f04
 import math
@@ -40,7 +40,7 @@ from kvae_nb.inference.linear import (
     matvec,
     mean_inputs,
     repeat_steps,
-    steps_of,
+    single_steps,
 )
 
 # %% ../../nbs/20_batched_lgssm.ipynb #298caaaa
@@ -100,11 +100,12 @@ class Filtered(NamedTuple):
 def _covariances(model, steps, batch, mask):
     "Predicted and filtered covariances, gains, and the Cholesky factors of the innovation covariances."
     A, C, Q, R = (
-        repeat_steps(steps_of(M, batch, 3), steps) for M in (model.A, model.C, symmetrize(model.Q), symmetrize(model.R))
+        repeat_steps(single_steps(M, batch, 3), steps)
+        for M in (model.A, model.C, symmetrize(model.Q), symmetrize(model.R))
     )
     P = symmetrize(model.cov1).expand(*batch, -1, -1).reshape(math.prod(batch), *model.cov1.shape[-2:])
     I = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-    seen = None if mask is None else steps_of(mask.to(P.dtype)[..., None, None], batch, 3)
+    seen = None if mask is None else single_steps(mask.to(P.dtype)[..., None, None], batch, 3)
     found = []
     for t in range(steps):
         predicted = P if t == 0 else torch.baddbmm(Q[t], torch.bmm(A[t], P), A[t].mT)
@@ -283,7 +284,17 @@ def observe(
     seen = model.C @ cov @ model.C.mT
     return Gaussian(matvec(model.C, mean), symmetrize(seen + model.R if noise else seen))
 
+# %% ../../nbs/20_batched_lgssm.ipynb #2b55728b
+def between(
+    model: LGSSM,  # the model
+    start: int,  # first step to keep, counted from 0
+    stop: int,  # first step to leave out
+) -> LGSSM:
+    "The matrices of steps start … stop−1; constant ones, mean1 and cov1 stay as they are."
+    cut = lambda M: M if M is None or M.shape[-3] == 1 else M[..., start:stop, :, :]
+    return model._replace(**{k: cut(getattr(model, k)) for k in "ABCQR"})
 
+# %% ../../nbs/20_batched_lgssm.ipynb #069c68a3
 def _unrounded(P):
     "A computed covariance, without variances that rounding has left below zero (a state that is known exactly)."
     d = P.diagonal(dim1=-2, dim2=-1)
@@ -296,17 +307,7 @@ class Forecast(NamedTuple):
     z: Gaussian  # mean [*batch, time, n], cov [*batch, time, n, n]
     a: Gaussian  # mean [*batch, time, p], cov [*batch, time, p, p]
 
-
-def between(
-    model: LGSSM,  # the model
-    start: int,  # first step to keep, counted from 0
-    stop: int,  # first step to leave out
-) -> LGSSM:
-    "The matrices of steps start … stop−1; constant ones, mean1 and cov1 stay as they are."
-    cut = lambda M: M if M is None or M.shape[-3] == 1 else M[..., start:stop, :, :]
-    return model._replace(**{k: cut(getattr(model, k)) for k in "ABCQR"})
-
-
+# %% ../../nbs/20_batched_lgssm.ipynb #80790d8b
 def forecast(
     future: LGSSM,  # the steps to come: `A[..., 0, :, :]` takes `last` to the first; mean1 and cov1 are not used
     last: Gaussian,  # the state at the last step seen
