@@ -21,6 +21,11 @@ from .checkpoints import Progress
 from .config import TrainConfig
 from .records import Reporter, draw_progress, say_collapse, summary, validate, what_is_said
 from .runs import RunConfig
+from .starts import begin, plan
+from .step import Pace, Replayed, Taken, Trainer, pace, replayable, train_step
+from .watch import DeadStart, report_if_dead, say_skipped
+
+# %% ../../nbs/14_training.ipynb #085b0a3a
 from kvae_nb.training.session import (
     agree,
     check_shares,
@@ -37,9 +42,6 @@ from kvae_nb.training.session import (
     undisturbed,
     write_first,
 )
-from .starts import begin, plan
-from .step import Pace, Replayed, Taken, Trainer, pace, replayable, train_step
-from .watch import DeadStart, report_if_dead, say_skipped
 
 # %% ../../nbs/14_training.ipynb #73e546e3
 def epoch_rows(
