@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Bound', 'slds_bound', 'Covariances', 'Transitions', 'SLDSParameters', 'RegimePosterior', 'objective', 'SLDSFit',
-           'climb', 'fit_slds', 'start_from']
+           'climb', 'random_window', 'cooled', 'fit_slds', 'start_from']
 
 # %% ../../nbs/10_slds_learning.ipynb #6f06db0b
 from typing import Literal, NamedTuple
@@ -256,6 +256,26 @@ def climb(
         )
     optimiser.step()
 
+# %% ../../nbs/10_slds_learning.ipynb #8b4ab8e7
+def random_window(
+    a: Float[Tensor, "batch time dim_a"],  # the sequences
+    batch: int,  # how many of them
+    window: int,  # how many steps of each
+) -> tuple[Tensor, slice]:
+    "Which sequences and which steps, the same for all; drawn from torch's generator."
+    rows, at = torch.randperm(len(a))[:batch], int(torch.randint(max(1, a.shape[1] - window + 1), ()))
+    return rows, slice(at, at + window)
+
+
+def cooled(
+    hot: float,  # temperature of the first step
+    cold: float,  # temperature from the middle on
+    step: int,  # which one
+    steps: int,  # of how many
+) -> float:
+    "The temperature of a step."
+    return hot * (cold / hot) ** min(1.0, 2 * step / steps)
+
 # %% ../../nbs/10_slds_learning.ipynb #08bd74d0
 def fit_slds(
     parameters: SLDSParameters,  # changed in place
@@ -280,13 +300,12 @@ def fit_slds(
         torch.manual_seed(derived_seed(seed))
         posterior = RegimePosterior(parameters.transitions.K, a.shape[-1]).to(a) if method == "relaxed" else None
         trained = [p for m in (parameters, posterior) if m is not None for p in m.parameters() if p.requires_grad]
-        optimiser, history, (hot, cold) = torch.optim.Adam(trained, lr), [], temperature
+        optimiser, history = torch.optim.Adam(trained, lr), []
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         for step in range(steps):
-            rows, at = torch.randperm(len(a))[:batch], int(torch.randint(max(1, a.shape[1] - window + 1), ()))
-            x, v, seen = (None if m is None else m[rows, at : at + window] for m in (a, u, mask))
-            tau = hot * (cold / hot) ** min(1.0, 2 * step / steps)
-            value = objective(parameters, posterior, method, x, v, tau, seen)
+            at = random_window(a, batch, window)
+            x, v, seen = (None if m is None else m[at] for m in (a, u, mask))
+            value = objective(parameters, posterior, method, x, v, cooled(*temperature, step, steps), seen)
             climb(optimiser, value, step)
             cosine.step()
             history.append(value.item())
