@@ -33,8 +33,8 @@ def our_step(preset: str, all_frames: bool):
 
     from kvae_nb.core.runtime import tune_cpu
     from kvae_nb.data.films import VideoData, take
-    from kvae_nb.training.loop import prepare
     from kvae_nb.training.runs import PRESETS
+    from kvae_nb.training.session import prepare
     from kvae_nb.training.step import train_step
 
     tune_cpu()

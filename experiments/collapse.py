@@ -43,9 +43,11 @@ from kvae_nb.data.films import take
 from kvae_nb.data.opening import DataConfig, open_data
 from kvae_nb.models.kvae import KVAEConfig
 from kvae_nb.training.annealing import Schedule, collapse_report, diagnose
-from kvae_nb.training.loop import epoch_rows, liveness, response
+from kvae_nb.training.config import TrainConfig
+from kvae_nb.training.loop import epoch_rows
 from kvae_nb.training.runs import RunConfig, build_model
-from kvae_nb.training.step import TrainConfig, make_trainer, reseed, train_step
+from kvae_nb.training.step import make_trainer, reseed, train_step
+from kvae_nb.training.watch import liveness, response
 
 HERE = Path(__file__).parent
 ARMS = {"constant": Schedule(), "annealed": Schedule("linear", wait=300, length=200, unit="steps")}

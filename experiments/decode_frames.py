@@ -24,8 +24,9 @@ from kvae_nb.core.runtime import tune_cpu
 from kvae_nb.data.films import mask_gap, split, take
 from kvae_nb.data.opening import open_data
 from kvae_nb.evaluation.imputation import imputation_errors
-from kvae_nb.training.loop import fit, prepare
+from kvae_nb.training.loop import fit
 from kvae_nb.training.runs import PRESETS, fit_config_to_data, load_run
+from kvae_nb.training.session import prepare
 from kvae_nb.training.step import train_step
 
 HERE = Path(__file__).parent

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from imageio.v3 import imwrite
 
-from kvae_nb.app.cli import main as kvae
-from kvae_nb.app.cli import newest_run
+from kvae_nb.app.command import main as kvae
+from kvae_nb.app.given import newest_run
 from kvae_nb.core.files import atomic_write
 from kvae_nb.data.films import mask_gap, to_float
 from kvae_nb.evaluation.imputation import copy_last, seen_neighbours

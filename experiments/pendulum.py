@@ -30,9 +30,9 @@ from kvae_nb.evaluation.imputation import imputation_errors
 from kvae_nb.evaluation.scores import held_out_elbo, least_squares_r2
 from kvae_nb.models.kvae import KVAEConfig
 from kvae_nb.training.annealing import Schedule
+from kvae_nb.training.config import TrainConfig
 from kvae_nb.training.loop import fit
 from kvae_nb.training.runs import RunConfig, load_run, run_data
-from kvae_nb.training.step import TrainConfig
 from kvae_nb.worlds.pendulum import Pendulum
 
 RESULT = Path(__file__).parent / "results" / "pendulum.json"

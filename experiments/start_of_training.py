@@ -24,9 +24,11 @@ from kvae_nb.core.runtime import tune_cpu
 from kvae_nb.data.batches import batches
 from kvae_nb.data.films import split
 from kvae_nb.data.opening import open_data
-from kvae_nb.training.loop import DeadStart, liveness, prepare, train_epoch
+from kvae_nb.training.loop import train_epoch
 from kvae_nb.training.records import Reporter, summary, validate
 from kvae_nb.training.runs import PRESETS, build_model, fit_config_to_data
+from kvae_nb.training.session import prepare
+from kvae_nb.training.watch import DeadStart, liveness
 
 HERE = Path(__file__).parent
 

@@ -37,18 +37,18 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file  # a file without any entries
 
-from kvae_nb.app.cli import main as kvae
+from kvae_nb.app.command import main as kvae
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.files import atomic_write
 from kvae_nb.data.films import from_simulation
 from kvae_nb.data.opening import DataConfig, read_video_data, save_video_data
 from kvae_nb.data.shards import open_shards, write_shards
 from kvae_nb.models.kvae import KVAEConfig
+from kvae_nb.training.checkpoints import FORMAT, read_checkpoint, same_checkpoint, save_tensors
+from kvae_nb.training.config import TrainConfig, check_training
 from kvae_nb.training.loop import fit
 from kvae_nb.training.pretrained import WEIGHTS, read_pretrained
-from kvae_nb.training.records import FORMAT, read_checkpoint, same_checkpoint, save_tensors
 from kvae_nb.training.runs import KINDS, RunConfig, build_model, load_run, read_config, write_config
-from kvae_nb.training.step import TrainConfig, check_training
 from kvae_nb.worlds.balls import WORLDS, simulate
 
 RESULT = Path(__file__).parent / "results" / "trust.json"

@@ -32,10 +32,10 @@ from kvae_nb.models.protocol import check_inputs
 from kvae_nb.models.rnn import RecurrentConfig, RecurrentVAE
 from kvae_nb.models.skvae import SwitchingKVAE, SwitchingKVAEConfig
 from kvae_nb.models.vae import FrameModel
+from kvae_nb.training.config import TrainConfig
 from kvae_nb.training.loop import fit
 from kvae_nb.training.pretrained import WEIGHTS, films_from_text, load_pretrained, read_weights, save_pretrained
 from kvae_nb.training.runs import RunConfig, load_run
-from kvae_nb.training.step import TrainConfig
 
 KVAE_SMALL = KVAEConfig(size=16, filters=4, alpha_units=8)
 

@@ -239,7 +239,6 @@ for name in ("A", "C", "Q", "R", "mean1", "cov1"):
 
 
 # --- covariances
-# -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", ["auto", *CPU_ROUTES])
@@ -328,7 +327,6 @@ def test_an_autoregression_of_any_order_and_length_has_an_answer(order, what):
 
 
 # --- auto and digits
-# -------------------------------------------------------------------------------------------------------------
 
 
 def chain(size, spread, r, q, dt=1.0):
@@ -427,7 +425,6 @@ def test_whatever_is_missing_it_is_the_dense_gaussian(backend, seen):
 
 
 # --- derivatives
-# -----------------------------------------------------------------------------------------------------------------
 
 
 def evidence_of(q, backend, a=series(12, 1)):
@@ -470,7 +467,6 @@ def test_vmap_and_grad_are_right_or_refused_by_name(backend):
 
 
 # --- samples
-# -----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SINGULAR)
@@ -536,7 +532,6 @@ def test_a_covariance_that_float32_has_spoilt_has_samples_and_a_wrong_one_has_no
 
 
 # --- core
-# ----------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 1e20, 1.5, float("nan")])
@@ -567,7 +562,6 @@ def test_a_measurement_leaves_all_generators_as_they_were():
 
 
 # --- switching systems
-# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_gap_that_nobody_declared_destroys_no_parameters():

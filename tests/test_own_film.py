@@ -4,7 +4,8 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from kvae_nb.app.cli import main, parse
+from kvae_nb.app.command import main
+from kvae_nb.app.verbs import parse
 from kvae_nb.core.errors import InputError
 from kvae_nb.data.films import describe
 from kvae_nb.data.opening import looks_grey, open_data
@@ -64,7 +65,10 @@ def test_no_film_is_no_grey_film(tmp_path):
 def test_from_a_cold_start_to_frames_filled_in(tmp_path, monkeypatch, name, width):
     film(tmp_path / name, 90, width, frames=60)
     monkeypatch.chdir(tmp_path)
-    small = "--data.steps 5 --data.size 16 --model.filters 4 --model.alpha_units 8 --train.epochs 1 --train.batch_size 4 --train.device cpu --train.threads 1 --train.picture_every 0"
+    small = (
+        "--data.steps 5 --data.size 16 --model.filters 4 --model.alpha_units 8 --train.epochs 1 "
+        "--train.batch_size 4 --train.device cpu --train.threads 1 --train.picture_every 0"
+    )
     assert main(["train", "--data", name, *small.split()]) == 0
     assert main(["impute", "--data", name, "--gap", "1:3", "--out", "filled.npz"]) == 0
     with np.load("filled.npz") as found:

@@ -1,4 +1,6 @@
-"Every packaged file of weights loads, says what it holds and gives its numbers again; whatever is damaged or foreign is refused in one sentence."
+"""Every packaged file of weights loads, says what it holds and gives its numbers again; whatever is damaged or
+foreign is refused in one sentence.
+"""
 
 import json
 import pickle
@@ -11,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kvae_nb.app.cli import main
+from kvae_nb.app.command import main
 from kvae_nb.core.errors import InputError
 from kvae_nb.data.films import VideoData
 from kvae_nb.data.opening import DataConfig
@@ -20,6 +22,8 @@ from kvae_nb.models.kvae import KVAE
 from kvae_nb.models.protocol import SequenceModel
 from kvae_nb.models.skvae import SwitchingKVAE
 from kvae_nb.models.vae import FrameModel
+from kvae_nb.training.checkpoints import digest
+from kvae_nb.training.config import TrainConfig
 from kvae_nb.training.loop import fit
 from kvae_nb.training.pretrained import (
     LIMIT,
@@ -33,9 +37,7 @@ from kvae_nb.training.pretrained import (
     save_pretrained,
     write_weights,
 )
-from kvae_nb.training.records import digest
 from kvae_nb.training.runs import KINDS, RunConfig, load_run, run_data
-from kvae_nb.training.step import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = pretrained_names()
@@ -108,7 +110,9 @@ def test_packaged_model_gives_its_numbers_again(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_packaged_bound_is_that_of_its_films(name):
-    "The bound of a few held-out films is near the stored one of all of them: within five standard errors, and what rounding leaves."
+    """The bound of a few held-out films is near the stored one of all of them: within five standard errors, and
+    what rounding leaves.
+    """
     found = load_pretrained(name)
     elbo = found.check @ torch.tensor([1.0, 1.0, -1.0]) / found.films.steps
     again = held_out_elbo(found.model, found.films).per_frame

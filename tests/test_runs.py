@@ -27,18 +27,17 @@ from kvae_nb.data.shards import write_shards
 from kvae_nb.models.kvae import KVAE, KVAEConfig
 from kvae_nb.models.rnn import RecurrentConfig
 from kvae_nb.models.skvae import SwitchingKVAEConfig
-from kvae_nb.training.loop import fit
-from kvae_nb.training.records import (
+from kvae_nb.training.checkpoints import (
     Progress,
-    Reporter,
-    draw_progress,
     load_scaler,
-    pack,
+    named_tensors,
     read_checkpoint,
     same_checkpoint,
     save_checkpoint,
-    validate,
 )
+from kvae_nb.training.config import TrainConfig, check_training
+from kvae_nb.training.loop import fit
+from kvae_nb.training.records import Reporter, draw_progress, validate
 from kvae_nb.training.runs import (
     RecurrentRunConfig,
     RunConfig,
@@ -52,7 +51,7 @@ from kvae_nb.training.runs import (
     run_data,
     write_config,
 )
-from kvae_nb.training.step import TrainConfig, check_training, make_accelerator, make_trainer, train_step
+from kvae_nb.training.step import make_accelerator, make_trainer, train_step
 from kvae_nb.worlds.balls import simulate
 
 QUICK = TrainConfig(epochs=1, batch_size=16, join={}, device="cpu", threads=1, picture_every=0, valid_sequences=4)
@@ -285,7 +284,8 @@ def test_settings_beyond_all_bounds_are_refused_by_name(name, value):
 
 
 def test_the_most_threads_allowed_are_survived(tmp_path):
-    code = "import torch; from kvae_nb.training import threads\nwith threads(1024): print(float((torch.ones(2000, 300) @ torch.ones(300, 50)).sum()))"
+    code = "import torch; from kvae_nb.training import threads\nwith threads(1024): "
+    code += "print(float((torch.ones(2000, 300) @ torch.ones(300, 50)).sum()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, str(2000 * 300 * 50.0)), done.stderr
 
@@ -722,7 +722,7 @@ def test_a_kind_of_ones_own_is_opened_by_its_import_path(tmp_path, monkeypatch):
     run = fit(config, tmp_path / "runs", quiet=True)
     assert type(load_run(run).model).__name__ == "Line"
     fit(resume=run, changes={"train.epochs": 2}, quiet=True)
-    from kvae_nb.app.cli import main
+    from kvae_nb.app.command import main
 
     assert main(["generate", str(run), "--count", "1", "--steps", "2", "--out", str(tmp_path / "new")]) == 0
 
@@ -819,7 +819,7 @@ def test_a_caller_without_gradients_gets_the_same_model(run, tmp_path, mode):
     ],
 )
 def test_a_checkpoint_that_says_nonsense_about_its_progress_is_refused(run, progress):
-    from kvae_nb.training.records import FORMAT, save_tensors
+    from kvae_nb.training.checkpoints import FORMAT, save_tensors
 
     path = run / "checkpoints" / "last.safetensors"
     save_tensors(path, read_checkpoint(path)[0], {"format": FORMAT, "progress": progress})
@@ -850,7 +850,7 @@ def test_the_scale_of_gradients_comes_back(tmp_path):
     tensors = read_checkpoint(path)[0]
     load_scaler(fresh, tensors)
     assert fresh.state_dict() == scaler.state_dict() and fresh.state_dict()["_growth_tracker"] == 1
-    load_scaler(fresh, pack(model, optimiser))  # an older checkpoint knows of none
+    load_scaler(fresh, named_tensors(model, optimiser))  # an older checkpoint knows of none
     load_scaler(None, tensors)  # and another precision needs none
     assert fresh.state_dict() == scaler.state_dict()
 

@@ -1,4 +1,5 @@
-"""Two processes are one: the same weights within rounding, one run folder, one sentence when refused, and either can go on where the other stopped.
+"""Two processes are one: the same weights within rounding, one run folder, one sentence when refused, and either can go
+on where the other stopped.
 
 This file is also the program that torchrun starts in every process: `worker` below."""
 
@@ -16,17 +17,17 @@ import pytest
 import torch
 
 import kvae_nb.training.loop as training
-from kvae_nb.app.cli import main
+from kvae_nb.app.command import main
 from kvae_nb.core.errors import InputError
 from kvae_nb.data.films import from_simulation
 from kvae_nb.data.opening import DataConfig
 from kvae_nb.data.shards import write_shards
 from kvae_nb.models.kvae import KVAE, KVAEConfig
 from kvae_nb.training.annealing import Schedule
+from kvae_nb.training.checkpoints import read_checkpoint
+from kvae_nb.training.config import TrainConfig
 from kvae_nb.training.loop import fit
-from kvae_nb.training.records import read_checkpoint
 from kvae_nb.training.runs import KINDS, RunConfig, read_config, write_config
-from kvae_nb.training.step import TrainConfig
 from kvae_nb.worlds.balls import simulate
 
 EPOCHS = 3
@@ -232,9 +233,10 @@ def home(tmp_path_factory):
 def same(run, other, home):
     """Asserts that two runs differ by rounding alone.
 
-    The weights by no more than four times what one nudge of each weight by eps = 2^-23 at the start makes of them in the end (in the run called partial): a sum of gradients in
-    another order is such a nudge in every step. (Dividing the loss by the wrong number of frames moves them more than ten thousand times as far.) The bounds, sums of
-    some hundred numbers of up to 256, each rounded to a relative eps, by no more than eight spacings of the largest.
+    The weights by no more than four times what one nudge of each weight by eps = 2^-23 at the start makes of them in
+    the end (in the run called partial): a sum of gradients in another order is such a nudge in every step. (Dividing
+    the loss by the wrong number of frames moves them more than ten thousand times as far.) The bounds, sums of some
+    hundred numbers of up to 256, each rounded to a relative eps, by no more than eight spacings of the largest.
     """
     assert apart(run, other) <= 4 * apart(home["one"]["partial"], home["nudged"])
     x, y = bounds(run), bounds(other)

@@ -1,4 +1,6 @@
-"""Series of one's own: partly missing vectors, models, fits, errors and forecasts, against the dense joint law and statsmodels."""
+"""Series of one's own: partly missing vectors, models, fits, errors and forecasts, against the dense joint law and
+statsmodels.
+"""
 
 import functools
 import math
@@ -11,8 +13,11 @@ import statsmodels.api as sm
 import torch
 from statsmodels.stats.diagnostic import acorr_ljungbox
 
-from kvae_nb.app import series
-from kvae_nb.app.series import autoregression, fit_em, fit_gradient, forecast_series, local_level, positive, seasonal
+from kvae_nb.app import series, series_em, series_fit, series_forecast
+from kvae_nb.app.series_em import fit_em
+from kvae_nb.app.series_fit import fit_gradient, positive
+from kvae_nb.app.series_forecast import forecast_series
+from kvae_nb.app.series_models import autoregression, local_level, seasonal
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.gaussians import condition
 from kvae_nb.inference.lgssm import LGSSM, dense_joint, sample_prior
@@ -192,7 +197,7 @@ def test_what_stands_at_missing_places_and_how_large_the_noise_is_changes_nothin
 )
 def test_what_does_not_fit_is_refused(a, mask):
     model = LGSSM(*(None if x is None else x.float() for x in random_model()))
-    for f in (series.log_evidence, series.kalman_filter, series.smoother, series.fill_in, series.innovations):
+    for f in (series.log_evidence, series.kalman_filter, series.smoother, series.fill_in_series, series.innovations):
         with pytest.raises(InputError):
             f(model, a, mask)
 
@@ -218,7 +223,7 @@ def test_missing_numbers_are_filled_in_as_the_dense_law_says(pattern):
     T, model = len(mask), random_model()
     a = torch.where(mask, torch.randn(T, 3, dtype=F64), torch.nan)
     law, _, rows = dense_law(model, a, mask)
-    got = series.fill_in(model, a)
+    got = series.fill_in_series(model, a)
     assert torch.equal(got.mean[mask], a[mask]) and (got.cov.diagonal(dim1=-2, dim2=-1)[mask] == 0).all()
     torch.testing.assert_close(got.mean[~mask], law.mean[3 * T :])
     place = {r: k for k, r in enumerate(r for r in range(3 * T) if r + 3 * T not in rows)}
@@ -240,7 +245,7 @@ def test_filling_in_with_a_noise_that_is_singular_or_of_two_units(R):
     a = sample_prior(random_model(), 5).a if R == "singular" else torch.randn(5, 3, dtype=F64) * s
     law, _, _ = dense_law(model, a, mask)
     torch.testing.assert_close(
-        series.fill_in(model, a, mask, backend="loop").mean[~mask], law.mean[15:], rtol=1e-6, atol=1e-9
+        series.fill_in_series(model, a, mask, backend="loop").mean[~mask], law.mean[15:], rtol=1e-6, atol=1e-9
     )
 
 
@@ -322,7 +327,7 @@ def test_what_is_no_series_is_refused_in_one_sentence(y):
     ],
 )
 def test_labels_of_steps_to_come(index, more):
-    got = series._labels(pd.Series(range(4), index=index).index, 2)
+    got = series_forecast.labels_ahead(pd.Series(range(4), index=index).index, 2)
     assert [str(x)[:10] for x in got[4:]] == [str(x) for x in more]
 
 
@@ -344,7 +349,7 @@ def test_labels_of_steps_to_come(index, more):
 def test_steps_that_were_left_out_are_noticed(index, even, recwarn):
     s = series.as_series(pd.Series(np.arange(4.0), index=index))
     assert len(recwarn) == (0 if even else 1) and len(s.index) == 4
-    assert len(series._labels(s.index, 3)) == 7
+    assert len(series_forecast.labels_ahead(s.index, 3)) == 7
 
 
 def test_a_mask_beside_the_series():
@@ -568,7 +573,7 @@ def test_em_takes_a_step_back_that_rounding_has_spoilt(monkeypatch):
 
     for bad in (False, True):
         steps.clear()
-        monkeypatch.setattr(series, "em_step", spoilt)
+        monkeypatch.setattr(series_em, "em_step", spoilt)
         fit = series.fit_em(model, NILE, ("Q", "R"))
         assert not fit.converged and "step 4" in fit.why and len(fit.log_evidence) == 4
         torch.testing.assert_close(series.log_evidence(fit.model, NILE), fit.log_evidence[-1])
@@ -658,9 +663,9 @@ def test_a_stationary_autoregression_is_found_as_statsmodels_finds_it():
 
 def test_weights_and_partial_autocorrelations_are_each_others_inverse():
     w = torch.tensor([0.5, -0.3, 0.2], dtype=F64)
-    torch.testing.assert_close(series._weights(series._partial_correlations(w)), w)
+    torch.testing.assert_close(series_fit.autoregression_weights(series_fit.partial_correlations(w)), w)
     right = torch.tensor(sm.tsa.ArmaProcess(ar=[1, -0.5, 0.3, -0.2]).pacf(4)[1:])
-    torch.testing.assert_close(series._partial_correlations(w), right)
+    torch.testing.assert_close(series_fit.partial_correlations(w), right)
 
 
 @pytest.mark.parametrize(
@@ -801,7 +806,7 @@ def test_innovations_are_the_whitened_observations(pattern):
 
 def test_diagnostics_are_those_of_statsmodels():
     model = series.local_level(1469.0, 15099.0)
-    e, d = series.innovations(model, NILE)[1:, 0].numpy(), series.diagnose(model, NILE, lags=8, learned=2)
+    e, d = series.innovations(model, NILE)[1:, 0].numpy(), series.diagnose_series(model, NILE, lags=8, learned=2)
     theirs = acorr_ljungbox(e, lags=[8], model_df=2)
     np.testing.assert_allclose([d.ljung_box[0], d.ljung_box_p[0]], theirs.to_numpy()[0])
     jb, p, _, _ = sm.stats.jarque_bera(e)
@@ -812,9 +817,9 @@ def test_diagnostics_are_those_of_statsmodels():
     np.testing.assert_allclose([d.spread[0], d.spread_p[0]], [spread, p], rtol=1e-3)
     short = NILE[:8]
     for wrong in (
-        lambda: series.diagnose(model, short),
-        lambda: series.diagnose(model, NILE, learned=10),
-        lambda: series.diagnose(model, np.stack([NILE, NILE])[..., None]),
+        lambda: series.diagnose_series(model, short),
+        lambda: series.diagnose_series(model, NILE, learned=10),
+        lambda: series.diagnose_series(model, np.stack([NILE, NILE])[..., None]),
     ):
         with pytest.raises(InputError):
             wrong()
@@ -823,8 +828,8 @@ def test_diagnostics_are_those_of_statsmodels():
 def test_a_wrong_model_is_noticed():
     y = np.random.default_rng(0).normal(size=200).cumsum()
     right, wrong = (
-        series.diagnose(series.local_level(1.0, 1e-6), y),
-        series.diagnose(series.local_level(1e-6, 100.0), y),
+        series.diagnose_series(series.local_level(1.0, 1e-6), y),
+        series.diagnose_series(series.local_level(1e-6, 100.0), y),
     )
     assert right.ljung_box_p[0] > 0.01 and wrong.ljung_box_p[0] < 1e-6
 
@@ -849,16 +854,21 @@ def test_the_library_does_not_need_statsmodels_or_pandas():
     import subprocess
     import sys
 
-    code = "import sys; sys.modules['statsmodels'] = sys.modules['pandas'] = None; import kvae_nb.app.series as s; print(s.as_series([1., 2.]).note)"
+    code = (
+        "import sys; sys.modules['statsmodels'] = sys.modules['pandas'] = None; "
+        "import kvae_nb.app.series as s; print(s.as_series([1., 2.]).note)"
+    )
     assert "2 steps" in subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True).stdout
 
 
-# ---- starts that do not fit, and arguments that cannot be meant ----------------------------------------------------------
+# ---- starts that do not fit, and arguments that cannot be meant ----
 @pytest.mark.parametrize(
     "scale, warns", [(1e-6, False), (1.0, False), (30.0, False), (300.0, True), (1e4, True), (1e6, True)]
 )
 def test_a_start_that_bends_what_is_learned_is_said(scale, warns):
-    "The same series in other units has the same variances in those units, or a warning says why not; mean and var mend it."
+    """The same series in other units has the same variances in those units, or a warning says why not; mean and var
+    mend it.
+    """
     rng = np.random.default_rng(0)
     y = scale * (50 + rng.normal(0, 2, 60).cumsum() + rng.normal(0, 5, 60))
     y[:2] = np.nan
@@ -881,14 +891,22 @@ def test_series_arguments_that_cannot_be_meant():
     y, unknown = np.random.default_rng(0).normal(size=30), {"level": positive(1.0), "noise": positive(1.0)}
     model = local_level(0.5, 0.5)
     wrong = {
-        "whole number": [lambda k=k: forecast_series(model, y, k) for k in (0, -1, 1.5, True, "3", None)] + [lambda k=k: fit_gradient(local_level, y, unknown, steps=k) for k in (0, -1, 1.5)]
-        + [lambda: fit_em(model, y, ("Q",), steps=0), lambda: seasonal(2.5), lambda: seasonal("12")],
-        "GiB": [lambda: forecast_series(model, y, 10**12)], "at most 2000": [lambda: seasonal(10**5)],
+        "whole number": [
+            *(lambda k=k: forecast_series(model, y, k) for k in (0, -1, 1.5, True, "3", None)),
+            *(lambda k=k: fit_gradient(local_level, y, unknown, steps=k) for k in (0, -1, 1.5)),
+            lambda: fit_em(model, y, ("Q",), steps=0),
+            lambda: seasonal(2.5),
+            lambda: seasonal("12"),
+        ],
+        "GiB": [lambda: forecast_series(model, y, 10**12)],
+        "at most 2000": [lambda: seasonal(10**5)],
         "burn": [lambda k=k: fit_gradient(local_level, y, unknown, burn=k) for k in (-1, 1.5, True)],
-        "noise": [lambda: fit_gradient(local_level, y, {"level": positive(1.0)})], "depth": [lambda: fit_gradient(local_level, y, unknown | {"depth": positive(1.0)})],
-        "finite": [lambda: positive(float("inf"))], "numbers are needed": [lambda: positive("a"), lambda: autoregression("a", 1.0)],
+        "noise": [lambda: fit_gradient(local_level, y, {"level": positive(1.0)})],
+        "depth": [lambda: fit_gradient(local_level, y, unknown | {"depth": positive(1.0)})],
+        "finite": [lambda: positive(float("inf"))],
+        "numbers are needed": [lambda: positive("a"), lambda: autoregression("a", 1.0)],
         "order of the data": [lambda: fit_gradient(local_level, y * 1e9, unknown)],
-    }  # fmt: skip
+    }
     for words, calls in wrong.items():
         for call in calls:
             with pytest.raises(InputError, match=words):

@@ -1,6 +1,9 @@
-"""Each kind of model still says what it has said: a few training steps from a fixed seed, then its answers, beside the numbers in tests/stability.
+"""Each kind of model still says what it has said: a few training steps from a fixed seed, then its answers, beside the
+numbers in tests/stability.
 
-After a change that is meant to change them, `make stability` (which runs this file) stores the new ones, and git shows by how much they moved. `pytest --no-stability` leaves the comparison out."""
+After a change that is meant to change them, `make stability` (which runs this file) stores the new ones, and git shows
+by how much they moved. `pytest --no-stability` leaves the comparison out.
+"""
 
 import json
 import sys
@@ -13,9 +16,10 @@ import torch
 from kvae_nb.core.runtime import tune_cpu
 from kvae_nb.data.films import mask_gap, take
 from kvae_nb.data.opening import DataConfig, open_data
+from kvae_nb.training.config import TrainConfig
 from kvae_nb.training.records import summary, validate
 from kvae_nb.training.runs import KINDS, RunConfig, build_model
-from kvae_nb.training.step import TrainConfig, make_trainer, train_step
+from kvae_nb.training.step import make_trainer, train_step
 
 STORED = Path(__file__).parent / "stability"
 STEPS = 6
@@ -24,7 +28,9 @@ pytestmark = pytest.mark.stability
 
 
 def tiny(kind: str) -> RunConfig:
-    "The kind's default model, made small, and a training in which frames are hidden, not all are decoded, and every part takes part."
+    """The kind's default model, made small, and a training in which frames are hidden, not all are decoded, and
+    every part takes part.
+    """
     config = KINDS[kind].run()
     known = {f.name for f in fields(config.model)}
     small = {k: v for k, v in dict(size=16, filters=4, units=16, alpha_units=8, rnn_units=8).items() if k in known}
@@ -91,10 +97,12 @@ def store(kind: str):
 def test_a_model_says_what_it_has_said(kind):
     """Equal within rounding, float32 having a relative spacing of eps = 2^-23.
 
-    Another processor or another number of threads adds in another order, so that every operation may round differently; six steps of Adam carry that on. How far, the model itself
-    tells: each of its first weights is moved by eps, three times with random signs, and the largest change of each answer is taken. Rounding happens in every operation of every step and not
-    once, hence 16 times that, and eight spacings of the largest number, for those that the nudge does not reach. (Two threads, or convolutions without oneDNN, moved a Kalman VAE by no more
-    than one nudge or one spacing; a learning rate of .00701 in the place of .007 by 400 nudges, Q = .0801 in the place of .08 by 30.)
+    Another processor or another number of threads adds in another order, so that every operation may round differently;
+    six steps of Adam carry that on. How far, the model itself tells: each of its first weights is moved by eps, three
+    times with random signs, and the largest change of each answer is taken. Rounding happens in every operation of
+    every step and not once, hence 16 times that, and eight spacings of the largest number, for those that the nudge
+    does not reach. (Two threads, or convolutions without oneDNN, moved a Kalman VAE by no more than one nudge or one
+    spacing; a learning rate of .00701 in the place of .007 by 400 nudges, Q = .0801 in the place of .08 by 30.)
     """
     path = STORED / f"{kind}.json"
     assert path.exists(), f"there are no stored numbers of {kind}; `make stability` writes them"
@@ -110,7 +118,8 @@ def test_a_model_says_what_it_has_said(kind):
         allowed = 16 * rounding + 8 * EPS * expected.abs().max()
         moved = (x - expected).abs().max()
         assert moved <= allowed, (
-            f"{kind}: {name} moved by {moved:.2g}, of which rounding explains {allowed:.2g}; if that is meant, store it with `make stability`"
+            f"{kind}: {name} moved by {moved:.2g}, of which rounding explains {allowed:.2g}; if that is "
+            "meant, store it with `make stability`"
         )
 
 

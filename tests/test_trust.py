@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from kvae_nb.app.cli import main
+from kvae_nb.app.command import main
 from kvae_nb.core.errors import InputError
 from kvae_nb.data.films import VideoData
 from kvae_nb.data.opening import open_data
 from kvae_nb.models.kvae import KVAE, KVAEConfig
+from kvae_nb.training.checkpoints import FORMAT, Progress, read_checkpoint, save_checkpoint, save_tensors
 from kvae_nb.training.pretrained import write_weights  # and gives KVAE its method filter_stream
-from kvae_nb.training.records import FORMAT, Progress, read_checkpoint, save_checkpoint, save_tensors
 from kvae_nb.training.runs import RunConfig, read_config, write_config
 
 CONFIGS = st.builds(
@@ -160,7 +160,7 @@ def test_a_configuration_with_a_strange_value_is_read_or_refused_in_one_sentence
 
 
 def test_the_sample_is_small_and_sound():
-    from kvae_nb.app.cli import SAMPLE, is_sample
+    from kvae_nb.app.given import SAMPLE, is_sample
 
     assert is_sample("sample") and not is_sample("sample.npz")
     films = open_data(RunConfig().data.__class__(path=str(SAMPLE)))

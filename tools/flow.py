@@ -12,8 +12,8 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 def under(name, scope):
-    "Whether a qualified name is this scope or within it."
-    return (name + ".").startswith(scope + ".")
+    "Whether a qualified name is this scope or within it; fastcore's `@patch` puts a class before the name of a method."
+    return any((n + ".").startswith(scope + ".") for n in (name, name.partition(".")[2]))
 
 
 def free(node):

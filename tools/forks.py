@@ -53,13 +53,14 @@ class Runner:
             if event == "line":
                 code = frame.f_code
                 todo[code].discard(frame.f_lineno)
-                self.lines.add((int(code.co_filename[6:-1]), code.co_qualname, frame.f_lineno))
+                for name in {code.co_qualname, code.co_name}:  # @patch puts the class before the name
+                    self.lines.add((int(code.co_filename[6:-1]), name, frame.f_lineno))
             return line
 
         def call(frame, *_):
             code = frame.f_code
             if code.co_filename.startswith("<cell "):
-                reach.add((int(code.co_filename[6:-1]), code.co_qualname))
+                reach.update((int(code.co_filename[6:-1]), name) for name in (code.co_qualname, code.co_name))
                 lines = todo.setdefault(code, {n for *_, n in code.co_lines() if n})
                 return line if lines else None
 
@@ -162,7 +163,11 @@ def is_covered(mutant, lines):
     first, last = mutant.span
     if not mutant.scope:
         return True  # a default of a function, set where the function is defined
-    inside = [at for (cell, name), at in lines.items() if cell == mutant.cell and under(name, mutant.scope)]
+    inside = [
+        at
+        for (cell, name), at in lines.items()
+        if cell == mutant.cell and (under(name, mutant.scope) or under(name.partition(".")[2], mutant.scope))
+    ]
     return any(first <= n <= last for at in inside for n in at)
 
 

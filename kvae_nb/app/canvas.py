@@ -64,7 +64,7 @@ def boxes(
         [Bbox.from_bounds(left + j * (w + across), y, w, high) for j in range(columns)] for y, high in zip(lower, h)
     ]
 
-
+# %% ../../nbs/85_canvas.ipynb #0f48e116
 @lru_cache(maxsize=64)
 def backdrop(
     layout: Layout,  # rows and columns
@@ -87,7 +87,7 @@ def backdrop(
     pixels.flags.writeable = False  # all callers get the same array
     return pixels
 
-
+# %% ../../nbs/85_canvas.ipynb #c67eda27
 def canvas_of(
     fig: Figure,  # what to draw
 ) -> FigureCanvasAgg:
@@ -110,7 +110,7 @@ class Backdrop(Artist):
     def draw(self, renderer):
         renderer.draw_image(renderer.new_gc(), 0, 0, self.pixels[::-1])
 
-
+# %% ../../nbs/85_canvas.ipynb #77f1b5d5
 class Plot:
     "One plot of a picture: draws in the coordinates of its frame, on the sheet that lies over the backdrop."
 
@@ -203,7 +203,7 @@ def panel(
     display(widgets.VBox(controls) if shown is None else shown)
     picture.display(Image(png(first)))
 
-
+# %% ../../nbs/85_canvas.ipynb #360a346e
 def slider(
     label: str,  # in front of it
     low: float,  # at its left end

@@ -94,7 +94,7 @@ class _Plain(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             raise yaml.MarkedYAMLError(problem=f"the field {Counter(keys).most_common(1)[0][0]!r} stands there twice")
         return super().construct_mapping(node, deep)
 
-
+# %% ../../nbs/72_files.ipynb #f9102714
 def parse_yaml(
     text: str | bytes,  # what the file says
     name: str | Path = "the text",  # of the file, for the sentence
@@ -186,7 +186,7 @@ def _read_header(file, size: int, name: str) -> ArrayHeader:
         )
     return ArrayHeader(tuple(shape), dtype)
 
-
+# %% ../../nbs/72_files.ipynb #7af863ba
 def _members(archive: zipfile.ZipFile, path: str | Path) -> dict[str, zipfile.ZipInfo]:
     "The arrays of an archive by name. Raises `InputError` for names that are there twice or lead elsewhere."
     found = {}
@@ -201,7 +201,7 @@ def _members(archive: zipfile.ZipFile, path: str | Path) -> dict[str, zipfile.Zi
         found[name] = info
     return {name[: -len(".npy")]: info for name, info in found.items() if name.endswith(".npy")}
 
-
+# %% ../../nbs/72_files.ipynb #7a7e6519
 def _check_size(path: str | Path, name: str, size: int, packed: int):
     "Raises `InputError` for an array that would not fit into the memory, or that is a zip bomb."
     if size > memory_bytes():

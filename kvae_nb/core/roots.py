@@ -18,7 +18,7 @@ class _SemidefiniteRoot(torch.autograd.Function):
     @staticmethod
     def forward(ctx, P, rounding):
         X = P.detach().cpu() if P.device.type == "mps" else P.detach()  # neither eigh nor float64 there
-        X = (X + X.mT).double() / 2
+        X = (X.double() + X.double().mT) / 2
         finite = X.isfinite().all(-1).all(-1)[..., None, None]
         X = X.where(finite, torch.zeros_like(X))
         valid = finite & (torch.linalg.eigvalsh(X)[..., :1, None] >= -rounding.to(X))

@@ -37,7 +37,7 @@ def _make(items: Iterator[_T], box: SimpleQueue, free: Semaphore, stopped: Event
     except BaseException as error:  # StopIteration too: the end
         box.put((None, error))
 
-
+# %% ../../nbs/83_batches.ipynb #304c0a9e
 def ahead(
     items: Iterator[_T],
     depth: int = 2,  # how many may wait

@@ -108,7 +108,7 @@ def _choose_slice(index: slice, n: int) -> slice | Int[Tensor, "m"]:
         return slice(places.start, places.stop, places.step)
     return torch.tensor([*places], dtype=torch.int64)
 
-
+# %% ../../nbs/82_clips.ipynb #cd6a77db
 def _positions(index: object, n: int) -> np.ndarray:
     "The numbers that were given, as int64. Raises `InputError` for what holds other things."
     try:
@@ -148,7 +148,7 @@ def cut_clips(
     films = np.require(films, requirements=["C", "W"])  # torch knows no negative strides and no read-only memory
     return torch.from_numpy(films).unfold(1, steps, stride).movedim(-1, 2).flatten(0, 1)
 
-
+# %% ../../nbs/82_clips.ipynb #d58db74d
 def count_shared(
     steps: int,  # frames in each clip
     stride: int,  # frames between the beginnings of two clips

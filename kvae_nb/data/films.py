@@ -146,7 +146,7 @@ class Split(NamedTuple):
     valid: VideoData
     test: VideoData
 
-
+# %% ../../nbs/03_films.ipynb #4e45769b
 def split_indices(
     n: int,  # number of sequences
     test: float | np.floating = 0.1,  # fraction kept for the test
@@ -170,7 +170,7 @@ def split_indices(
     parts = order[n_test + n_valid :], order[n_test : n_test + n_valid], order[:n_test]
     return SplitIndices(*(part.sort().values for part in parts))
 
-
+# %% ../../nbs/03_films.ipynb #a4cf0e99
 def split(
     data: VideoData,
     test: float | np.floating = 0.1,  # fraction kept for the test
@@ -193,7 +193,7 @@ def mask_gap(
     t = torch.arange(steps)
     return ((t < start) | (t >= start + length)).expand(batch, steps).clone()
 
-
+# %% ../../nbs/03_films.ipynb #96484f93
 def mask_random(
     batch: int,
     steps: int,

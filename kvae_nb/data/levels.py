@@ -83,7 +83,7 @@ def say_scale(
     beyond = ", what lies beyond is cut" if low < scale.black or high > scale.white else ""
     return f"{low:.6g} … {high:.6g} read with black at {scale.black:.6g} and white at {scale.white:.6g}{beyond}"
 
-
+# %% ../../nbs/85_levels.ipynb #5114dbd4
 def read_levels(
     array: np.ndarray,  # numbers of any type and scale
     white: object = None,  # the number that is white; None: by the rule
@@ -156,7 +156,7 @@ def fit_frames(
     parts = np.array_split(middle, max(1, n // 256))
     return np.concatenate([_resize(part, size or side, channels or c) for part in parts])
 
-
+# %% ../../nbs/85_levels.ipynb #15e3011e
 def _resize(frames: np.ndarray, size: int, channels: int) -> np.ndarray:
     "Square frames in another size and number of channels; few at a time, for they are floats meanwhile."
     x = torch.from_numpy(frames.astype(np.float32))

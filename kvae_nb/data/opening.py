@@ -136,7 +136,7 @@ def has_grey(
         return False
     return bool(counts[33:223].sum() > 0.1 * every or light > every / 2 or counts[128:].sum() < 0.5 * light)
 
-
+# %% ../../nbs/84_opening.ipynb #08173463
 def looks_grey(
     path: str | Path,  # of anything
     layout: str = "auto",  # of arrays
@@ -251,7 +251,7 @@ def check_data_config(
         what = f"{config.sequences} sequences of {config.steps} frames of {size} pixels"
         check_memory(config.sequences * config.steps * config.size**2, what)
 
-
+# %% ../../nbs/84_opening.ipynb #558f5c99
 def _opened(c: DataConfig) -> VideoData:
     "The data set that is described, with the levels that it has."
     if not c.path:

@@ -55,7 +55,7 @@ def _pieces(name: str, minus: set, decimal: bool) -> tuple:
                 out += [".", float(number)]
     return tuple(out)
 
-
+# %% ../../nbs/73_readers.ipynb #59cf8fa6
 def _places(names: list[str]) -> set:
     "The texts that stand before a number in these names, with their places."
     found = set()
@@ -105,7 +105,7 @@ def _header(path: Path) -> tuple[bool, bool, bool]:
         colour = (palette != palette[:, :1]).any() if image.mode == "P" else kind in (2, 6)
         return bits == 16, bool(colour), kind in (4, 6) or "transparency" in image.info
 
-
+# %% ../../nbs/73_readers.ipynb #7f797cfe
 def look_at_folder(
     folder: str | Path,
 ) -> Images:
@@ -144,7 +144,7 @@ def _over_black(frame: np.ndarray) -> np.ndarray:
     top = np.iinfo(frame.dtype).max
     return colours if (alpha == top).all() else np.rint(colours * (alpha / top)).astype(frame.dtype)
 
-
+# %% ../../nbs/73_readers.ipynb #8828e7ca
 def read_image(
     path: Path,
     images: Images,  # the folder it belongs to
@@ -165,7 +165,7 @@ def read_image(
         frame = frame[..., :1]
     return frame.repeat(3, -1) if images.colour and frame.shape[-1] == 1 else frame
 
-
+# %% ../../nbs/73_readers.ipynb #b1616d44
 def folder_scale(
     images: Images,
     white: float | None = None,  # the number that is white; None: by the rule
@@ -258,7 +258,7 @@ def _shown(shape: tuple[int, ...], size: int | None) -> list[str]:
         return []
     return [f"the middle square of {h}×{w} resized" if h != w else f"resized from {h}×{w}"]
 
-
+# %% ../../nbs/73_readers.ipynb #80af0061
 def frames_of(
     images: np.ndarray,  # numbers of any type, scale and layout
     size: int | None = None,  # side in pixels; None: as it is
@@ -335,7 +335,7 @@ def _read(path: Path, names: tuple[str, ...], size, channels, layout: str, white
         raise InputError(f"layout is {layout}, but {path} is a film, whose axes are known; leave layout out.")
     return _read_film(path, size, channels, white)
 
-
+# %% ../../nbs/73_readers.ipynb #eedbb647
 def read_frames(
     path: str | Path,  # .npz, .npy, a film, or a folder of PNG images
     names: tuple[str, ...] = (),  # of arrays beside the frames that are wanted

@@ -89,7 +89,7 @@ def read_index(
         )
     return index
 
-
+# %% ../../nbs/74_shards.ipynb #f4881c40
 def is_shards(
     path: str | Path,  # of anything
 ) -> bool:
@@ -127,7 +127,7 @@ def map_shard(
         array.base.madvise(mmap.MADV_RANDOM)
     return array
 
-
+# %% ../../nbs/74_shards.ipynb #ff1356b9
 def _announce(array: np.ndarray, row: int, steps: int):
     "Tells the system that the first `steps` frames of this row will be wanted soon."
     if hasattr(mmap, "MADV_WILLNEED"):
@@ -265,7 +265,7 @@ def _check_spots(folder: Path, index: ShardIndex, mapped: Maps):
                     "restore it or write the set again."
                 )
 
-
+# %% ../../nbs/74_shards.ipynb #08faca3a
 def open_shards(
     folder: str | Path,
     steps: int | None = None,  # frames in each clip; None: all there are

@@ -41,10 +41,10 @@ def pieces(
     "Number and largest of the pieces of each frame; neighbours, corners included, belong together, also across a wall."
     *batch, H, W = on.shape
     flat = on.reshape(-1, H, W)
-    bridges = torch.zeros_like(flat) if walls is None else (F.max_pool2d(flat.float(), 3, 1, 1) > 0) & walls
+    joining = flat if walls is None else flat | (F.max_pool2d(flat.float(), 3, 1, 1) > 0) & walls
     joined = np.zeros((3, 3, 3), bool)
     joined[1] = True
-    labels, n = ndimage.label((flat | bridges).numpy(), joined)
+    labels, n = ndimage.label(joining.numpy(), joined)
     labels *= flat.numpy()
     where = np.flatnonzero(labels)
     label = labels.ravel()[where]
@@ -74,7 +74,7 @@ def white(
     "The pixels that are white in at least one channel, on the CPU."
     return (frames > threshold).any(2).cpu()
 
-
+# %% ../../nbs/61_checks.ipynb #527a18cb
 def look_of(
     on: Bool[Tensor, "batch time height width"],  # white pixels of true films
 ) -> Look:
@@ -98,7 +98,7 @@ class Inspection(NamedTuple):
     sound: Bool[Tensor, "batch time"]  # the usual number of pieces, the largest of the usual size, none outside
     ball: Bool[Tensor, "batch time height width"]  # the largest piece of a sound frame; empty in other frames
 
-
+# %% ../../nbs/61_checks.ipynb #19630d47
 def inspect(
     on: Bool[Tensor, "batch time height width"],  # white pixels
     look: Look,  # what is right
@@ -140,7 +140,7 @@ def centroid_steps(
     d = c.diff(dim=1).norm(dim=-1)
     return d[d.isfinite()]
 
-
+# %% ../../nbs/61_checks.ipynb #06472f21
 def generation_check(
     generated: Float[Tensor, "count steps channel height width"],  # films of the model
     data: Float[Tensor, "batch time channel height width"],  # films of the world, which show what is right
@@ -185,7 +185,7 @@ def model_batches(
             else batch._replace(mask=batch.x.new_ones(batch.x.shape[:2], dtype=torch.bool))
         )
 
-
+# %% ../../nbs/61_checks.ipynb #b86eea36
 @torch.no_grad()
 def generate_from(
     model: SequenceModel,  # any model of the protocol
@@ -223,7 +223,7 @@ class Leak(float):
     def __str__(self) -> str:
         return f"{float(self):.3g} in {self.output}" if self else "0"
 
-
+# %% ../../nbs/61_checks.ipynb #e5d5f0d1
 def largest_change(
     before: Tensor,  # numbers
     after: Tensor,  # the same numbers, computed again
@@ -245,7 +245,7 @@ def outputs_of(
     }
     return {f"{name}.{k}": v[:, :upto] for k, v in found.items()}
 
-
+# %% ../../nbs/61_checks.ipynb #b2c5ef9a
 def compare(
     before: dict[str, Tensor],  # outputs by name
     after: dict[str, Tensor],  # the same outputs, computed again
@@ -285,7 +285,7 @@ def hidden_frames_leak(
             found = dict.fromkeys(plain, math.inf)  # a hidden frame that is refused was looked at
     return Leak(found)
 
-
+# %% ../../nbs/61_checks.ipynb #4bf9661e
 @torch.no_grad()
 def future_leak(
     model: SequenceModel,  # any model of the protocol

@@ -46,7 +46,7 @@ def hamming(
     guess, truth = pick_hidden(x_hat, hidden), pick_hidden(x, hidden)
     return ((guess > threshold) != (truth > threshold)).cpu().double().mean().item()
 
-
+# %% ../../nbs/15_evaluation.ipynb #49eb44d8
 def squared_error(
     x_hat: Float[Tensor, "batch time channel height width"],  # expected frames
     x: Float[Tensor, "batch time channel height width"],  # true frames
@@ -71,7 +71,7 @@ def drop_mask(
     generator = torch.Generator().manual_seed(derived_seed(seed, round(1000 * drop)))
     return mask_random(batch, steps, drop, keep_first=first, generator=generator)
 
-
+# %% ../../nbs/15_evaluation.ipynb #b3812cb4
 def curve_masks(
     data: VideoData,  # the test set
     gaps: Sequence[int] = GAPS,  # lengths of the gap
@@ -184,7 +184,7 @@ class ImputationErrors(NamedTuple):
     mse: dict[str, float]  # the mean squared error of each method, pixels from 0 to 1
     rms: dict[str, float]  # its root in grey levels, from 0 to 255
 
-
+# %% ../../nbs/15_evaluation.ipynb #0b004644
 @torch.no_grad()
 def imputation_errors(
     model: SequenceModel,  # any model of the protocol
@@ -251,7 +251,7 @@ def published_rows(
         for s, line in zip(sizes, text.strip().splitlines(), strict=True)
     }
 
-
+# %% ../../nbs/15_evaluation.ipynb #c0b924a7
 PUBLISHED = {
     "source": "Fraccaro, Kamronn, Paquet, Winther: A Disentangled Recognition and Nonlinear Dynamics Model "
     "for Unsupervised Learning, NIPS 2017, Fig. 3",
@@ -288,7 +288,7 @@ PUBLISHED = {
 BINARY = ("smoothing", "filtering", "copy_last", "interpolation")  # what is drawn of films in black and white
 GREY = ("smoothing", "filtering", "copy_last", "pixel_interpolation", "reconstruction")  # and of others, in grey levels
 
-
+# %% ../../nbs/15_evaluation.ipynb #cf124dfd
 def plot_imputation_curves(
     axes: Sequence[Axes] | np.ndarray,  # two places to draw: gaps, drops
     results: dict,  # `{'gap': {size: errors}, 'drop': …}`, from `imputation_curves` or from a metrics file

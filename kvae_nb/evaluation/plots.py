@@ -45,6 +45,8 @@ MARKERS = {
     "vae_rnn": "P",
 }
 SAME = {"pixel_interpolation": "interpolation", "reconstruction": "truth"}  # methods that borrow a colour
+
+# %% ../../nbs/76_plots.ipynb #9fe9bff7
 LABELS = {
     "copy_last": "copy of the last frame",
     "interpolation": "straight line in a",
@@ -156,7 +158,7 @@ def hidden_runs(
     edges = np.flatnonzero(np.diff(np.concatenate([[False], hidden, [False]]).astype(int)))
     return [(int(a), int(b) - 1) for a, b in edges.reshape(-1, 2)]
 
-
+# %% ../../nbs/76_plots.ipynb #0b9fdc41
 def mark_hidden(
     ax: Axes,  # axes on which `draw_rows` has drawn
     hidden: np.ndarray,  # [T], True where a frame was hidden
@@ -191,7 +193,7 @@ def mark_hidden(
     ax.set_ylim(rows - 0.28, -0.72)
     return ax
 
-
+# %% ../../nbs/76_plots.ipynb #3d3aa5a9
 def plot_strip(
     ax: Axes,  # where to draw
     frames: ArrayLike,  # [T, H, W] or [T, C, H, W]
@@ -263,7 +265,7 @@ def imputation_legend(
     ax.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncol=len(keys), fontsize=8, frameon=False)
     return ax
 
-
+# %% ../../nbs/76_plots.ipynb #6c99133d
 def plot_imputation(
     ax: Axes,  # where to draw; about .5 inch a step wide and half an inch a row high
     truth: ArrayLike,  # true frames [T, H, W] or [T, C, H, W]

@@ -83,7 +83,7 @@ class Generation(NamedTuple):
         int  # the longest gap up to which the mean error is not above the published one, at most 15 and `horizon`
     )
 
-
+# %% ../../nbs/60_probes.ipynb #2eabcfa0
 def judge_films(
     films: Float[Tensor, "batch steps channel height width"],  # continuations
     truth: Float[Tensor, "batch known channel height width"],  # the true continuations, as far as they are known
@@ -173,7 +173,7 @@ def continue_films(
         new.append(frames.float().cpu())
     return torch.cat(new)
 
-
+# %% ../../nbs/60_probes.ipynb #a7c8fd8d
 def probe_generation(
     model: SequenceModel,  # any model of the protocol
     data: VideoData,  # films to continue; they are also the truth as far as they reach
@@ -195,14 +195,14 @@ def probe_generation(
 
 # %% ../../nbs/60_probes.ipynb #2e2856d9
 class Latents(NamedTuple):
-    "What a model believes of films that it sees completely, and the truth, step by step."
+    "The means of a and z of films without hidden frames, and the true state, step by step."
 
     a: Float[Tensor, "films time dim_a"]  # the encoder's mean
     filtered: Float[Tensor, "films time dim_z"]  # mean of z given the frames so far
     smoothed: Float[Tensor, "films time dim_z"]  # given all frames
     truth: Float[Tensor, "films time n"]  # the true state of what the frame shows
 
-
+# %% ../../nbs/60_probes.ipynb #8382ec75
 @torch.no_grad()
 def latents_of(
     model: SequenceModel,  # any model of the protocol
@@ -230,7 +230,7 @@ def latents_of(
         rows.append([v[:, skip:].cpu() for v in (model.encode(x), out.filtered.z.mean, out.smoothed.z.mean)])
     return Latents(*(torch.cat(v) for v in zip(*rows)), data.state.cpu()[:, skip - lag : data.steps - lag])
 
-
+# %% ../../nbs/60_probes.ipynb #a4bae06a
 def quadratic(
     z: Float[Tensor, "*batch n"],  # numbers
 ) -> Float[Tensor, "*batch m"]:
@@ -284,7 +284,7 @@ class ReadOut(NamedTuple):
     truth: Float[Tensor, "points n"]
     read: Float[Tensor, "points n"]
 
-
+# %% ../../nbs/60_probes.ipynb #08c0c401
 def read_out(
     latents: Latents,  # of model and world
     filtered: bool = False,  # read the filtered instead of the smoothed z
@@ -327,7 +327,7 @@ def plot_hidden_truth(
     ax.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return quiet(ax, "", "R² on unseen films", "what can be read")
 
-
+# %% ../../nbs/60_probes.ipynb #a2b0f98d
 def wheel(
     xy: Float[np.ndarray, "n 2"],  # points of the plane
 ) -> Float[np.ndarray, "n 3"]:
@@ -337,7 +337,7 @@ def wheel(
     hue = (np.arctan2(p[:, 1], p[:, 0]) / (2 * np.pi)) % 1
     return hsv_to_rgb(np.stack([hue, np.clip(r / max(np.quantile(r, 0.95), 1e-12), 0, 1), np.full_like(r, 0.85)], 1))
 
-
+# %% ../../nbs/60_probes.ipynb #acd7f436
 def plot_read_out(
     axes: Sequence[Axes] | np.ndarray,  # two places to draw: the truth, what is read
     points,  # `ReadOut`, or the same from a JSON file
@@ -386,13 +386,13 @@ class ProbeConfig:
     seed: int = 0
     "of all draws"
 
-
+# %% ../../nbs/60_probes.ipynb #39ed76c0
 class Probes(NamedTuple):
     "What the three probes found."
 
     sampled: Generation  # films drawn from the model
     expected: Generation  # the filter's expectation
-    calibration: Calibration | None  # None: the model's beliefs about a have no spread
+    calibration: Calibration | None  # None: the model's beliefs about a have no covariance
     truth: HiddenTruth | None  # None: the data hold no state
     read_out: ReadOut | None  # of the smoothed z
 
@@ -401,14 +401,14 @@ def has_spread(
     model: SequenceModel,  # any model of the protocol
     data: VideoData,  # its first film is looked at
 ) -> bool:
-    "Whether the model says how sure it is of a hidden a."
+    "Whether the model's belief about a hidden a has a covariance that is not zero."
     x, m, u = next(model_batches(model, data[:1], 1))
     m = m & mask_gap(1, x.shape[1], FIRST, x.shape[1] - FIRST).to(x.device)
     with torch.no_grad():
         cov = model.impute(hide(x, m), m, u).filtered.a.cov[:, -1]
     return bool((cov.diagonal(dim1=-2, dim2=-1) > 0).all())
 
-
+# %% ../../nbs/60_probes.ipynb #176b9a96
 def probe(
     model: SequenceModel,  # any model of the protocol
     data: VideoData,  # films it was not trained on

@@ -34,6 +34,8 @@ from kvae_nb.evaluation.checks import (
     hidden_frames_leak,
     model_batches,
 )
+
+# %% ../../nbs/83_report.ipynb #a695b820
 from kvae_nb.evaluation.imputation import (
     DROPS,
     GAPS,
@@ -56,6 +58,8 @@ from kvae_nb.evaluation.plots import (
     quiet,
     quiet_tiles,
 )
+
+# %% ../../nbs/83_report.ipynb #58436e70
 from kvae_nb.evaluation.scores import (
     constant_image,
     generated_error,
@@ -162,12 +166,12 @@ RIVALS = {
     "pixel_interpolation": "interpolating pixels",
 }
 
-
+# %% ../../nbs/83_report.ipynb #4c6c61cc
 def verdict(
     curves: dict,  # `{'gap': {size: errors}, 'drop': …}` of plain numbers
     grey: bool = False,  # films with grey levels or colours
 ) -> str:
-    "One sentence: the model's smoothing error beside its best rival's, near a gap of seven frames."
+    "One sentence: the model's smoothing error beside that of the best baseline, near a gap of seven frames."
     kind = "gap" if curves["gap"] else "drop"
     size = min(curves[kind], key=lambda s: abs(float(s) - (7 if kind == "gap" else 0.5)))
     row = curves[kind][size]["rms"] if grey else curves[kind][size]
@@ -208,7 +212,7 @@ def one_step(
     found = {"prediction": e.filtering, "persistence": e.copy_last}
     return found | {"prediction_rms": e.rms["filtering"], "persistence_rms": e.rms["copy_last"]}
 
-
+# %% ../../nbs/83_report.ipynb #787e69fc
 def measure_hidden(
     model: SequenceModel,  # any model of the protocol
     data: VideoData,  # the test set
@@ -227,7 +231,7 @@ def measure_hidden(
     pixels = "grey levels" if grey else "black and white"
     return {"pixels": pixels, "imputation": curves, "unmeasured": unmeasured, "verdict": verdict(curves, grey)}
 
-
+# %% ../../nbs/83_report.ipynb #151b16a0
 def measure_bound(
     model: SequenceModel,  # any model of the protocol
     data: VideoData,  # the test set
@@ -243,7 +247,7 @@ def measure_bound(
         "warning": weak_bound(model, data, bound.per_frame),
     }
 
-
+# %% ../../nbs/83_report.ipynb #e90b953a
 def evaluate(
     model: SequenceModel,  # any model of the protocol
     test: VideoData,  # films it was not trained on
@@ -290,7 +294,7 @@ class Example(NamedTuple):
     z_smoothed: Float[Tensor, "time dim_z"]  # mean of z
     weights: Float[Tensor, "time K"]  # of the mixture, or of the regimes
 
-
+# %% ../../nbs/83_report.ipynb #fa3576fc
 @torch.no_grad()
 def examples(
     model: SequenceModel,  # any model of the protocol
@@ -341,7 +345,7 @@ def imputation_figure(
     )
     return figure
 
-
+# %% ../../nbs/83_report.ipynb #ac505193
 def filmstrip_figure(
     shown: Sequence[Example],  # what to show
 ) -> Figure:
@@ -366,7 +370,7 @@ def curves_figure(
         figure.supxlabel(f"published: {PUBLISHED['standing']}", fontsize=7)
     return figure
 
-
+# %% ../../nbs/83_report.ipynb #32a8435d
 def latents_figure(
     example: Example,  # what to show
 ) -> Figure:
@@ -394,7 +398,7 @@ def write_json(
         part.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return path
 
-
+# %% ../../nbs/83_report.ipynb #41a771f8
 def write_videos(
     folder: Path,  # where to
     model: SequenceModel,  # any model of the protocol
@@ -434,7 +438,7 @@ RESULTS = (
     "generated.gif",
 )
 
-
+# %% ../../nbs/83_report.ipynb #50053b5b
 def write_curves(
     path: Path,  # where to
     curves: dict,  # `{'gap': {size: errors}, 'drop': …}` of plain numbers
@@ -450,7 +454,7 @@ def write_curves(
         csv.writer(file).writerows([("mask", "size", "method", "wrong_pixels", "mse", "rms_grey_levels"), *rows])
     return path
 
-
+# %% ../../nbs/83_report.ipynb #ef2d4c2b
 def write_evaluation(
     folder: str | Path,  # the run folder
     model: SequenceModel,  # any model of the protocol

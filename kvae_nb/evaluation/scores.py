@@ -55,7 +55,7 @@ def held_out_elbo(
 
 # %% ../../nbs/63_scores.ipynb #0e5692d3
 def constant_image(
-    model: SequenceModel,  # with a pixel law, as every model here
+    model: SequenceModel,  # with a distribution of pixels, as every model here
     data: VideoData,  # films; about a hundred of them are looked at
 ) -> float | None:
     "Log-likelihood of the best constant image, nats per frame; None without that method or for fewer than 20 frames."
@@ -64,7 +64,7 @@ def constant_image(
     batch = next(model_batches(model, data[:: max(1, len(data) // 100)], 200))
     return model.constant_image_score(batch.x, batch.mask) if batch.mask.any() else None
 
-
+# %% ../../nbs/63_scores.ipynb #f5da56c5
 def weak_bound(
     model: SequenceModel,  # any model of the protocol
     data: VideoData,  # films it is going to work on
@@ -96,7 +96,7 @@ def least_squares_r2(
     a, y, b, z = (v.detach().cpu().double().numpy() for v in (inputs, targets, new_inputs, new_targets))
     return torch.from_numpy(r2_score(z, LinearRegression().fit(a, y).predict(b), multioutput="raw_values"))
 
-
+# %% ../../nbs/63_scores.ipynb #731f4a00
 @torch.no_grad()
 def position_r2(
     model: SequenceModel,  # any model of the protocol
@@ -149,7 +149,7 @@ def generated_error(
     hidden = torch.ones(true.shape[:2], dtype=torch.bool) if data.mask is None else data.mask[:, first:].cpu()
     return {"wrong_pixels": hamming(new, true, hidden, threshold), "rms": 255 * squared_error(new, true, hidden) ** 0.5}
 
-
+# %% ../../nbs/63_scores.ipynb #2a6c281d
 @torch.no_grad()
 def latent_errors(
     model: SequenceModel,  # any model of the protocol

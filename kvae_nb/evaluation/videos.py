@@ -41,7 +41,7 @@ def colour8(
     "The colour as three uint8 numbers."
     return (np.array(to_rgb(PALETTE[name])) * 255).round().astype(np.uint8)
 
-
+# %% ../../nbs/84_videos.ipynb #9cf07a36
 def timeline(
     hidden: np.ndarray,  # [T]
     width: int,  # width of the bar in pixels
@@ -124,7 +124,7 @@ def write_video(
             )
     return path
 
-
+# %% ../../nbs/84_videos.ipynb #434c1944
 def even(
     frames: np.ndarray,  # [T, H, W, 3]
 ) -> np.ndarray:

@@ -40,7 +40,7 @@ from kvae_nb.inference.linear import (
     matvec,
     mean_inputs,
     repeat_steps,
-    steps_of,
+    single_steps,
 )
 
 # %% ../../nbs/20_batched_lgssm.ipynb #298caaaa
@@ -100,11 +100,12 @@ class Filtered(NamedTuple):
 def _covariances(model, steps, batch, mask):
     "Predicted and filtered covariances, gains, and the Cholesky factors of the innovation covariances."
     A, C, Q, R = (
-        repeat_steps(steps_of(M, batch, 3), steps) for M in (model.A, model.C, symmetrize(model.Q), symmetrize(model.R))
+        repeat_steps(single_steps(M, batch, 3), steps)
+        for M in (model.A, model.C, symmetrize(model.Q), symmetrize(model.R))
     )
     P = symmetrize(model.cov1).expand(*batch, -1, -1).reshape(math.prod(batch), *model.cov1.shape[-2:])
     I = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device)
-    seen = None if mask is None else steps_of(mask.to(P.dtype)[..., None, None], batch, 3)
+    seen = None if mask is None else single_steps(mask.to(P.dtype)[..., None, None], batch, 3)
     found = []
     for t in range(steps):
         predicted = P if t == 0 else torch.baddbmm(Q[t], torch.bmm(A[t], P), A[t].mT)

@@ -42,7 +42,7 @@ def sticky(
     table = torch.full((K, K), (1 - stay) / (K - 1)).fill_diagonal_(stay)
     return Chain(torch.full((K,), 1 / K).log(), table.log()[None])
 
-
+# %% ../../nbs/10_chains.ipynb #ec31d514
 def tables(
     chain: Chain,  # constant or changing in time
     steps: int,  # length of the sequence
@@ -67,7 +67,7 @@ def later_steps(
     "The tables of steps 2 … T in one tensor; a constant table once."
     return chain.step if chain.step.shape[-3] == 1 else chain.step[..., 1:, :, :]
 
-
+# %% ../../nbs/10_chains.ipynb #3e463010
 def path_log_prob(
     chain: Chain,  # of the regimes
     s: Float[Tensor, "*#batch time K"],  # one-hot
@@ -99,7 +99,7 @@ def marginals(
 
 MOST_PATHS = 100_000  # that are enumerated
 
-
+# %% ../../nbs/10_chains.ipynb #fcdffe5b
 def all_paths(
     K: int,  # number of regimes
     steps: int,  # length of the sequence
@@ -143,7 +143,7 @@ def gumbel(
     e = -torch.rand(shape, dtype=like.dtype, device=like.device, generator=generator).clamp(min=tiny).log()
     return -e.clamp(min=tiny).log()
 
-
+# %% ../../nbs/10_chains.ipynb #625ee3ce
 def draw_path(
     chain: Chain,  # of the regimes
     noise: Float[Tensor, "*#batch time K"],  # Gumbel noise
@@ -214,7 +214,7 @@ class Labelled(NamedTuple):
     a: Float[Tensor, "batch time p"]  # observations
     s: Int[Tensor, "batch time"]  # regimes, counted from 0
 
-
+# %% ../../nbs/10_chains.ipynb #1df836a4
 def bouncing_point(
     batch: int,  # number of sequences
     steps: int = 100,  # their length
@@ -246,7 +246,7 @@ class Autoregression(NamedTuple):
     chain: Chain
     log_evidence: float  # nats, on what it was fitted to
 
-
+# %% ../../nbs/10_chains.ipynb #0f672c92
 def regress(
     x: Float[Tensor, "n time d"],  # regressors
     y: Float[Tensor, "n time p"],  # targets
@@ -308,7 +308,7 @@ def random_pieces(
         w[i, t : t + piece, k] = 1.0
     return w.to(like)
 
-
+# %% ../../nbs/10_chains.ipynb #9e44d2d4
 def fit_autoregression(
     K: int,  # number of regimes
     a: Float[Tensor, "batch time dim_a"] | Unchecked,  # observations; anything, also NaN, where missing
@@ -353,7 +353,7 @@ class RegimeScores(NamedTuple):
     ari: float  # adjusted Rand index
     matching: tuple[int, ...]  # the true regime that each found one was matched to; -1: none left
 
-
+# %% ../../nbs/10_chains.ipynb #9092f0e6
 def regime_scores(
     found: Int[Tensor, "..."],  # regimes, counted from 0
     true: Int[Tensor, "..."],  # regimes, counted from 0

@@ -111,7 +111,7 @@ def _common_batch(steps, *shapes):
 
 # %% ../../nbs/28_checks.ipynb #3d54e006
 def _usual(required, others):
-    "Whether these are what `check_alike` asks for, on the CPU: the usual case, in as few looks as possible."
+    "Whether these are what `check_alike` needs, on the CPU: the usual case, decided quickly."
     kind = required[0].dtype if isinstance(required[0], Tensor) else None
     if kind is not torch.float32 and kind is not torch.float64:
         return False
@@ -318,7 +318,7 @@ def _own_ratio(k, enough, A, C, Q, cov1, R):
     return min(found, bound) if bound == bound else found
 
 
-@lru_cache(64)  # evidence, filter and smoother of one model ask one after the other
+@lru_cache(64)  # evidence, filter and smoother of one model need it one after the other
 def _remembered_ratio(k, enough, kind, *given):
     return _own_ratio(k, enough, *(np.frombuffer(v, kind).reshape(shape) for shape, v in zip(given[::2], given[1::2])))
 

@@ -5,258 +5,25 @@
 # %% auto #0
 __all__ = ['gpu_kernel_fits', 'triton_evidence', 'triton_filter', 'triton_smoother']
 
-# %% ../../nbs/25_gpu_kernel.ipynb #fdd133d9
-import importlib
-import inspect
+# %% ../../nbs/25_gpu_kernel.ipynb #3f3df8d1
 import math
-import os
-from contextlib import nullcontext
-from functools import cache
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+# %% ../../nbs/25_gpu_kernel.ipynb #fdd133d9
 from ..core.errors import InputError
 from .batched import Filtered, Smoothed
 from .checks import check_series, first_only
+from .gpu_code import is_interpreted, launch_kernel, what_is_missing
 from .lgssm import LGSSM
-
-# %% ../../nbs/25_gpu_kernel.ipynb #ffa10e12
-class tl:
-    "Stands in for Triton's language until a kernel is launched: to define one, the names of its annotations are enough."
-
-    constexpr, int64 = "constexpr", "int64"
-
-# %% ../../nbs/25_gpu_kernel.ipynb #1cbff38e
-_BLOCK = 32  # lanes per program: one warp
-_kernel_code = []
-
-
-def _device(f):
-    "Marks `f` as kernel code."
-    _kernel_code.append(f)
-    return f
-
-
-def _interpreted():
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-@cache
-def _missing():
-    "What is missing to read kernel code; empty if nothing is."
-    try:
-        version = importlib.import_module("triton").__version__
-    except ImportError:
-        return "there is none here"
-    return "" if tuple(int(x) for x in version.split(".")[:2]) >= (3, 7) else f"this is {version}"
-
-
-@cache
-def _dialect():
-    "The decorator and the language module to read kernel code with. Raises `InputError` where there is no Triton that can."
-    if why := _missing():
-        raise InputError(
-            f"the GPU kernel needs the package triton, 3.7 or newer, which CUDA builds of PyTorch for Linux bring along; {why}."
-        )
-    if _interpreted():
-        return importlib.import_module("triton").jit, importlib.import_module("triton.language")
-    gluon = importlib.import_module("triton.experimental.gluon")
-    return gluon.jit, importlib.import_module("triton.experimental.gluon.language")
-
-
-def _ready():
-    "Hands new kernel code to Triton; says which lane is which thread's."
-    global tl
-    jit, tl = _dialect()
-    while _kernel_code:
-        f = inspect.unwrap(_kernel_code.pop())
-        if _interpreted() and "BLOCK" not in inspect.signature(f).parameters:
-            continue  # inside a kernel a plain function will do
-        run_time = [k for k, v in inspect.signature(f).parameters.items() if v.annotation != "constexpr"]
-        globals()[f.__name__] = jit(
-            f,
-            do_not_specialize=[k for k in run_time if k in ("steps", "lanes")],  # one compilation serves
-            do_not_specialize_on_alignment=run_time,
-        )  # every length and batch
-    return None if _interpreted() else tl.BlockedLayout([1], [_BLOCK], [1], [0])
-
-# %% ../../nbs/25_gpu_kernel.ipynb #a4f7168f
-@_device
-def _mul(X, Y, n: tl.constexpr, m: tl.constexpr, k: tl.constexpr):
-    "X Y, with X n × m and Y m × k."
-    Z = ()
-    for i in tl.static_range(n):
-        for j in tl.static_range(k):
-            z = X[i * m] * Y[j]
-            for l in tl.static_range(1, m):
-                z += X[i * m + l] * Y[l * k + j]
-            Z = Z + (z,)
-    return Z
-
-
-@_device
-def _symmetric_mul(X, Y, n: tl.constexpr, m: tl.constexpr):
-    "X Y, with X n × m and Y m × n, where the product is known to be symmetric: one half is computed, the other is the same registers."
-    Z = ()
-    for i in tl.static_range(n):
-        for j in tl.static_range(n):
-            if j < i:
-                Z = Z + (Z[j * n + i],)
-            else:
-                z = X[i * m] * Y[j]
-                for l in tl.static_range(1, m):
-                    z += X[i * m + l] * Y[l * n + j]
-                Z = Z + (z,)
-    return Z
-
-# %% ../../nbs/25_gpu_kernel.ipynb #77ac91a2
-@_device
-def _T(X, n: tl.constexpr, m: tl.constexpr):
-    "The transpose of the n × m matrix X."
-    Y = ()
-    for j in tl.static_range(m):
-        for i in tl.static_range(n):
-            Y = Y + (X[i * m + j],)
-    return Y
-
-
-@_device
-def _half(X, n: tl.constexpr):
-    "The lower half of a symmetric matrix, row by row."
-    H = ()
-    for i in tl.static_range(n):
-        for j in tl.static_range(i + 1):
-            H = H + (X[i * n + j],)
-    return H
-
-
-@_device
-def _whole(H, n: tl.constexpr):
-    "The symmetric matrix of which H is the lower half."
-    X = ()
-    for i in tl.static_range(n):
-        for j in tl.static_range(n):
-            X = X + (H[i * (i + 1) // 2 + j] if j <= i else H[j * (j + 1) // 2 + i],)
-    return X
-
-# %% ../../nbs/25_gpu_kernel.ipynb #10b065e8
-@_device
-def _add(X, Y, k: tl.constexpr):
-    "X + Y, k entries each."
-    Z = ()
-    for i in tl.static_range(k):
-        Z = Z + (X[i] + Y[i],)
-    return Z
-
-
-@_device
-def _sub(X, Y, k: tl.constexpr):
-    "X − Y, k entries each."
-    Z = ()
-    for i in tl.static_range(k):
-        Z = Z + (X[i] - Y[i],)
-    return Z
-
-
-@_device
-def _scale(c, X, k: tl.constexpr):
-    "c X, k entries."
-    Z = ()
-    for i in tl.static_range(k):
-        Z = Z + (c * X[i],)
-    return Z
-
-
-@_device
-def _keep(c, X, k: tl.constexpr):
-    "X where c holds, else 0."
-    Z = ()
-    for i in tl.static_range(k):
-        Z = Z + (tl.where(c, X[i], 0.0),)
-    return Z
-
-
-@_device
-def _one_minus(X, n: tl.constexpr):
-    "I − X."
-    Z = ()
-    for i in tl.static_range(n):
-        for j in tl.static_range(n):
-            Z = Z + ((1.0 if i == j else 0.0) - X[i * n + j],)
-    return Z
-
-
-@_device
-def _even(X, n: tl.constexpr):
-    "The symmetric part of X."
-    Z = ()
-    for i in tl.static_range(n):
-        for j in tl.static_range(n):
-            Z = Z + (Z[j * n + i] if j < i else 0.5 * (X[i * n + j] + X[j * n + i]),)
-    return Z
-
-# %% ../../nbs/25_gpu_kernel.ipynb #6c9f6d1c
-@_device
-def _inverse(S, p: tl.constexpr):
-    "S⁻¹, log det S, and whether S is positive definite, from S = L D Lᵀ."
-    V, r, M, W = (), (), (), ()  # V = L D, r = 1/D, M = L⁻¹; of V and M the lower halves
-    logdet, good = tl.log(S[0]), S[0] > 0
-    for i in tl.static_range(p):
-        for j in tl.static_range(i + 1):
-            v = S[i * p + j]
-            for k in tl.static_range(j):
-                v -= V[i * (i + 1) // 2 + k] * r[k] * V[j * (j + 1) // 2 + k]
-            V = V + (v,)
-        r = r + (1.0 / v,)
-        if i > 0:
-            logdet, good = logdet + tl.log(v), good & (v > 0)
-        for j in tl.static_range(i):
-            x = -V[i * (i + 1) // 2 + j] * r[j]
-            for k in tl.static_range(j + 1, i):
-                x -= V[i * (i + 1) // 2 + k] * r[k] * M[k * (k + 1) // 2 + j]
-            M = M + (x,)
-        M = M + (0.0 * v + 1.0,)
-    for i in tl.static_range(p):
-        for j in tl.static_range(p):
-            if j < i:
-                W = W + (W[j * p + i],)
-            else:
-                w = M[j * (j + 1) // 2 + i] * r[j]
-                for k in tl.static_range(j + 1, p):
-                    w += M[k * (k + 1) // 2 + i] * r[k] * M[k * (k + 1) // 2 + j]
-                W = W + (w,)
-    return W, logdet, good
-
-# %% ../../nbs/25_gpu_kernel.ipynb #54566595
-@_device
-def _place(x, kind: tl.constexpr, t, lanes, lane, k: tl.constexpr):
-    "Where the k numbers of step t begin, for every lane."
-    if kind & 1:
-        x += t * k * (lanes if kind & 2 else 1)
-    return x + lane * (1 if kind & 2 else 0)
-
-
-@_device
-def _read(x, kind: tl.constexpr, t, lanes, lane, valid, k: tl.constexpr):
-    "The k numbers of step t for every lane; 0, and not looked at, where they are not `valid`."
-    v, at = (), _place(x, kind, t, lanes, lane, k)
-    for i in tl.static_range(k):
-        v = v + (tl.load(at + i * (lanes if kind & 2 else 1), mask=valid, other=0.0),)
-    return v
-
-
-@_device
-def _write(x, kind: tl.constexpr, t, lanes, lane, valid, v, k: tl.constexpr):
-    "Stores the k numbers of step t where they are `valid`."
-    at = _place(x, kind, t, lanes, lane, k)
-    for i in tl.static_range(k):
-        tl.store(at + i * (lanes if kind & 2 else 1), v[i], mask=valid)
 
 # %% ../../nbs/25_gpu_kernel.ipynb #aa5070fc
 def _lay(x, batch, k):
-    "`x`, of which the last `k` axes are time and entries, as [time, entry, lane]; the lane axis is 1 if all sequences share it."
+    """`x`, of which the last `k` axes are time and entries, as [time, entry, lane]; the lane axis is 1 if all
+    sequences share it.
+    """
     lead, tail = x.shape[: x.dim() - k], x.shape[x.dim() - k :]
     x, lanes = (x, 1) if math.prod(lead) == 1 else (x.expand(*batch, *tail), math.prod(batch))
     return x.reshape(lanes, tail[0], math.prod(tail[1:])).permute(1, 2, 0).contiguous()
@@ -270,273 +37,6 @@ def _unlay(x, batch, *tail):
 
 def _kind(x):
     return 0 if x is None else (x.shape[0] > 1) + 2 * (x.shape[2] > 1)
-
-# %% ../../nbs/25_gpu_kernel.ipynb #7369aa45
-def _launch(kernel, lanes, *args, **constants):
-    "Runs the kernel of that name, one thread per lane, on the device and the stream of its arguments."
-    layout = _ready()
-    if lanes == 0:
-        return
-    where = next(x for x in args if isinstance(x, Tensor))
-    with torch.cuda.device(where.device) if where.is_cuda else nullcontext():
-        globals()[kernel][(-(-lanes // _BLOCK),)](
-            *args, **constants, BLOCK=_BLOCK, LAYOUT=layout, num_warps=1, enable_fp_fusion=True
-        )
-
-# %% ../../nbs/25_gpu_kernel.ipynb #42ce80bd
-@_device
-def _update(m, P, C, R, a, seen, n: tl.constexpr, p: tl.constexpr):
-    "Mean and covariance after the observation; K, J, S⁻¹ and e of Joseph's form (11_lgssm), zero or I where nothing was seen; the log-probability."
-    CP = _mul(C, P, p, n, n)
-    W, logdet, good = _inverse(_add(_symmetric_mul(CP, _T(C, p, n), p, n), R, p * p), p)
-    e, W = _keep(seen, _sub(a, _mul(C, m, p, n, 1), p), p), _keep(seen, W, p * p)
-    square = _mul(e, _mul(W, e, p, p, 1), 1, p, 1)[0]
-    poison = tl.where(good, 0.0, float("nan"))
-    log_prob = tl.where(seen, -0.5 * (square + logdet + p * 1.8378770664093453) + poison, 0.0)
-    P = (P[0] + poison,) + P[1:]
-    K = _mul(_T(CP, p, n), W, n, p, p)
-    J = _one_minus(_mul(K, C, n, p, n), n)
-    m = _add(m, _mul(K, e, n, p, 1), n)
-    P = _add(
-        _symmetric_mul(_mul(J, P, n, n, n), _T(J, n, n), n, n),
-        _symmetric_mul(_mul(K, R, n, p, p), _T(K, n, p), n, p),
-        n * n,
-    )
-    return m, P, K, J, W, e, log_prob
-
-# %% ../../nbs/25_gpu_kernel.ipynb #fd7e39f1
-@_device
-def _forward(
-    a,
-    mask,
-    A,
-    C,
-    Q,
-    R,
-    shift,
-    mean1,
-    cov1,
-    evidence,
-    mean_p,
-    cov_p,
-    mean_f,
-    cov_f,
-    log_prob,
-    steps: tl.int64,
-    lanes: tl.int64,
-    ka: tl.constexpr,
-    km: tl.constexpr,
-    kA: tl.constexpr,
-    kC: tl.constexpr,
-    kQ: tl.constexpr,
-    kR: tl.constexpr,
-    ks: tl.constexpr,
-    k1: tl.constexpr,
-    kP: tl.constexpr,
-    kc: tl.constexpr,
-    n: tl.constexpr,
-    p: tl.constexpr,
-    BLOCK: tl.constexpr,
-    LAYOUT: tl.constexpr,
-):
-    "Filters; stores the evidence and whatever there is a pointer for."
-    lane = tl.program_id(0).to(tl.int64) * BLOCK + (
-        tl.arange(0, BLOCK) if LAYOUT is None else tl.arange(0, BLOCK, LAYOUT)
-    )
-    here = lane < lanes
-    cov_here = here if kc & 2 else lane < 1  # covariances that all sequences share are written once
-    lane = tl.minimum(lane, lanes - 1)
-    always = lane >= 0
-    m = _read(mean1, k1, 0, lanes, lane, always, n)
-    P = _even(_read(cov1, kP, 0, lanes, lane, always, n * n), n)
-    total = 0.0 * m[0]
-    for t in range(steps):
-        seen = always
-        if mask is not None:
-            seen = _read(mask, km, t, lanes, lane, always, 1)[0] != 0
-        if mean_p is not None:
-            _write(mean_p, 3, t, lanes, lane, here, m, n)
-        if cov_p is not None:
-            _write(cov_p, 1 | kc, t, lanes, lane, cov_here, _half(P, n), n * (n + 1) // 2)
-        C_t, R_t = _read(C, kC, t, lanes, lane, always, p * n), _even(_read(R, kR, t, lanes, lane, always, p * p), p)
-        m, P, K, J, W, e, now = _update(m, P, C_t, R_t, _read(a, ka, t, lanes, lane, seen, p), seen, n, p)
-        total += now
-        if mean_f is not None:
-            _write(mean_f, 3, t, lanes, lane, here, m, n)
-        if cov_f is not None:
-            _write(cov_f, 1 | kc, t, lanes, lane, cov_here, _half(P, n), n * (n + 1) // 2)
-        if log_prob is not None:
-            _write(log_prob, 3, t, lanes, lane, here, (now,), 1)
-        more = t + 1 + 0 * lane < steps
-        A_t, Q_t = (
-            _read(A, kA, t + 1, lanes, lane, more, n * n),
-            _even(_read(Q, kQ, t + 1, lanes, lane, more, n * n), n),
-        )
-        m = _mul(A_t, m, n, n, 1)
-        if shift is not None:
-            m = _add(m, _read(shift, ks, t, lanes, lane, more, n), n)
-        P = _add(_symmetric_mul(_mul(A_t, P, n, n, n), _T(A_t, n, n), n, n), Q_t, n * n)
-    if evidence is not None:
-        tl.store(evidence + lane, total, mask=here)
-
-# %% ../../nbs/25_gpu_kernel.ipynb #b5cc6657
-@_device
-def _outer(x, y, n: tl.constexpr, m: tl.constexpr):
-    "x yᵀ."
-    return _mul(x, y, n, 1, m)
-
-
-@_device
-def _score(r, N, n: tl.constexpr):
-    "½ (r rᵀ − N): the derivative with respect to a covariance."
-    return _scale(0.5, _sub(_symmetric_mul(r, r, n, 1), N, n * n), n * n)
-
-# %% ../../nbs/25_gpu_kernel.ipynb #43736b18
-@_device
-def _back_transition(rho, N, m, P, A, n: tl.constexpr):
-    "ρ and N behind the update of the step before; this step's shares of dA and dQ; N A P for the lag covariance."
-    NA, r = _mul(N, A, n, n, n), _mul(_T(A, n, n), rho, n, n, 1)
-    NAP = _mul(NA, P, n, n, n)
-    dA = _sub(_outer(rho, _add(m, _mul(P, r, n, n, 1), n), n, n), NAP, n * n)
-    return r, _symmetric_mul(_T(A, n, n), NA, n, n), dA, _score(rho, N, n), NAP
-
-# %% ../../nbs/25_gpu_kernel.ipynb #01d791f7
-@_device
-def _lag(A, P, ahead, NAP, n: tl.constexpr):
-    "The covariance of the next state with this one, given everything; `ahead` is the covariance predicted for the next."
-    return _sub(_mul(A, P, n, n, n), _mul(ahead, NAP, n, n, n), n * n)
-
-# %% ../../nbs/25_gpu_kernel.ipynb #ba882a06
-@_device
-def _back_update(rho, N, m, P, K, J, W, e, C, n: tl.constexpr, p: tl.constexpr):
-    "ρ and N in front of the update; v; this step's shares of dC and dR; the smoothed mean and covariance."
-    Kt, Ct, NP = _T(K, n, p), _T(C, p, n), _mul(N, P, n, n, n)
-    v = _sub(_mul(W, e, p, p, 1), _mul(Kt, rho, p, n, 1), p)
-    D = _add(W, _symmetric_mul(Kt, _mul(N, K, n, n, p), p, n), p * p)
-    mean, cov = _add(m, _mul(P, rho, n, n, 1), n), _sub(P, _symmetric_mul(P, NP, n, n), n * n)
-    dC = _sub(_outer(v, mean, p, n), _mul(Kt, _one_minus(NP, n), p, n, n), p * n)
-    rho = _add(rho, _mul(Ct, v, n, p, 1), n)
-    N = _add(
-        _symmetric_mul(_T(J, n, n), _mul(N, J, n, n, n), n, n), _symmetric_mul(Ct, _mul(W, C, p, p, n), n, p), n * n
-    )
-    return rho, N, v, dC, _score(v, D, p), mean, cov
-
-# %% ../../nbs/25_gpu_kernel.ipynb #dd42c0bc
-@_device
-def _share(x, kind: tl.constexpr, t, lanes, lane, here, g, d, total, k: tl.constexpr):
-    "Stores the share d of step t if the matrix varies in time, else adds it to the total. The total comes back."
-    if x is not None:
-        if kind & 1:
-            _write(x, 3, t, lanes, lane, here, _scale(g, d, k), k)
-        else:
-            total = _add(total, d, k)
-    return total
-
-# %% ../../nbs/25_gpu_kernel.ipynb #0f206087
-@_device
-def _fill(x, k: tl.constexpr):
-    "k times x."
-    Z = ()
-    for i in tl.static_range(k):
-        Z = Z + (x,)
-    return Z
-
-
-@_device
-def _close(x, kind: tl.constexpr, lanes, lane, here, g, total, k: tl.constexpr):
-    "Stores the total of what does not vary in time, if there is a pointer for it."
-    if x is not None and not kind & 1:
-        _write(x, 2, 0, lanes, lane, here, _scale(g, total, k), k)
-
-# %% ../../nbs/25_gpu_kernel.ipynb #bb1ef089
-@_device
-def _backward(
-    a,
-    mask,
-    A,
-    C,
-    R,
-    mean_p,
-    cov_p,
-    gain,
-    da,
-    dA,
-    dC,
-    dQ,
-    dR,
-    dshift,
-    dmean1,
-    dcov1,
-    mean_s,
-    cov_s,
-    lag_cov,
-    steps: tl.int64,
-    lanes: tl.int64,
-    ka: tl.constexpr,
-    km: tl.constexpr,
-    kA: tl.constexpr,
-    kC: tl.constexpr,
-    kQ: tl.constexpr,
-    kR: tl.constexpr,
-    ks: tl.constexpr,
-    kc: tl.constexpr,
-    n: tl.constexpr,
-    p: tl.constexpr,
-    BLOCK: tl.constexpr,
-    LAYOUT: tl.constexpr,
-):
-    "Walks back in time; stores the derivatives, times `gain`, and the smoothed moments there is a pointer for."
-    lane = tl.program_id(0).to(tl.int64) * BLOCK + (
-        tl.arange(0, BLOCK) if LAYOUT is None else tl.arange(0, BLOCK, LAYOUT)
-    )
-    here = lane < lanes
-    cov_here = here if kc & 2 else lane < 1
-    lane = tl.minimum(lane, lanes - 1)
-    always = lane >= 0
-    zero = _keep(lane < 0, _read(mean_p, 3, 0, lanes, lane, always, 1), 1)[0]
-    g = zero
-    if gain is not None:
-        g = tl.load(gain + lane)
-    rho, N = _fill(zero, n), _fill(zero, n * n)
-    sum_A, sum_Q, sum_C, sum_R = N, N, _fill(zero, p * n), _fill(zero, p * p)
-    for i in range(steps):
-        t = steps - 1 - i
-        seen = always
-        if mask is not None:
-            seen = _read(mask, km, t, lanes, lane, always, 1)[0] != 0
-        C_t, R_t = _read(C, kC, t, lanes, lane, always, p * n), _even(_read(R, kR, t, lanes, lane, always, p * p), p)
-        m, P = (
-            _read(mean_p, 3, t, lanes, lane, always, n),
-            _whole(_read(cov_p, 1 | kc, t, lanes, lane, always, n * (n + 1) // 2), n),
-        )
-        m, P, K, J, W, e, now = _update(m, P, C_t, R_t, _read(a, ka, t, lanes, lane, seen, p), seen, n, p)
-
-        more = t + 1 + 0 * lane < steps  # the transition to step t + 1
-        A_t = _read(A, kA, t + 1, lanes, lane, more, n * n)
-        if dshift is not None:
-            _write(dshift, 2 | ks, t, lanes, lane, here & more, _scale(g, rho, n), n)
-        rho, N, d_A, d_Q, NAP = _back_transition(rho, N, m, P, A_t, n)
-        sum_A = _share(dA, kA, (t + 1) % steps, lanes, lane, here, g, d_A, sum_A, n * n)
-        sum_Q = _share(dQ, kQ, (t + 1) % steps, lanes, lane, here, g, d_Q, sum_Q, n * n)
-        if lag_cov is not None:
-            ahead = _whole(_read(cov_p, 1 | kc, t + 1, lanes, lane, more, n * (n + 1) // 2), n)
-            _write(lag_cov, 1 | kc, t, lanes, lane, cov_here & more, _lag(A_t, P, ahead, NAP, n), n * n)
-
-        rho, N, v, d_C, d_R, mean, cov = _back_update(rho, N, m, P, K, J, W, e, C_t, n, p)
-        if da is not None:
-            _write(da, 2 | ka, t, lanes, lane, here, _scale(-g, v, p), p)
-        sum_C = _share(dC, kC, t, lanes, lane, here, g, d_C, sum_C, p * n)
-        sum_R = _share(dR, kR, t, lanes, lane, here, g, d_R, sum_R, p * p)
-        if mean_s is not None:
-            _write(mean_s, 3, t, lanes, lane, here, mean, n)
-        if cov_s is not None:
-            _write(cov_s, 1 | kc, t, lanes, lane, cov_here, _half(cov, n), n * (n + 1) // 2)
-    _close(dmean1, 0, lanes, lane, here, g, rho, n)
-    _close(dcov1, 0, lanes, lane, here, g, _score(rho, N, n), n * n)
-    _close(dA, kA, lanes, lane, here, g, sum_A, n * n)
-    _close(dQ, kQ, lanes, lane, here, g, sum_Q, n * n)
-    _close(dC, kC, lanes, lane, here, g, sum_C, p * n)
-    _close(dR, kR, lanes, lane, here, g, sum_R, p * p)
 
 # %% ../../nbs/25_gpu_kernel.ipynb #140eb129
 def _kinds(a, mask, A, C, Q, R, shift, cov1, lanes):
@@ -553,27 +53,10 @@ def _run_forward(a, mask, A, C, Q, R, shift, mean1, cov1, lanes, steps, outputs)
     size = dict(evidence=(1, 1, lanes), log_prob=(steps, 1, lanes), mean_p=(steps, n, lanes), mean_f=(steps, n, lanes))
     size |= {k: (steps, n * (n + 1) // 2, lanes if kinds["kc"] else 1) for k in ("cov_p", "cov_f")}
     out = {k: a.new_empty(size[k]) for k in outputs}
-    _launch(
-        "_forward",
-        lanes,
-        a,
-        mask,
-        A,
-        C,
-        Q,
-        R,
-        shift,
-        mean1,
-        cov1,
-        *(out.get(k) for k in ("evidence", "mean_p", "cov_p", "mean_f", "cov_f", "log_prob")),
-        steps,
-        lanes,
-        **kinds,
-        k1=_kind(mean1),
-        kP=_kind(cov1),
-        n=n,
-        p=p,
-    )
+    inputs = (a, mask, A, C, Q, R, shift, mean1, cov1)
+    pointers = [out.get(k) for k in ("evidence", "mean_p", "cov_p", "mean_f", "cov_f", "log_prob")]
+    first = dict(k1=_kind(mean1), kP=_kind(cov1))
+    launch_kernel("_forward", lanes, *inputs, *pointers, steps, lanes, **kinds, **first, n=n, p=p)
     return out
 
 
@@ -583,25 +66,12 @@ class _Evidence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, lanes, steps, gradient, mask, *args):
         a, A, C, Q, R, shift, mean1, cov1 = args
-        out = _run_forward(
-            a,
-            mask,
-            A,
-            C,
-            Q,
-            R,
-            shift,
-            mean1,
-            cov1,
-            lanes,
-            steps,
-            ("evidence", *(("mean_p", "cov_p") if gradient else ())),
-        )
+        inputs, wanted = (a, mask, A, C, Q, R, shift, mean1, cov1), ("mean_p", "cov_p") if gradient else ()
+        out = _run_forward(*inputs, lanes, steps, ("evidence", *wanted))
         ctx.lanes, ctx.steps, ctx.kinds = lanes, steps, _kinds(a, mask, A, C, Q, R, shift, cov1, lanes)
         ctx.shapes = [None if x is None else x.shape for x in args]
-        ctx.save_for_backward(
-            a, mask, A, C, R, Q, shift, mean1, cov1, out.get("mean_p"), out.get("cov_p")
-        )  # all inputs: `first_only` looks at them
+        # all inputs, because `first_only` looks at them
+        ctx.save_for_backward(a, mask, A, C, R, Q, shift, mean1, cov1, out.get("mean_p"), out.get("cov_p"))
         return out["evidence"][0, 0]
 
     @staticmethod
@@ -612,42 +82,11 @@ class _Evidence(torch.autograd.Function):
             a.new_empty(*shape[:2], ctx.lanes) if shape and wanted else None
             for shape, wanted in zip(ctx.shapes, ctx.needs_input_grad[4:])
         ]
-        da, dA, dC, dQ, dR, dshift, dmean1, dcov1 = grads
-        _launch(
-            "_backward",
-            ctx.lanes,
-            a,
-            mask,
-            A,
-            C,
-            R,
-            mean_p,
-            cov_p,
-            gain.contiguous(),
-            da,
-            dA,
-            dC,
-            dQ,
-            dR,
-            dshift,
-            dmean1,
-            dcov1,
-            None,
-            None,
-            None,
-            ctx.steps,
-            ctx.lanes,
-            **ctx.kinds,
-            n=mean_p.shape[1],
-            p=a.shape[1],
-        )
-        return (
-            None,
-            None,
-            None,
-            None,
-            *(d if d is None or d.shape == shape else d.sum(2, keepdim=True) for d, shape in zip(grads, ctx.shapes)),
-        )
+        saved = (a, mask, A, C, R, mean_p, cov_p, gain.contiguous())
+        sizes = dict(n=mean_p.shape[1], p=a.shape[1])
+        launch_kernel("_backward", ctx.lanes, *saved, *grads, *[None] * 3, ctx.steps, ctx.lanes, **ctx.kinds, **sizes)
+        summed = (d if d is None or d.shape == s else d.sum(2, keepdim=True) for d, s in zip(grads, ctx.shapes))
+        return (*[None] * 4, *summed)
 
 # %% ../../nbs/25_gpu_kernel.ipynb #7ce3a7d6
 _MAX_N, _MAX_P = 8, 4  # states and observed numbers per step
@@ -663,7 +102,7 @@ def _misfit(model, a, *others):
         return "the GPU kernel needs model and observations all in float32 or all in float64."
     if len({x.device for x in (*given, *others)}) > 1:
         return "the GPU kernel needs model, observations, mask and controls on one device."
-    if not _interpreted() and (not a.is_cuda or torch.version.hip):
+    if not is_interpreted() and (not a.is_cuda or torch.version.hip):
         return f"the GPU kernel needs tensors on an NVIDIA device, but these are on {a.device}."
     return ""
 
@@ -672,14 +111,21 @@ def gpu_kernel_fits(
     model: LGSSM,  # the model
     a: Float[Tensor, "*#batch time p"],  # the observations
 ) -> bool:  # whether `triton_evidence` can serve them
-    "True where the tensors are on an NVIDIA device that Triton supports, types and sizes fit and Triton is installed; nothing waits for the device."
+    """True where the tensors are on an NVIDIA device that Triton supports, types and sizes fit and Triton is
+    installed; nothing waits for the device.
+    """
     return (
-        a.is_cuda and not _misfit(model, a) and torch.cuda.get_device_capability(a.device) >= (7, 0) and not _missing()
+        a.is_cuda
+        and not _misfit(model, a)
+        and torch.cuda.get_device_capability(a.device) >= (7, 0)
+        and not what_is_missing()
     )
 
 
 def _laid_out(model, a, mask, u):
-    "Batch shape and everything a kernel reads, as [time, entry, lane]. Raises `InputError` where the call cannot be served."
+    """Batch shape and everything a kernel reads, as [time, entry, lane]. Raises `InputError` where the call cannot
+    be served.
+    """
     batch, steps = check_series(model, a, mask, u), a.shape[-2]
     if why := _misfit(model, a, mask, u):
         raise InputError(why)
@@ -700,7 +146,9 @@ def triton_evidence(
     mask: Bool[Tensor, "*#batch time"] | None = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None = None,  # the controls; the first is not used
 ) -> Float[Tensor, "*batch"]:  # nats, summed over the observed steps
-    "`loop_evidence` by one kernel, its gradient by another. NaN where an innovation covariance is not positive definite. Raises `InputError` on shapes that do not fit, and where `gpu_kernel_fits` is False."
+    """`loop_evidence` by one kernel, its gradient by another. NaN where an innovation covariance is not positive
+    definite. Raises `InputError` on shapes that do not fit, and where `gpu_kernel_fits` is False.
+    """
     batch, mask, args = _laid_out(model, a, mask, u)
     gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in args)
     return _Evidence.apply(math.prod(batch), a.shape[-2], gradient, mask, *args).reshape(batch)
@@ -718,7 +166,9 @@ def triton_filter(
     mask: Bool[Tensor, "*#batch time"] | None = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None = None,  # the controls; the first is not used
 ) -> Filtered:
-    "`loop_filter` by one kernel; values only, no gradients. NaN from where an innovation covariance is not positive definite. Raises `InputError` like `triton_evidence`."
+    """`loop_filter` by one kernel; values only, no gradients. NaN from where an innovation covariance is not
+    positive definite. Raises `InputError` like `triton_evidence`.
+    """
     batch, mask, (a, *rest) = _laid_out(model, a, mask, u)
     n, lanes = model.mean1.shape[-1], math.prod(batch)
     out = _run_forward(a, mask, *rest, lanes, a.shape[0], ("mean_p", "cov_p", "mean_f", "cov_f", "log_prob"))
@@ -734,30 +184,15 @@ def triton_smoother(
     mask: Bool[Tensor, "*#batch time"] | None = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None = None,  # the controls; the first is not used
 ) -> Smoothed:
-    "The law of every state, and of every two neighbours, given the whole sequence, by two kernels (Bryson and Frazier 1963); values only, no gradients. Raises `InputError` like `triton_evidence`."
+    """Means and covariances of every state, and of every two neighbours, given the whole sequence, by two kernels
+    (Bryson and Frazier 1963); values only, no gradients. Raises `InputError` like `triton_evidence`.
+    """
     batch, mask, (a, A, C, Q, R, shift, mean1, cov1) = _laid_out(model, a, mask, u)
     n, p, lanes, steps = mean1.shape[1], a.shape[1], math.prod(batch), a.shape[0]
     past = _run_forward(a, mask, A, C, Q, R, shift, mean1, cov1, lanes, steps, ("mean_p", "cov_p"))
     mean, cov = torch.empty_like(past["mean_p"]), torch.empty_like(past["cov_p"])
     lag = cov.new_empty(steps - 1, n * n, cov.shape[2])
-    _launch(
-        "_backward",
-        lanes,
-        a,
-        mask,
-        A,
-        C,
-        R,
-        past["mean_p"],
-        past["cov_p"],
-        *[None] * 9,
-        mean,
-        cov,
-        lag,
-        steps,
-        lanes,
-        **_kinds(a, mask, A, C, Q, R, shift, cov1, lanes),
-        n=n,
-        p=p,
-    )
+    given = (a, mask, A, C, R, past["mean_p"], past["cov_p"], *[None] * 9, mean, cov, lag, steps, lanes)
+    kinds = _kinds(a, mask, A, C, Q, R, shift, cov1, lanes)
+    launch_kernel("_backward", lanes, *given, **kinds, n=n, p=p)
     return Smoothed(_unlay(mean, batch, n), _unlay(_full(cov, n), batch, n, n), _unlay(lag, batch, n, n))

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import llvmlite
 import llvmlite.binding as llvm
+from fastcore.basics import patch
 from llvmlite import ir
 
 from ..core.files import atomic_write
@@ -329,11 +330,9 @@ def write_cached(path: Path, code: bytes):
         pass
 
 
-def _compile(self):
+@patch
+def compile(self: Kernel):
     "The finished program as a function."
     self.b.ret_void()
     self.entry.branch(self.body)
     return compile_kernel(str(self.module))
-
-
-Kernel.compile = _compile

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.distributions import MultivariateNormal
 
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian, condition, gaussian_log_prob
@@ -91,7 +90,9 @@ def dense_evidence(
     "log p of the observed numbers in nats, from the dense joint Gaussian."
     rows, value = observed_rows(model, a, mask)
     joint = dense_joint(model, len(a), u)
-    return MultivariateNormal(joint.mean[rows], joint.cov[rows][:, rows]).log_prob(value) if rows else value.sum()
+    if not rows:
+        return value.sum()
+    return torch.distributions.MultivariateNormal(joint.mean[rows], joint.cov[rows][:, rows]).log_prob(value)
 
 # %% ../../nbs/05_lgssm.ipynb #3ecc1405
 class Sequence(NamedTuple):

@@ -139,7 +139,9 @@ def information_evidence(
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls; the first is not used
 ) -> Float[Tensor, "*batch"]:  # nats, summed over the observed steps
-    "log p(a_1 … a_T) without a recursion, from one Cholesky factorisation of size time·n: equation (I). NaN where cov1, Q or R is not positive definite. Raises `InputError` on shapes that do not fit."
+    """log p(a_1 … a_T) without a recursion, from one Cholesky factorisation of size time·n: equation (I). NaN where
+    cov1, Q or R is not positive definite. Raises `InputError` on shapes that do not fit.
+    """
     _, w, U, squares, weight = _mode(model, a, mask, u)
     log_det = lambda L: L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return -0.5 * (squares + a.shape[-1] * LOG_2PI * weight.sum(-1)) - log_det(U) + (weight * log_det(w.obs)).sum(-1)
@@ -151,7 +153,9 @@ def information_smoother(
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls; the first is not used
 ) -> Smoothed:
-    "The law of every state, and of every two neighbours, given the whole sequence, without a recursion. NaN where cov1, Q or R is not positive definite. Raises `InputError` on shapes that do not fit."
+    """The law of every state, and of every two neighbours, given the whole sequence, without a recursion. NaN where
+    cov1, Q or R is not positive definite. Raises `InputError` on shapes that do not fit.
+    """
     z, w, U, _, _ = _mode(model, a, mask, u)
     X = _unroot(U).unflatten(-1, z.shape[-2:])
     block = lambda left, right: torch.einsum("...kti,...ktj->...tij", left, right)
@@ -177,7 +181,9 @@ def associative_scan(
     axis: int = 0,  # the time axis, the same in all of them
     reverse: bool = False,  # True: combine from each element to the last one
 ) -> tuple:  # tensors as in `elements`
-    "At each time all elements up to it, combined; in about 2 log2(length) rounds of calls. Raises `InputError` where lengths differ or are 0."
+    """At each time all elements up to it, combined; in about 2 log2(length) rounds of calls. Raises `InputError`
+    where lengths differ or are 0.
+    """
     lengths = {x.shape[axis] for x in elements}
     if len(lengths) != 1 or 0 in lengths:
         raise InputError(
@@ -241,7 +247,9 @@ def _inverse(S):
 
 # %% ../../nbs/22_parallel.ipynb #368ee10e
 def _cut(x, k, lead, block):
-    "The steps of `x`, whose time axis is followed by `k` more: `block` tensors [k axes, lead batch axes, blocks]; a constant one has one block and is repeated."
+    """The steps of `x`, whose time axis is followed by `k` more: `block` tensors [k axes, lead batch axes, blocks];
+    a constant one has one block and is repeated.
+    """
     x = x.reshape(*(1,) * (lead + 1 + k - x.dim()), *x.shape)
     steps, tail = x.shape[lead], range(lead + 1, lead + 1 + k)
     if steps == 1:
@@ -334,7 +342,9 @@ def _starts(first, steps, batch):
 
 # %% ../../nbs/22_parallel.ipynb #b9c8e22a
 def _walk(first, steps, batch):
-    "For each step of the blocks: predicted mean and covariance, filtered mean and covariance, log-probability, and what is predicted next."
+    """For each step of the blocks: predicted mean and covariance, filtered mean and covariance, log-probability,
+    and what is predicted next.
+    """
     m, P = _starts(first, steps, batch)
     I = torch.eye(len(m), dtype=m.dtype, device=m.device).reshape(len(m), len(m), *(1,) * (m.dim() - 1))
     for A, Q, shift, C, R, a, seen in steps:
@@ -360,7 +370,9 @@ def scan_filter(
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls; the first is not used
     block: int | None = None,  # steps per leaf of the tree; 1: smallest depth; None: chosen for one processor
 ) -> Filtered:
-    "What `loop_filter` returns, in depth 2 block + 2 log2(time/block) (after Särkkä and García-Fernández 2021). NaN from where R is not positive definite. Raises `InputError` on shapes that do not fit."
+    """What `loop_filter` returns, in depth 2 block + 2 log2(time/block) (after Särkkä and García-Fernández 2021).
+    NaN from where R is not positive definite. Raises `InputError` on shapes that do not fit.
+    """
     batch, first, steps = _blocks(model, a, mask, u, block)
     found = list(zip(*_walk(first, steps, batch)))
     return Filtered(*(_join(x, k, batch, a.shape[-2]) for x, k in zip(found, (1, 2, 1, 2, 0))))
@@ -373,7 +385,9 @@ def scan_evidence(
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls; the first is not used
     block: int | None = None,  # steps per leaf of the tree, as in `scan_filter`
 ) -> Float[Tensor, "*batch"]:  # nats, summed over the observed steps
-    "log p(a_1 … a_T) from the predicted moments that a scan finds. NaN where R is not positive definite. Raises `InputError` on shapes that do not fit."
+    """log p(a_1 … a_T) from the predicted moments that a scan finds. NaN where R is not positive definite. Raises
+    `InputError` on shapes that do not fit.
+    """
     batch, first, steps = _blocks(model, a, mask, u, block)
     return _join([x[4] for x in _walk(first, steps, batch)], 0, batch, a.shape[-2]).sum(-1)
 
@@ -403,7 +417,9 @@ def scan_smoother(
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls; the first is not used
     block: int | None = None,  # steps per leaf of the tree, as in `scan_filter`
 ) -> Smoothed:
-    "What `rts_smoother` returns, by two scans (Särkkä and García-Fernández 2021). NaN where R is not positive definite. Raises `InputError` on shapes that do not fit."
+    """What `rts_smoother` returns, by two scans (Särkkä and García-Fernández 2021). NaN where R is not positive
+    definite. Raises `InputError` on shapes that do not fit.
+    """
     batch, first, steps = _blocks(model, a, mask, u, block)
     T, size, blocks = a.shape[-2], len(steps), steps[0].a.shape[-1]
     place = size * torch.arange(blocks, device=a.device)

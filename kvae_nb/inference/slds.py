@@ -54,7 +54,7 @@ def number_of_regimes(
     "K, the number of regimes."
     return slds.prior.first.shape[-1]
 
-
+# %% ../../nbs/09_slds.ipynb #e635833e
 def along(
     slds: SLDS,  # the model
     s: Float[Tensor, "*batch time K"],  # one-hot: a path of regimes; relaxed: weights
@@ -99,7 +99,7 @@ class SwitchingSequence(NamedTuple):
     z: Float[Tensor, "*batch time n"]
     a: Float[Tensor, "*batch time p"]
 
-
+# %% ../../nbs/09_slds.ipynb #384f3e8d
 def sample_slds(
     slds: SLDS,  # the model
     steps: int,  # how many steps to draw
@@ -164,7 +164,7 @@ def given_paths(
     found = routes.log_evidence(along(slds, s), a.unsqueeze(-3), seen, pushed)
     return found.expand(*a.shape[:-2], len(s))
 
-
+# %% ../../nbs/09_slds.ipynb #81fea89c
 def enumerate_paths(
     slds: SLDS,  # the model
     a: Float[Tensor, "*batch time p"] | Unchecked,  # observations
@@ -204,7 +204,7 @@ def merge(
     P = (w[..., None, None] * (cov + d.unsqueeze(-1) * d.unsqueeze(-2))).sum(-4)
     return Hypotheses(total, m, P)
 
-
+# %% ../../nbs/09_slds.ipynb #0b4b02e0
 def merged(
     h: Hypotheses,  # one Gaussian for each regime
 ) -> Gaussian:
@@ -222,7 +222,7 @@ class Tick(NamedTuple):
     R: Tensor  # [K, p, p]
     shift: Tensor | None  # [*batch, K, n], B u
 
-
+# %% ../../nbs/09_slds.ipynb #e233a10e
 def ticks(
     slds: SLDS,  # the model
     u: Float[Tensor, "*batch time m"] | None,  # controls
@@ -236,7 +236,7 @@ def ticks(
     shift = None if B is None or u is None else torch.einsum("knm,...tm->...tkn", B, u)
     return [Tick(A, C, Q, R, None if shift is None else shift[..., t, :, :]) for t in range(steps)]
 
-
+# %% ../../nbs/09_slds.ipynb #ac77191e
 def update_all(
     ahead: Hypotheses,  # before the observation
     tick: Tick,  # the model
@@ -263,7 +263,7 @@ def imm_step(
     ahead = predict_step(Gaussian(mixed.mean, mixed.cov), tick.A, tick.Q, tick.shift)
     return update_all(Hypotheses(mixed.log_weights, *ahead), tick, a, observed)
 
-
+# %% ../../nbs/09_slds.ipynb #4fa90947
 def all_pairs(
     h: Hypotheses,  # after the last observation
     table: Float[Tensor, "*#batch K K"],  # log Π of this step
@@ -276,7 +276,7 @@ def all_pairs(
     ahead = predict_step(Gaussian(h.mean.unsqueeze(-2), h.cov.unsqueeze(-3)), tick.A, tick.Q, shift)
     return update_all(Hypotheses(h.log_weights.unsqueeze(-1) + table, *ahead), tick, a, observed)
 
-
+# %% ../../nbs/09_slds.ipynb #02e33a8d
 def gpb2_step(
     h: Hypotheses,  # after the last observation
     table: Float[Tensor, "*#batch K K"],  # log Π of this step
@@ -301,7 +301,7 @@ class TableSource(Protocol):
     def step(self, previous: Tensor, memory):  # the last observation [batch, p], what was remembered
         "log Π [batch, K, K] (or [K, K]) of the next step, and what is remembered now."
 
-
+# %% ../../nbs/09_slds.ipynb #52851eb5
 class SwitchingFiltered(NamedTuple):
     "What a switching filter knows after each step."
 

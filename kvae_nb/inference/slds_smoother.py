@@ -57,7 +57,7 @@ def earlier_given_later(
     joint = log_weights.unsqueeze(-1) + table
     return joint - joint.logsumexp(-2, keepdim=True).clamp(min=-1e30)  # -inf, not NaN, where k cannot be
 
-
+# %% ../../nbs/09_slds_smoother.ipynb #1dadeb67
 def smoother_step(
     h: Hypotheses,  # filtered, at t
     later: Hypotheses,  # smoothed, at t + 1
@@ -76,7 +76,7 @@ def smoother_step(
     pairs = later.log_weights.unsqueeze(-2) + earlier_given_later(h.log_weights, table)
     return merge(pairs.mT, mean.transpose(-2, -3), cov.transpose(-3, -4))
 
-
+# %% ../../nbs/09_slds_smoother.ipynb #71fadcd3
 def switching_smoother(
     slds: SLDS,  # the model
     filtered: SwitchingFiltered,  # what its filter returned
@@ -122,7 +122,7 @@ def best_pairs(
     cov = pairs.cov.take_along_dim(j[..., None, None], -4).squeeze(-4)
     return Hypotheses(score, mean, cov), came_from
 
-
+# %% ../../nbs/09_slds_smoother.ipynb #dea06547
 def likely_path(
     slds: SLDS,  # the model
     a: Float[Tensor, "*batch time p"] | Unchecked,  # observations; anything, also NaN, where missing
@@ -158,7 +158,7 @@ class SwitchingForecast(NamedTuple):
     weights: Float[Tensor, "*batch time K"]  # p(s_t = k | what was seen)
     forecast: Forecast  # of state and observation: means and covariances
 
-
+# %% ../../nbs/09_slds_smoother.ipynb #47fe4802
 def forecast_switching(
     slds: SLDS,  # the model
     a: Float[Tensor, "*batch time p"] | Unchecked,  # what was seen

@@ -25,12 +25,14 @@ from kvae_nb.inference.linear import (
     matvec,
     mean_inputs,
     repeat_steps,
-    steps_of,
+    single_steps,
 )
 
 # %% ../../nbs/21_square_root.ipynb #fc5ad536
 def _qr(M):
-    "Q and X of M = Q X, the diagonal of X not negative; the rows are handled in the order of their size, so that small ones keep their digits."
+    """Q and X of M = Q X, the diagonal of X not negative; the rows are handled in the order of their size, so that
+    small ones keep their digits.
+    """
     order = M.detach().abs().amax(-1).argsort(-1, descending=True).unsqueeze(-1)
     Q, X = torch.linalg.qr(M.take_along_dim(order, -2))
     sign = torch.where(X.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(X.dtype)
@@ -40,7 +42,9 @@ def _qr(M):
 def tria(
     M: Float[Tensor, "*batch n k"],  # a root of a covariance, wide (k ≥ n)
 ) -> Float[Tensor, "*batch n n"]:
-    "The lower triangular root of the same covariance, M Mᵀ, with a diagonal that is not negative; differentiable where M has full rank."
+    """The lower triangular root of the same covariance, M Mᵀ, with a diagonal that is not negative; differentiable
+    where M has full rank.
+    """
     return _qr(M.mT)[1].mT
 
 
@@ -53,7 +57,9 @@ def _blocks(*rows):
 def semidefinite_root(
     P: Float[Tensor, "*batch n n"],  # a covariance; it may be singular
 ) -> Float[Tensor, "*batch n n"]:
-    "The lower triangular L with L Lᵀ = P, the Cholesky factor where P is positive definite; NaN where P is not a covariance. Its gradient is NaN where P is singular."
+    """The lower triangular L with L Lᵀ = P, the Cholesky factor where P is positive definite; NaN where P is not a
+    covariance. Its gradient is NaN where P is singular.
+    """
     tiny, var = 4 * P.shape[-1] * torch.finfo(P.dtype).eps, P.diagonal(dim1=-2, dim2=-1)
     s = torch.where(var > 0, var, 1.0).sqrt()
     rest, columns = symmetrize(P) / (s.unsqueeze(-1) * s.unsqueeze(-2)), []
@@ -94,13 +100,15 @@ def _predicted_roots(A, C, LQ, LR, L1, steps, batch):
     J = _blocks([_before_last(C)], [after_first(A)])
     noise = _blocks([_before_last(LR), LR.new_zeros(p, n)], [LR.new_zeros(n, p), after_first(LQ)])
     L = [L1.expand(*batch, -1, -1).reshape(math.prod(batch), n, n)]
-    for J_t, noise_t in zip(*(repeat_steps(steps_of(M, batch, 3), steps - 1) for M in (J, noise))):
+    for J_t, noise_t in zip(*(repeat_steps(single_steps(M, batch, 3), steps - 1) for M in (J, noise))):
         L.append(torch.linalg.qr(torch.cat([torch.bmm(J_t, L[-1]), noise_t], -1).mT)[1].mT[:, p:, p:])
     return _positive(torch.stack(L, 1).reshape(*batch, steps, n, n))
 
 
 def _forward(model, mask, steps):
-    "Roots, gains and roots of the innovation covariances for all steps: equation (1). NaN from where an innovation has no density."
+    """Roots, gains and roots of the innovation covariances for all steps: equation (1). NaN from where an
+    innovation has no density.
+    """
     C, LQ, LR = model.C, semidefinite_root(model.Q), semidefinite_root(model.R)
     p, n = C.shape[-2:]
     if mask is not None:
@@ -153,7 +161,10 @@ def root_filter(
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls; the first is not used
 ) -> FilteredRoots:
-    "`loop_filter` in roots, by equations (1) and (2) (Kailath, Sayed and Hassibi 2000, chapter 12). Differentiable where Q, R and cov1 are positive definite. NaN from where a covariance is none. Raises `InputError` on shapes that do not fit."
+    """`loop_filter` in roots, by equations (1) and (2) (Kailath, Sayed and Hassibi 2000, chapter 12).
+    Differentiable where Q, R and cov1 are positive definite. NaN from where a covariance is none. Raises
+    `InputError` on shapes that do not fit.
+    """
     batch, steps = check_series(model, a, mask, u), a.shape[-2]
     f = _forward(model, mask, steps)
     m = _means(model, f, a, mask, u, batch)
@@ -167,7 +178,9 @@ def root_filtered(
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls
 ) -> Filtered:
-    "What `loop_filter` returns, computed by `root_filter` and multiplied out at the end. Raises `InputError` on shapes that do not fit."
+    """What `loop_filter` returns, computed by `root_filter` and multiplied out at the end. Raises `InputError` on
+    shapes that do not fit.
+    """
     r = root_filter(model, a, mask, u)
     return Filtered(r.predicted_mean, r.predicted_root @ r.predicted_root.mT, r.mean, r.root @ r.root.mT, r.log_prob)
 
@@ -191,13 +204,15 @@ def _smoothed_roots(G, W, last):
     "L_s of every step: equation (4)."
     *batch, lags, n, _ = W.shape
     L = [last.expand(*batch, -1, -1).reshape(math.prod(batch), n, n)]
-    for G_t, W_t in zip(*(reversed(steps_of(M, batch, 3)) for M in (G, W))):
+    for G_t, W_t in zip(*(reversed(single_steps(M, batch, 3)) for M in (G, W))):
         L.append(torch.linalg.qr(torch.cat([torch.bmm(G_t, L[-1]), W_t], -1).mT)[1].mT)
     return _positive(torch.stack(L[::-1], 1).reshape(*batch, lags + 1, n, n))
 
 
 def _sizes(model, f):
-    "The largest standard deviation that each coordinate had, where values can be read and rounding is small beside them; else None."
+    """The largest standard deviation that each coordinate had, where values can be read and rounding is small
+    beside them; else None.
+    """
     if (
         not readable(*model, f.root)
         or not vagueness(model, f.root.shape[-3]) ** 0.5 * torch.finfo(f.root.dtype).eps < 1e-3
@@ -207,7 +222,9 @@ def _sizes(model, f):
 
 
 def _gain(ahead, GL, W, size):
-    "G and the root of the covariance that remains. Singular is what is less than the rounding of `size`; without a size it is NaN."
+    """G and the root of the covariance that remains. Singular is what is less than the rounding of `size`; without
+    a size it is NaN.
+    """
     n, eps = ahead.shape[-1], torch.finfo(ahead.dtype).eps
     singular = (ahead.diagonal(dim1=-2, dim2=-1) <= 4 * n * eps * (ahead.norm(dim=-1) if size is None else size)).any(
         -1
@@ -230,7 +247,10 @@ def root_smoother(
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls; the first is not used
 ) -> SmoothedRoots:
-    "The law of every state, and of every two neighbours, given the whole sequence, in roots: equations (3) and (4) (after Park and Kailath 1996). Differentiable where Q, R and cov1 are positive definite. NaN where a covariance is none. Raises `InputError` on shapes that do not fit."
+    """The law of every state, and of every two neighbours, given the whole sequence, in roots: equations (3) and
+    (4) (after Park and Kailath 1996). Differentiable where Q, R and cov1 are positive definite. NaN where a
+    covariance is none. Raises `InputError` on shapes that do not fit.
+    """
     batch, steps, n = check_series(model, a, mask, u), a.shape[-2], model.A.shape[-1]
     f = _forward(model, mask, steps)
     m, A, L = _means(model, f, a, mask, u, batch), after_first(model.A), f.root[..., :-1, :, :]
@@ -250,7 +270,9 @@ def root_smoothed(
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls
 ) -> Smoothed:
-    "What `lgssm.rts_smoother` returns, computed by `root_smoother` and multiplied out at the end. Raises `InputError` on shapes that do not fit."
+    """What `lgssm.rts_smoother` returns, computed by `root_smoother` and multiplied out at the end. Raises
+    `InputError` on shapes that do not fit.
+    """
     r = root_smoother(model, a, mask, u)
     return Smoothed(r.mean, r.root @ r.root.mT, r.lag_cov)
 
@@ -271,7 +293,9 @@ def _look_back(A, f):
     B = _blocks([after_first(f.LQ), after_first(A)])
     unit = torch.eye(n, 2 * n, dtype=A.dtype, device=A.device).expand(many, -1, -1)
     U, turn = [A.new_zeros(many, n, n)], [A.new_zeros(many, n, n + p)]
-    for DB_t, B_t in zip(*(reversed(repeat_steps(steps_of(M, batch, 3), steps - 1)) for M in (after_first(D) @ B, B))):
+    for DB_t, B_t in zip(
+        *(reversed(repeat_steps(single_steps(M, batch, 3), steps - 1)) for M in (after_first(D) @ B, B))
+    ):
         Theta, X = torch.linalg.qr(torch.cat([DB_t, torch.bmm(U[-1], B_t), unit], -2))
         U.append(X[:, n:, n:])
         turn.append(Theta[:, : n + p, n:].mT)
@@ -285,7 +309,9 @@ def _solve_lower(L, v):
 
 
 def _measured(f, b, e):
-    "ζ_t, and what this observation and the later ones together measure, relative to the predicted mean: [*batch, time, n] and [*batch, time, p + n]."
+    """ζ_t, and what this observation and the later ones together measure, relative to the predicted mean: [*batch,
+    time, n] and [*batch, time, p + n].
+    """
     De, UKe = _solve_lower(f.LR, e), matvec(b.U @ f.gain, e)
     g = _zero_last(matvec(b.turn, torch.cat([De, UKe], -1)[..., 1:, :]), -2)
     zeta = linear_recursion(b.turn[..., e.shape[-1] :].flip(-3), g.flip(-2)).flip(-2)
@@ -388,6 +414,8 @@ def root_evidence(
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed; None: everywhere
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls; the first is not used
 ) -> Float[Tensor, "*batch"]:  # nats, summed over the observed steps
-    "log p(a_1 … a_T) in roots, differentiable once by equation (7) (after Koopman and Shephard 1992). NaN where a covariance is none. Raises `InputError` on shapes that do not fit."
+    """log p(a_1 … a_T) in roots, differentiable once by equation (7) (after Koopman and Shephard 1992). NaN where a
+    covariance is none. Raises `InputError` on shapes that do not fit.
+    """
     check_series(model, a, mask, u)
     return _Evidence.apply(*model, a, u, mask)

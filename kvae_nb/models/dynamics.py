@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian
-from ..inference.batched import Filtered, predict_step, update_step
+from ..inference.batched import Filtered, loop_filter, predict_step, update_step
 from ..inference.lgssm import LGSSM
-from ..inference.routes import kalman_filter, log_evidence
+from ..inference.routes import log_evidence
 from .networks import glorot_
 
 # %% ../../nbs/06_dynamics.ipynb #de66470e
@@ -197,7 +197,7 @@ def controls(
     parts = [v for v in (u, inferred) if v is not None]
     return torch.cat(parts, -1) if parts else None
 
-
+# %% ../../nbs/06_dynamics.ipynb #7745fdf3
 @patch
 def system(
     self: DynamicsParameters,
@@ -235,7 +235,7 @@ def mix_observed(
     alpha, inferred = dynamics.split(dynamics.network(past))
     return Mixed(dynamics.system(alpha), dynamics.controls(u, inferred), alpha)
 
-
+# %% ../../nbs/06_dynamics.ipynb #2795a36d
 def filter_observed(
     dynamics: DynamicsParameters,  # modes and network
     a: Float[Tensor, "batch time dim_a"],  # pseudo-observations, all observed
@@ -243,7 +243,7 @@ def filter_observed(
 ) -> Pass:
     "A pass over fully observed sequences: the network is called once."
     system, u, alpha = mix_observed(dynamics, a, u)
-    return Pass(system, u, alpha, kalman_filter(system, a, u=u))
+    return Pass(system, u, alpha, loop_filter(system, a, u=u))
 
 # %% ../../nbs/06_dynamics.ipynb #4a164f61
 def filter_masked(
@@ -275,7 +275,7 @@ def filter_masked(
 
 # %% ../../nbs/06_dynamics.ipynb #fe5cdc48
 def check_controls(
-    dynamics: DynamicsParameters,  # knows how many it expects
+    dynamics: DynamicsParameters,  # with the number of controls it expects
     u: Float[Tensor, "batch time dim_u"] | None,  # the controls given
 ):
     "Raises `InputError` if controls are missing or not expected."

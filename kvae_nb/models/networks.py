@@ -91,7 +91,7 @@ def glorot_lstm_(
             if "bias_ih" in name:
                 nn.init.ones_(p.data.chunk(4)[1])  # order of the gates: input, forget, cell, output
 
-
+# %% ../../nbs/04_vae.ipynb #2685d11d
 def glorot_(
     module: nn.Module,  # changed in place: every linear, convolutional and LSTM layer in it
 ) -> nn.Module:
@@ -123,7 +123,7 @@ def check_size(
             f"use a square size that is a multiple of {2**layers}, such as {4 * 2**layers}."
         )
 
-
+# %% ../../nbs/04_vae.ipynb #73e02a23
 ACTIVATIONS = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,

@@ -151,7 +151,7 @@ def shapes_of(
     float(pixels.constant_image_score(x))
     return [tuple(v.shape) for v in (q.mean, q.var, pixels.mean(out), pixels.log_prob(x, out))]
 
-
+# %% ../../nbs/82_parts.ipynb #663028fb
 @torch.no_grad()
 def check_parts(
     config: object,  # a dataclass with the parts' names
@@ -200,7 +200,7 @@ def check_range(
                 f"model.{name} is {value}, but may be at most {most}; a larger model would not end its first step."
             )
 
-
+# %% ../../nbs/82_parts.ipynb #593eb272
 def check_variances(
     config: object,  # a dataclass
     *names: str,  # of fields

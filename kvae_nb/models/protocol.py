@@ -142,7 +142,7 @@ def as_tensor(
         return values
     raise InputError(f"{name} must be a numpy array or a dense tensor of numbers, not {type(values).__name__}{more}.")
 
-
+# %% ../../nbs/75_protocol.ipynb #b6a392b4
 def number_tensor(
     values: object,  # numpy array or tensor
     like: Tensor,  # gives device and type
@@ -231,7 +231,7 @@ def recording(
     "Whether this code is being compiled or recorded into a CUDA graph, so that no value can be read."
     return torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
-
+# %% ../../nbs/75_protocol.ipynb #57a40909
 def checked_values(
     x: Float[Tensor, "batch time channel height width"],  # frames
     mask: Bool[Tensor, "batch time"] | None,  # True = observed
@@ -297,7 +297,7 @@ def check_films(
         x = checked_values(x, mask, getattr(getattr(model, "pixels", None), "support", everything))
     return x, mask
 
-
+# %% ../../nbs/75_protocol.ipynb #9640dbdd
 def check_inputs(
     model: nn.Module,  # answers the protocol; has a configuration
     x: object,  # frames, as in `check_films`

@@ -43,7 +43,7 @@ class Bound(NamedTuple):
         "The bound of log p(a) if the path was hard, else its surrogate."
         return self.log_likelihood + self.log_prior - self.log_posterior
 
-
+# %% ../../nbs/10_slds_learning.ipynb #c3796114
 def slds_bound(
     slds: SLDS,  # the model
     q: Chain,  # posterior of the regimes
@@ -239,7 +239,7 @@ class SLDSFit(NamedTuple):
     posterior: RegimePosterior | None  # only where it was learned with the relaxed bound
     history: list[float]  # what was maximised, nats per observation, one value for each step
 
-
+# %% ../../nbs/10_slds_learning.ipynb #8c3ab645
 def climb(
     optimiser: torch.optim.Optimizer,  # of everything that is trained
     value: Float[Tensor, ""],  # what is maximised
@@ -256,7 +256,7 @@ def climb(
         )
     optimiser.step()
 
-
+# %% ../../nbs/10_slds_learning.ipynb #08bd74d0
 def fit_slds(
     parameters: SLDSParameters,  # changed in place
     a: Float[Tensor, "batch time dim_a"] | Unchecked,  # observations; anything, also NaN, where missing

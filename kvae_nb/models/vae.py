@@ -225,7 +225,7 @@ def encode(
     "The mean of q(a|x). Raises `InputError` for frames that do not fit."
     return self.posterior(x).mean
 
-
+# %% ../../nbs/81_frame_models.ipynb #23312eca
 @patch
 def decode(
     self: FrameModel,

@@ -2,4 +2,17 @@
 
 from kvae_nb.house import door
 
-__getattr__, __dir__ = door(__name__, "annealing", "step", "loop", "runs", "records", "starts", "pretrained", "scaling")
+__getattr__, __dir__ = door(
+    __name__,
+    "annealing",
+    "step",
+    "loop",
+    "runs",
+    "records",
+    "checkpoints",
+    "watch",
+    "session",
+    "starts",
+    "pretrained",
+    "scaling",
+)

@@ -31,9 +31,8 @@ from ..core.errors import InputError
 from ..core.files import atomic_write
 from ..data.films import VideoData, take
 from ..data.opening import DataConfig
-from .records import load_weights, read_tensors, save_tensors
-from .records import pack as named_tensors
-from .runs import RunConfig, kind_of, load_run, run_data
+from .checkpoints import load_weights, named_tensors, read_tensors, save_tensors
+from .runs import RunConfig, kind_of, load_run, new_model, run_data
 
 # %% ../../nbs/53_pretrained.ipynb #ead148d5
 WEIGHTS_FORMAT = "kvae_nb weights 1"
@@ -44,7 +43,9 @@ def write_weights(
     tensors: dict[str, Tensor],  # by name, on the CPU
     meta: dict[str, str],  # entries
 ) -> Path:
-    "The path, once the complete file is there, with format, version and hash added to the entries. Raises `OSError` as `save_tensors` does."
+    """The path, once the complete file is there, with format, version and hash added to the entries. Raises
+    `OSError` as `save_tensors` does.
+    """
     save_tensors(path, tensors, {"format": WEIGHTS_FORMAT, "package": __version__} | meta)
     return Path(path)
 
@@ -63,7 +64,8 @@ def read_weights(
         )
     if meta.get("format") != WEIGHTS_FORMAT:
         raise InputError(
-            f"{path} holds no weights that this version of kvae_nb can read (its format is {meta.get('format')!r:.100}, expected {WEIGHTS_FORMAT!r})."
+            f"{path} holds no weights that this version of kvae_nb can read (its format is "
+            f"{meta.get('format')!r:.100}, expected {WEIGHTS_FORMAT!r})."
         )
     if wrong := {str(v.dtype) for v in tensors.values()} - {"torch.float32"}:
         raise InputError(
@@ -96,7 +98,8 @@ def films_from_text(
     n = math.prod(shape)
     if len(shape) != 5 or min(shape) < 1 or n > MOST_BYTES:
         raise ValueError(
-            f"films have the shape {str(shape):.60}, but must be a few, [films, time, channel, height, width], of at most {MOST_BYTES} bytes"
+            f"films have the shape {str(shape):.60}, but must be a few, [films, time, channel, height, "
+            f"width], of at most {MOST_BYTES} bytes"
         )
     raw = zlib.decompressobj().decompress(b64decode(content["frames"]), n + 1)
     frames = torch.from_numpy(np.frombuffer(raw, dtype=np.uint8).copy()).view(shape)
@@ -109,7 +112,9 @@ def check_terms(
     model: nn.Module,  # answers the protocol, on the CPU
     films: VideoData,  # a few
 ) -> Float[Tensor, "films 3"]:
-    "log p(x|a), log p(a) and log q(a|x) of each film, in nats, for the noise of seed 0; no other random number is touched."
+    """log p(x|a), log p(a) and log q(a|x) of each film, in nats, for the noise of seed 0; no other random number is
+    touched.
+    """
     batch = take(films, torch.arange(len(films)))
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -121,7 +126,9 @@ def check_error(
     films: VideoData,  # those of the file
     stored: Float[Tensor, "films 3"],  # what the file says about them
 ) -> float:
-    "The largest difference between the terms computed now and the stored ones, relative to the size of a term plus one nat a frame."
+    """The largest difference between the terms computed now and the stored ones, relative to the size of a term
+    plus one nat a frame.
+    """
     return ((check_terms(model, films) - stored).abs() / (stored.abs() + films.steps)).max().item()
 
 # %% ../../nbs/53_pretrained.ipynb #7618ca92
@@ -130,7 +137,9 @@ def checked(
     content: dict,  # names of fields and their values
     name: str = "config",  # for the message
 ):
-    "The dataclass with these values. Raises `InputError` if a name is not a field, and an error of jsonargparse if a value has another type."
+    """The dataclass with these values. Raises `InputError` if a name is not a field, and an error of jsonargparse
+    if a value has another type.
+    """
     from jsonargparse import ArgumentParser  # here, for it takes a while to load
 
     if wrong := sorted(content.keys() - {f.name for f in fields(make)}):
@@ -164,7 +173,8 @@ def understand(
         films, check = films_from_text(meta["films"]), torch.tensor(json.loads(meta["check"]))
         if (films.channels, films.size) != (model.channels, model.size) or not check.isfinite().all():
             raise InputError(
-                f"its films have {films.channels} channels and {films.size} pixels a side, but its model takes {model.channels} and {model.size}, or its check is not finite."
+                f"its films have {films.channels} channels and {films.size} pixels a side, but its model "
+                f"takes {model.channels} and {model.size}, or its check is not finite."
             )
         return make(data=data, model=model), dict(json.loads(meta["metrics"])), films, check.view(len(films), 3)
     except KeyError as error:
@@ -179,16 +189,13 @@ def build(
     config: RunConfig,  # kind and configuration of the model
     tensors: dict[str, Tensor],  # its weights, named as in a checkpoint
 ) -> nn.Module:
-    "The model with these weights, in evaluation mode. Raises `InputError` if they do not fit or are not finite numbers."
+    """The model with these weights, in evaluation mode. Raises `InputError` if they do not fit or are not finite
+    numbers.
+    """
     if wrong := [k for k, v in tensors.items() if not v.isfinite().all()]:
         raise InputError(f"{wrong[0]} is not finite.")
     with torch.random.fork_rng():
-        try:
-            model = kind_of(config.kind).model(config.model)
-        except (RuntimeError, TypeError, MemoryError) as error:
-            raise InputError(
-                f"no model can be built from its configuration ({' '.join(str(error).split())[:200]})."
-            ) from None
+        model = new_model(config)
     try:
         load_weights(model, tensors, "the file")
     except InputError as error:
@@ -199,7 +206,9 @@ def build(
 def read_pretrained(
     path: str | Path,  # a .safetensors file
 ) -> Pretrained:
-    "The model in a file, and what the file says about it. Raises `InputError`, in one sentence that names it, for everything that cannot be used."
+    """The model in a file, and what the file says about it. Raises `InputError`, in one sentence that names it, for
+    everything that cannot be used.
+    """
     tensors, meta = read_weights(path)
     try:
         config, *known = understand(meta)
@@ -230,12 +239,15 @@ def pretrained_names() -> list[str]:
 def load_pretrained(
     name: str | Path,  # of weights in the package, or the path of a .safetensors file
 ) -> Pretrained:
-    "A trained model and what is known about it. Raises `InputError` if there is no such name, or the file cannot be used."
+    """A trained model and what is known about it. Raises `InputError` if there is no such name, or the file cannot
+    be used.
+    """
     if isinstance(name, Path) or name.endswith(ENDING):
         return read_pretrained(name)
     if name not in pretrained_names():
         raise InputError(
-            f"there are no pretrained weights {name!r}; choose one of: {', '.join(pretrained_names())}; or give the path of a {ENDING} file."
+            f"there are no pretrained weights {name!r}; choose one of: {', '.join(pretrained_names())}; or "
+            f"give the path of a {ENDING} file."
         )
     with resources.as_file(WEIGHTS / f"{name}{ENDING}") as path:
         return read_pretrained(path)
@@ -244,7 +256,9 @@ def load_pretrained(
 def from_pretrained(
     name: str | Path,  # of weights in the package, or the path of a .safetensors file
 ) -> nn.Module:
-    "A trained model, on the CPU, in evaluation mode. Raises `InputError` if there is no such name, or the file cannot be used."
+    """A trained model, on the CPU, in evaluation mode. Raises `InputError` if there is no such name, or the file
+    cannot be used.
+    """
     return load_pretrained(name).model
 
 # %% ../../nbs/53_pretrained.ipynb #8f939172
@@ -252,11 +266,14 @@ def from_pretrained_as(
     cls: type,  # KVAE, SwitchingKVAE …
     name: str | Path,  # of weights in the package, or the path of a .safetensors file
 ) -> nn.Module:
-    "A trained model of this class, on the CPU, in evaluation mode. Raises `InputError` if it is of another class, there is no such name, or the file cannot be used."
+    """A trained model of this class, on the CPU, in evaluation mode. Raises `InputError` if it is of another class,
+    there is no such name, or the file cannot be used.
+    """
     model = from_pretrained(name)
     if not isinstance(model, cls):
         raise InputError(
-            f"{name} holds a {type(model).__name__}, not a {cls.__name__}; load it with {type(model).__name__}.from_pretrained."
+            f"{name} holds a {type(model).__name__}, not a {cls.__name__}; load it with "
+            f"{type(model).__name__}.from_pretrained."
         )
     return model
 
@@ -294,7 +311,9 @@ def pack(
     checkpoint: str = "best",  # best, last, epoch_0010 …
     count: int = 4,  # how many held-out films go with it
 ) -> Path:
-    "The path of the weights made from a run whose data are still there. Raises `InputError` if the run cannot be used, the name is no name, or the file would be too large; then nothing is written."
+    """The path of the weights made from a run whose data are still there. Raises `InputError` if the run cannot be
+    used, the name is no name, or the file would be too large; then nothing is written.
+    """
     if not re.fullmatch(r"\w+", name, re.ASCII):
         raise InputError(f"{name!r} is not a name for weights; use letters, digits and _.")
     found = load_run(run, checkpoint)
@@ -305,7 +324,8 @@ def pack(
         file = save_pretrained(Path(there) / path.name, found.model, found.config, films, metrics, note)
         if (size := file.stat().st_size) > LIMIT:
             raise InputError(
-                f"the weights of {run} take {size / 2**20:.2f} MB, but a file in the package may have at most 1 MB; train a smaller model."
+                f"the weights of {run} take {size / 2**20:.2f} MB, but a file in the package may have at most "
+                "1 MB; train a smaller model."
             )
         with atomic_write(path) as tmp:
             tmp.write_bytes(file.read_bytes())

@@ -105,7 +105,7 @@ def _planes(corners: tuple) -> list:
     normal, offset = half_planes(corners)
     return np.column_stack([normal, offset]).tolist()
 
-
+# %% ../../nbs/02_ball.ipynb #0d8510b9
 def launch(
     world: World,
     seed: int,  # of the whole data set
@@ -141,7 +141,7 @@ def draw_walls(
     sides = outline & ((centres[..., 0] < left) | (centres[..., 0] > right)) & (world.paddle > 0)
     return outline & ~sides, sides
 
-
+# %% ../../nbs/02_ball.ipynb #1c57e8ad
 def draw(
     state: Float[np.ndarray, "batch time numbers"],  # x, y, vx, vy of each ball, in pixels
     world: World,
@@ -185,7 +185,7 @@ def add_walls(
         bar.filter = pymunk.ShapeFilter(categories=1 << BLOCK)
         space.add(bar)
 
-
+# %% ../../nbs/02_ball.ipynb #d7d7448b
 def add_balls(
     space: pymunk.Space,
     world: World,
@@ -215,7 +215,7 @@ def top_speed(
     "A bound on the speed any ball can reach: all energy of all balls, and the whole fall, in one of them."
     return math.sqrt(balls * (speed[1] ** 2 + 2 * abs(world.gravity) * UNITS))
 
-
+# %% ../../nbs/02_ball.ipynb #24396589
 def make_space(world: World, thickness: float) -> pymunk.Space:
     "A fresh space with the room's walls in it."
     space = pymunk.Space()
@@ -223,7 +223,7 @@ def make_space(world: World, thickness: float) -> pymunk.Space:
     add_walls(space, world, thickness)
     return space
 
-
+# %% ../../nbs/02_ball.ipynb #559ddc5a
 def simulate_block(
     block: int,  # sequences 31*block … 31*block + 30 of the data set
     world: World,
@@ -288,7 +288,7 @@ def _start_worker(blocks: range, world: World, task: dict) -> subprocess.Popen:
     env, pipe = {**os.environ, "PYTHONPATH": paths}, subprocess.PIPE
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=env)
 
-
+# %% ../../nbs/02_ball.ipynb #e667c6b0
 def _collect(worker: subprocess.Popen, steps: int, balls: int) -> tuple[np.ndarray, np.ndarray]:
     "States and contacts from a worker. Raises `RuntimeError` with the end of its error messages if it failed."
     out, err = worker.communicate()
@@ -325,7 +325,7 @@ def _check_counts(**counts):
     if (counts["workers"] or 1) > 1024:
         raise InputError(f"workers is {counts['workers']}, but must be at most 1024.")
 
-
+# %% ../../nbs/02_ball.ipynb #7ccea0df
 def _check_physics(radius, dt, speed):
     "Raises `InputError` for the first of these numbers that makes no sense."
     for name, value in (("radius", radius), ("dt", dt)):
@@ -334,7 +334,7 @@ def _check_physics(radius, dt, speed):
     if len(speed) != 2 or not 0 <= speed[0] <= speed[1] < 1e100:  # its square is a number, too
         raise InputError(f"speed is {speed!r}, but must be two numbers, the lowest and the highest launch speed.")
 
-
+# %% ../../nbs/02_ball.ipynb #bb7cba55
 def _check_amount(sequences: int, steps: int, size: int, balls: int, substeps: int):
     "Raises `InputError` for films that would not fit into the memory, or whose mechanics would take days."
     amount = sequences * steps * (size**2 + 48 * balls)  # bytes of frames, and of states while they are collected

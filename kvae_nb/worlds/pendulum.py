@@ -126,7 +126,7 @@ class PendulumSimulation(NamedTuple):
     state: Float[np.ndarray, "batch time 3"]  # sin φ, cos φ, angular velocity in rad/s
     controls: Float[np.ndarray, "batch time 1"]  # torque in N·m between the frame before and this one
 
-
+# %% ../../nbs/31_pendulum.ipynb #fda3f48b
 def film_pendulum(
     sequences: int = 1500,  # how many films
     steps: int = 15,  # frames in each
