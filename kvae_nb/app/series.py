@@ -7,35 +7,20 @@ __all__ = []
 
 # %% ../../nbs/50_own_series.ipynb #33fdd6ac
 from kvae_nb.app.series_data import (
-    Interval,
-    Link,
-    Series,
-    WholeSteps,
     as_series,
     fill_in_series,
     interval,
     kalman_filter,
-    link,
-    log_evidence,
     smoother,
-    whole_steps,
 )
 from .series_data import fill_in_series as fill_in  # noqa: F401 the name it had
 from .series_em import em_step, fit_em  # noqa: F401
 from kvae_nb.app.series_fit import (
-    Errors,
-    Fit,
-    Free,
-    covariance,
     fit_gradient,
     positive,
-    real,
     standard_errors,
-    stationary,
 )
 from kvae_nb.app.series_forecast import (
-    Diagnostics,
-    SeriesForecast,
     diagnose_series,
     forecast_series,
     innovations,
