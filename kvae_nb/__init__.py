@@ -15,7 +15,7 @@ NAMES = {
     "log_evidence": "inference.routes",
     "SLDS": "inference.slds",
     "VideoData": "data.films",
-    "read_video_data": "data.films",
+    "read_video_data": "data.opening",
     "KVAE": "models.kvae",
     "KVAEConfig": "models.kvae",
     "SwitchingKVAE": "models.skvae",

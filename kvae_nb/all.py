@@ -1,15 +1,19 @@
-"""Everything public: `from kvae_nb.all import *`."""
+"""Everything public: `from kvae_nb.all import *`. A name that two packages use for different things is left out, unless
+it stands at the top of the library (`kvae_nb.NAMES`)."""
 
+from collections import Counter
+
+import kvae_nb
 from kvae_nb import app, core, data, evaluation, inference, models, training, worlds
-from kvae_nb.core import *
-from kvae_nb.worlds import *
-from kvae_nb.inference import *
-from kvae_nb.data import *
-from kvae_nb.models import *
-from kvae_nb.evaluation import *
-from kvae_nb.training import *
-from kvae_nb.app import *
 
-__all__ = sorted(
-    {n for wing in (core, worlds, inference, data, models, evaluation, training, app) for n in wing.__all__}
-)
+found = [
+    (n, package)
+    for package in (core, worlds, inference, data, models, evaluation, training, app)
+    for n in package.__all__
+]
+count = Counter(n for n, _ in found)
+public = {n: getattr(package, n) for n, package in found if count[n] == 1} | {
+    n: getattr(kvae_nb, n) for n in kvae_nb.NAMES
+}
+globals().update(public)
+__all__ = sorted(public)

@@ -69,7 +69,7 @@ MOVED = {
     "lanes": "inference.lanes",
     "gpu_kernel": "inference.gpu_kernel",
     "slds": "inference.slds inference.slds_smoother inference.chains models.slds",
-    "series": "app.series_models app.series_data app.series_fit app.series_em app.series_forecast",
+    "series": "app.series",
     "protocol": "models.protocol models.parts",
     "vae": "models.vae models.networks models.parts",
     "dynamics": "models.dynamics",
@@ -88,17 +88,16 @@ MOVED = {
     "scaling": "training.scaling",
     "pretrained": "training.pretrained",
     "explore": "app.explore app.canvas",
-    "cli": "app.cli app.verbs app.using app.given app.parsers",
+    "cli": "app.command app.cli app.parsers app.given app.using app.verbs",
     "command": "app.command",
 }
 
 # %% ../nbs/80_house.ipynb #bc409084
 CODE = """
 from importlib import import_module
-homes = [import_module(name) for name in {homes!r}]
 
 def __getattr__(name):
-    for home in homes:
+    for home in map(import_module, {homes!r}):
         if hasattr(home, name):
             return getattr(home, name)
     raise AttributeError(f"module {{__name__!r}} has no attribute {{name!r}}")

@@ -1,8 +1,8 @@
 """Where each number in README, index, the results page and experiments/README comes from.
 
-`CLAIMS` are sentences with a `{}` for each number, beside the values, computed from experiments/results/*.json. `FACTS` are
-sentences without such numbers (superlatives, "everywhere", "not met"), beside a condition. `NO_MEASUREMENT` lists the remaining
-numbers, each with the reason why no result can contradict it. `tests/test_claims.py` compares.
+`CLAIMS` are sentences with a `{}` for each number, beside the values, computed from experiments/results/*.json. `FACTS`
+are sentences without such numbers (superlatives, "everywhere", "not met"), beside a condition. `NO_MEASUREMENT` lists
+the remaining numbers, each with the reason why no result can contradict it. `tests/test_claims.py` compares.
 """
 
 from typing import Callable, NamedTuple
@@ -241,7 +241,8 @@ EXPERIMENTS = [
         lambda: tuple(of.limit("smoothing", "gap", n) for n in FIVE),
     ),
     Claim(
-        "the highest log p(x) on average is {} ± {} nats per frame (on {} films; in {} the search found no motion that fits)",
+        "the highest log p(x) on average is {} ± {} nats per frame (on {} films; in {} the search found no "
+        "motion that fits)",
         lambda: (
             *(of.stored("limits")["log_evidence"][k] for k in ("per_frame", "standard_error", "sequences")),
             of.stored("limits")["sequences"] - of.stored("limits")["log_evidence"]["sequences"],

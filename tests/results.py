@@ -89,7 +89,9 @@ def goals_met(how: str, runs: list[dict]) -> int:
 
 
 def tightest() -> float:
-    "The share of dropped frames in the first table at which the goal of filtering is possible, and nearest to the limit."
+    """The share of dropped frames in the first table at which the goal of filtering is possible, and nearest to the
+    limit.
+    """
     at = [n for how, kind, n in ROWS if (how, kind) == ("filtering", "drop") and possible(how, kind, n)]
     return min(at, key=lambda n: goal("filtering", "drop", n) - limit("filtering", "drop", n))
 

@@ -369,7 +369,8 @@ def test_backward_can_run_twice_and_in_any_order():
 def test_a_spoilt_cache_costs_time_and_nothing_else(tmp_path, spoil):
     "In a process of its own: the folder is filled, spoilt, and asked again."
     code = (
-        "import torch; from kvae_nb.inference.cpu_kernel import cpu_evidence; from kvae_nb.inference.lgssm import LGSSM; I = torch.eye(1)[None]; torch.set_num_threads(1);"
+        "import torch; from kvae_nb.inference.cpu_kernel import cpu_evidence; from kvae_nb.inference.lgssm "
+        "import LGSSM; I = torch.eye(1)[None]; torch.set_num_threads(1);"
         "print(round(cpu_evidence(LGSSM(I, None, I, I, I, torch.zeros(1), I[0]), torch.ones(3, 1)).item(), 4))"
     )
     folder = tmp_path / "cache"

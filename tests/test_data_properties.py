@@ -235,7 +235,9 @@ def test_shards_answer_as_memory_does(choose, data):
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damaged_shards(choose):
-    "A file of the folder changed, cut or lost: refused in a sentence when opened or verified, unless it means the same."
+    """A file of the folder changed, cut or lost: refused in a sentence when opened or verified, unless it means the
+    same.
+    """
     data = VideoData(
         torch.arange(3 * 2 * 64).to(torch.uint8).view(3, 2, 1, 8, 8),
         torch.arange(24.0).view(3, 2, 4),

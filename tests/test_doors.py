@@ -450,8 +450,8 @@ def test_pretrained_weights_under_float64(double):
 )
 def test_weights_and_streams_whatever_was_imported_first(before):
     program = (
-        before
-        + "from kvae_nb.models.kvae import KVAE; m = KVAE.from_pretrained('box'); import torch; print(next(iter(m.filter_stream([torch.zeros(1, 32, 32)]))).next_frame.shape[-1])"
+        before + "from kvae_nb.models.kvae import KVAE; m = KVAE.from_pretrained('box'); import torch; "
+        "print(next(iter(m.filter_stream([torch.zeros(1, 32, 32)]))).next_frame.shape[-1])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "32", done.stderr[-2000:]
@@ -687,7 +687,9 @@ def test_dropout_acts_in_training_only():
 
 
 def test_weights_that_do_not_know_the_newer_settings_still_load():
-    "The packaged ones were written before there were any; `test_pretrained` holds their numbers, `test_stability` those of new models."
+    """The packaged ones were written before there were any; `test_pretrained` holds their numbers, `test_stability`
+    those of new models.
+    """
     for name in ("box", "box_switching"):
         known = json.loads(read_weights(WEIGHTS / f"{name}.safetensors")[1]["model"])
         assert not {"layers", "kernel", "encoder", "pixel_var"} & known.keys()
@@ -828,7 +830,9 @@ FOREIGN = [
 
 @pytest.mark.parametrize("path", FOREIGN, ids=lambda p: p[:30])
 def test_a_configuration_cannot_call_what_it_names(path):
-    "Only modules, classes of them and functions that say they return one are found, and of Python's own modules none is even imported."
+    """Only modules, classes of them and functions that say they return one are found, and of Python's own modules
+    none is even imported.
+    """
     before = set(sys.modules)
     refused(lambda: import_object(path, nn.Module))
     refused(lambda: KVAE(replace(KVAE_SMALL, encoder=path)))

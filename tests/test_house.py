@@ -77,7 +77,9 @@ CHAPTERS = [n for n in NOTEBOOKS if n[0].isdigit()]
 
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_notebook_opens_and_closes_as_a_reader_needs(name):
-    "What will be seen and how long it takes; what was learnt, exercises with hidden solutions, a caption under every figure, and the way back and on."
+    """What will be seen and how long it takes; what was learnt, exercises with hidden solutions, a caption under
+    every figure, and the way back and on.
+    """
     cells = json.loads((ROOT / "nbs" / name).read_text(encoding="utf-8"))["cells"]
     text = ["".join(c["source"]) for c in cells]
     prose = [t if c["cell_type"] == "markdown" else "" for c, t in zip(cells, text)]

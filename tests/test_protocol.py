@@ -56,7 +56,9 @@ def test_bound_has_gradients_for_every_part(model, x, u, mask, masked):
 
 
 def test_noise_belongs_to_sequences(model, x, u, mask):
-    "So a batch can be divided: some rows with their noise have the bound they have in the whole. The temperature may be a number or a tensor."
+    """So a batch can be divided: some rows with their noise have the bound they have in the whole. The temperature
+    may be a number or a tensor.
+    """
     torch.manual_seed(0)
     noise = model.noise(3, 9, 4, temperature=0.5)
     assert all(v is None or len(v) == 3 for v in noise)

@@ -1,4 +1,6 @@
-"""Streams, checkpoints and configurations under all sorts of input. The long version, with counts, is experiments/trust.py."""
+"""Streams, checkpoints and configurations under all sorts of input. The long version, with counts, is
+experiments/trust.py.
+"""
 
 import json
 import signal

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST_NUMBERS', 'SwitchingKVAEConfig', 'check_switching', 'table_network', 'build_switching', 'SwitchingNoise',
            'SwitchingKVAE', 'SwitchingPass', 'check_given', 'controls', 'run_filter', 'regime_bound', 'show',
-           'regimes_of', 'pick_regime', 'warm_up', 'ContactScores', 'detection', 'contact_scores']
+           'regimes_of', 'pick_regime', 'warm_up_switching', 'ContactScores', 'detection', 'contact_scores']
 
 # %% ../../nbs/11_switching_kvae.ipynb #07d844c6
 from dataclasses import dataclass
@@ -348,7 +348,7 @@ def pick_regime(
     return (log_weights + drawn).argmax(-1)
 
 # %% ../../nbs/11_switching_kvae.ipynb #f8f281aa
-def warm_up(
+def warm_up_switching(
     model: SwitchingKVAE,  # supplies filter and network
     x: Float[Tensor, "batch prefix channel height width"],  # the frames seen
     u: Float[Tensor, "batch prefix dim_u"] | None,  # their controls
@@ -387,7 +387,7 @@ def generate(
     draw = lambda mean, cov: sample_gaussian(Gaussian(mean, cov), generator) if noise else mean
     s = None
     if x is not None:
-        s, z, previous, memory = warm_up(self, x, None if u is None else u[:, :seen], generator, noise)
+        s, z, previous, memory = warm_up_switching(self, x, None if u is None else u[:, :seen], generator, noise)
     path = []
     for t in range(seen, seen + steps):
         if s is None:

@@ -2,8 +2,9 @@
 
     make test-install        (or: pytest tests/install/test_install.py)
 
-`pytest tests` leaves this out, because it installs PyTorch once for every environment. The interpreter that runs the tests must do; the newest one that
-kvae_nb allows is tried too where it is there. Where it is not, the first lines of the output say so, and nothing is claimed.
+`pytest tests` leaves this out, because it installs PyTorch once for every environment. The interpreter that runs the
+tests must do; the newest one that kvae_nb allows is tried too where it is there. Where it is not, the first lines of
+the output say so, and nothing is claimed.
 """
 
 import os
@@ -131,7 +132,9 @@ def test_it_is_the_installed_package_that_runs(place, tmp_path):
 
 
 def test_every_module_can_be_imported(place, tmp_path):
-    "So nothing that only developers have is needed; the GPU kernel asks for triton, which comes with PyTorch where there is a GPU."
+    """So nothing that only developers have is needed; the GPU kernel asks for triton, which comes with PyTorch
+    where there is a GPU.
+    """
     names = sorted(
         p.stem for p in (ROOT / "kvae_nb").glob("*.py") if p.stem not in ("__init__", "_modidx", "gpu_kernel")
     )
