@@ -114,6 +114,7 @@ def repository(tmp_path, monkeypatch):
     (root / "pyproject.toml").write_text(contract)
     (root / "kvae_nb/core/__init__.py").write_text('"The ground floor."')
     (root / "kvae_nb/core/things.py").write_text(MODULE)
+    (root / "kvae_nb/core/front.py").write_text('"A front."\n__all__ = []\nfrom .things import Pair, double\n')
     notebook(root / "nbs/index.ipynb", new_markdown_cell("# The front page\n\n![A wall](images/a.png)"))
     notebook(root / "nbs/01_first.ipynb", *FIRST)
     notebook(
@@ -163,7 +164,7 @@ def raw_math(page):
 
 
 def test_a_small_repository(repository, tmp_path):
-    assert docs.build(tmp_path / "site") == 5
+    assert docs.build(tmp_path / "site") == 6
     found = pages(tmp_path / "site")
     first, api = found["01_first.html"], found["api/core.things.html"]
     assert not lost_links(found) and not foreign(found)
@@ -192,6 +193,8 @@ def test_a_small_repository(repository, tmp_path):
     shown = api.select_one("article").get_text()
     for piece in PIECES:
         assert piece in shown, piece
+    front = found["api/core.front.html"].select("article p a")
+    assert [a.get_text() for a in front] == ["Pair", "double"] and all("core.things.html#" in a["href"] for a in front)
     assert "return 2" not in shown and "_hidden" not in shown
     line = MODULE.split("\n").index("def double(") + 1
     sources = {a["href"] for a in api.find_all("a", href=True)}

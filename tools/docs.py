@@ -221,7 +221,15 @@ def module_page(path, site):
     book = re.search(r"File to edit: (\S+\.ipynb)", "\n".join(lines[:9]))
     shown = rewritten(f"Derived, tested and shown in [{Path(book[1]).stem}]({book[1]}).", source, site) if book else ""
     parts = [f"# `kvae_nb.{module(path)}`", rewritten(summary, "nbs/", site), shown]
-    return "\n\n".join(parts + [described(name, node, lines, source, site) for name, node in found.items()])
+    parts += [described(name, node, lines, source, site) for name, node in found.items()]
+    return "\n\n".join(parts if found else [*parts, rewritten(gathered(lines), source, site)])
+
+
+def gathered(lines):
+    "What a module has that defines nothing itself: the names that it takes from the others."
+    own = (n for n in ast.parse("\n".join(lines)).body if isinstance(n, ast.ImportFrom))
+    names = [a.name for n in own if n.level or n.module.startswith("kvae_nb.") for a in n.names]
+    return "It gathers " + ", ".join(f"`{name}`" for name in names) + "." if names else ""
 
 
 def module(path):
@@ -239,11 +247,11 @@ def toctree(title, rows):
 
 
 def wings():
-    "The sub-packages from the lowest to the highest: name -> files of its modules that export something."
+    "The sub-packages from the lowest to the highest: name -> files of its modules."
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     layers = next(c["layers"] for c in config["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
     names = [name.strip() for layer in reversed(layers) for name in layer.split("|")]
-    return {w: [p for p in sorted((ROOT / "kvae_nb" / w).glob("[!_]*.py")) if exported(p)[2]] for w in names}
+    return {w: sorted((ROOT / "kvae_nb" / w).glob("[!_]*.py")) for w in names}
 
 
 def planned(books, modules):
