@@ -1,4 +1,4 @@
-"""What a model is handed and what may be asked of it: done right or refused in one sentence, the same for every model."""
+"""What a model is handed and what may be asked of it: done right or refused in one sentence, for every model alike."""
 
 import copy
 import io
@@ -401,8 +401,10 @@ from kvae_nb.models.protocol import check_inputs
 for name in ("paper", "VAE-RNN"):
     model, x = awake(name), (torch.rand(2, 4, 1, 16, 16) > 0.8).float()
     noise = model.noise(2, 4)
-    torch.testing.assert_close(torch.compile(model, backend="eager")(x, None, None, noise).elbo, model.elbo(x, None, None, noise).elbo)
-assert torch.equal(torch.compile(lambda v: check_inputs(model, v)[0] + 0, backend="eager", fullgraph=True)(255 * x), 255 * x)
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(x, None, None, noise).elbo, model.elbo(x, None, None, noise).elbo)
+asked = torch.compile(lambda v: check_inputs(model, v)[0] + 0, backend="eager", fullgraph=True)
+assert torch.equal(asked(255 * x), 255 * x)
 """
 
 

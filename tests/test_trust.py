@@ -172,7 +172,10 @@ def test_the_sample_is_small_and_sound():
     assert np.isin(films.frames.numpy(), (0, 255)).mean() > 0.9
 
 
-TINY = "train --preset demo --data.sequences 40 --data.steps 6 --data.size 16 --model.filters 4 --model.alpha_units 8 --train.batch_size 8 --train.device cpu --train.threads 1 --train.picture_every 0 --out runs"
+TINY = (
+    "train --preset demo --data.sequences 40 --data.steps 6 --data.size 16 --model.filters 4 --model.alpha_units 8 "
+    "--train.batch_size 8 --train.device cpu --train.threads 1 --train.picture_every 0 --out runs"
+)
 
 
 @pytest.mark.parametrize(
