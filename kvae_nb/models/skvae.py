@@ -28,6 +28,7 @@ from .slds import Bound, RegimePosterior, SLDSParameters, slds_bound
 from .vae import FrameConfig, FrameModel, check_frames, pick_frames
 
 # %% ../../nbs/11_switching_kvae.ipynb #8f2f27f3
+#| code-fold: true
 @dataclass(frozen=True)
 class SwitchingKVAEConfig(FrameConfig):
     "What defines a switching Kalman VAE."
@@ -78,6 +79,7 @@ class SwitchingKVAEConfig(FrameConfig):
     "share of the units between two layers of the lstm that are silenced in training"
 
 # %% ../../nbs/11_switching_kvae.ipynb #ba077bbf
+#| code-fold: true
 MOST_NUMBERS = 2**20  # in the covariances of all hypotheses about one frame
 
 

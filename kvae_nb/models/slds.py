@@ -84,6 +84,7 @@ class Covariances(nn.Module):
         return L @ L.mT
 
 # %% ../../nbs/10_slds_learning.ipynb #60b5e11b
+#| code-fold: true
 class Transitions(nn.Module):
     "Start and table of the regimes' prior chain; the table is constant, or depends on past a through a network."
 
@@ -312,6 +313,7 @@ def fit_slds(
     return SLDSFit(parameters, posterior, history)
 
 # %% ../../nbs/10_slds_learning.ipynb #2894ade3
+#| code-fold: true
 @torch.no_grad()
 def start_from(
     parameters: SLDSParameters,  # changed in place; its state must have the size of its observation
