@@ -46,6 +46,7 @@ def check_dropout(
         )
 
 # %% ../../nbs/06_dynamics.ipynb #26b77c85
+#| code-fold: true
 class LSTMWeights(nn.Module):
     "Reads all the past through an LSTM, as in the paper."
 
