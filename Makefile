@@ -22,6 +22,7 @@ demo: $(READY) ## simulate a ball, train a KVAE on the CPU, fill in hidden frame
 
 test: export OMP_NUM_THREADS := 1
 test: $(READY) ## check the tree, run every notebook and the test suite
+	$(MAKE) --no-print-directory lint
 	$(BIN)/pytest -q tests/test_house.py
 	$(BIN)/nbdev_test --n_workers 2 --timing
 	$(BIN)/pytest -n 2 --dist loadfile tests
