@@ -384,7 +384,6 @@ REASONS = {
     "the number of an exercise, of a solution, of a notebook": [
         r"^\d\. ",
         r"\*\*[1-6]\. (?:Two numbers)?",
-        r"notebook 09 says",
     ],
     "the error of digitising, estimated by who did it": [r"\(error about ±\.0003\)", r"\(±\.0003\)"],
     "the size of the model, of a frame, of a data set": [
