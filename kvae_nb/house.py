@@ -69,7 +69,7 @@ MOVED = {
     "lanes": "inference.lanes",
     "gpu_kernel": "inference.gpu_kernel",
     "slds": "inference.slds inference.slds_smoother inference.chains models.slds",
-    "series": "app.series",
+    "series": "app.series app.series_models app.series_data app.series_fit app.series_em app.series_forecast",
     "protocol": "models.protocol models.parts",
     "vae": "models.vae models.networks models.parts",
     "dynamics": "models.dynamics",
@@ -113,7 +113,7 @@ class OldNames(MetaPathFinder, InspectLoader):
 
     def find_spec(self, fullname: str, path: object = None, target: ModuleType | None = None) -> ModuleSpec | None:
         package, _, name = fullname.rpartition(".")
-        return spec_from_loader(fullname, self) if package == "kvae_nb" and name in MOVED else None
+        return spec_from_loader(fullname, self, origin=fullname) if package == "kvae_nb" and name in MOVED else None
 
     def get_source(self, fullname: str) -> str:
         homes = [f"kvae_nb.{home}" for home in MOVED[fullname.rpartition(".")[2]].split()]
