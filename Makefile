@@ -67,7 +67,7 @@ docs: $(READY) ## write every notebook and a page for every module as a site to 
 
 results: export OMP_NUM_THREADS := 1
 results: $(READY) ## make the results page and the README's table anew from experiments/results
-	cd nbs && ../$(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace 62_results.ipynb index.ipynb
+	cd nbs && ../$(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace 65_results.ipynb index.ipynb
 	$(BIN)/nbdev_clean
 	$(BIN)/python tools/readme.py
 

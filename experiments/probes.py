@@ -1,4 +1,4 @@
-"""The probes of notebook 60 on trained models: 200 generated frames from 4, calibration while frames are missing,
+"""The probes of notebook 62 on trained models: 200 generated frames from 4, calibration while frames are missing,
 position and velocity in z.
 
     python experiments/probes.py box=runs/2026-01-31_12-00-00 gravity=runs/2026-01-31_13-00-00        # two minutes

@@ -264,8 +264,8 @@ def routes(on_gpu: bool = False) -> int:
 
 
 def routes_timed() -> int:
-    "How many routes the stored table of times in notebook 26 has."
-    cells = json.loads((ROOT / "nbs" / "26_routes.ipynb").read_text(encoding="utf-8"))["cells"]
+    "How many routes the stored table of times in notebook 28 has."
+    cells = json.loads((ROOT / "nbs" / "28_routes.ipynb").read_text(encoding="utf-8"))["cells"]
     printed = "".join(t for c in cells for o in c.get("outputs", []) for t in o.get("text", []))
     lines = re.findall(r"^ *evidence .*$", printed, re.M)
     return len({name for line in lines for name in BACKENDS if re.search(rf"\b{name}\b", line)})

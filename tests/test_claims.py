@@ -15,7 +15,7 @@ from execnb.nbio import read_nb
 from execnb.shell import CaptureShell
 from results import ROOT
 
-PAGES = ("index", "62_results")
+PAGES = ("index", "65_results")
 DOCUMENTS = ("README.md", "experiments/README.md", *PAGES)
 WORDS = {w: n for n, w in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)}
 WORDS |= {"once": 1, "twice": 2, "twenty": 20, "hundred": 100, "thousand": 1000}

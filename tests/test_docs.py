@@ -240,7 +240,7 @@ def test_an_alternative_text_is_short_and_plain(caption, text):
     assert not re.search(r"[$\\*`{}]", said)
 
 
-REAL = ("05_lgssm", "55_explore", "62_results")
+REAL = ("05_lgssm", "55_explore", "65_results")
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ CONFIG = ConfigParser(delimiters=["="])
 CONFIG.read(ROOT / "settings.ini", encoding="utf-8")
 URL = CONFIG["DEFAULT"]["git_url"]
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-STAYS = {"index", "80_house", "90_glossary"}  # nothing to try out, or the repository's own affairs
+STAYS = {"index", "89_house", "90_glossary"}  # nothing to try out, or the repository's own affairs
 COLAB = "https://colab.research.google.com"
 
 
