@@ -6,10 +6,46 @@
 __all__ = []
 
 # %% ../../nbs/50_own_series.ipynb #33fdd6ac
-from .series_data import as_series, fill_in_series, interval, kalman_filter, smoother
+from kvae_nb.app.series_data import (  # noqa: F401 the whole of it under one name
+    Interval,
+    Link,
+    Series,
+    WholeSteps,
+    as_series,
+    fill_in_series,
+    interval,
+    kalman_filter,
+    link,
+    log_evidence,
+    smoother,
+    whole_steps,
+)
 from .series_data import fill_in_series as fill_in  # noqa: F401 the name it had
 from .series_em import em_step, fit_em  # noqa: F401
-from .series_fit import fit_gradient, positive, standard_errors
-from .series_forecast import diagnose_series, forecast_series, innovations, plot_forecast
+from kvae_nb.app.series_fit import (  # noqa: F401
+    Errors,
+    Fit,
+    Free,
+    covariance,
+    fit_gradient,
+    positive,
+    real,
+    standard_errors,
+    stationary,
+)
+from kvae_nb.app.series_forecast import (  # noqa: F401
+    Diagnostics,
+    SeriesForecast,
+    diagnose_series,
+    forecast_series,
+    innovations,
+    plot_forecast,
+)
 from .series_forecast import diagnose_series as diagnose  # noqa: F401 the name it had
-from .series_models import add, autoregression, local_level, local_linear_trend, seasonal
+from kvae_nb.app.series_models import (  # noqa: F401
+    add,
+    autoregression,
+    local_level,
+    local_linear_trend,
+    seasonal,
+)
