@@ -40,18 +40,18 @@ from ..training.annealing import Schedule, value
 class LatentMap(NamedTuple):
     "The part of the plane of a that a model's generated films visit."
 
-    low: Float[Tensor, "dim_a"]  # its corner at the lower left
-    high: Float[Tensor, "dim_a"]  # its corner at the upper right
-    centre: Float[Tensor, "dim_a"]  # mean of a in generated films
+    low: Float[Tensor, " dim_a"]  # its corner at the lower left
+    high: Float[Tensor, " dim_a"]  # its corner at the upper right
+    centre: Float[Tensor, " dim_a"]  # mean of a in generated films
     sheet: Float[np.ndarray, "height width 3"]  # decoded grid, a_1 to the right, a_2 upwards
     visited: Float[Tensor, "n dim_a"]  # a of the generated films
 
 
 def on_map(
-    centre: Float[Tensor, "dim_a"],  # the other coordinates are its
+    centre: Float[Tensor, " dim_a"],  # the other coordinates are its
     a1: float,  # first coordinate
     a2: float,  # second coordinate
-) -> Float[Tensor, "dim_a"]:
+) -> Float[Tensor, " dim_a"]:
     "The point with these first two coordinates."
     return torch.cat([centre.new_tensor([a1, a2]), centre[2:]])
 
@@ -114,7 +114,7 @@ class Track(NamedTuple):
 
     path: Float[Tensor, "time 2"]
     seen: Float[Tensor, "time 2"]  # NaN where it was hidden
-    mask: Bool[Tensor, "time"]  # True = seen
+    mask: Bool[Tensor, " time"]  # True = seen
 
 # %% ../../nbs/55b_panels.ipynb #d6da3b15
 def sample_track(
@@ -133,8 +133,8 @@ def sample_track(
 class Landscape(NamedTuple):
     "The evidence of a track under many beliefs."
 
-    q: Float[Tensor, "columns"]  # strengths of the pushes
-    r: Float[Tensor, "rows"]  # variances of the blur
+    q: Float[Tensor, " columns"]  # strengths of the pushes
+    r: Float[Tensor, " rows"]  # variances of the blur
     log_prob: Float[Tensor, "rows columns"]  # nats
 
 
@@ -193,7 +193,7 @@ def draw_tracking(
 # %% ../../nbs/55b_panels.ipynb #9dc47a7f
 def tiled(
     rows: Sequence[Float[np.ndarray, "time height width 3"]],  # films in [0, 1]
-    hidden: Bool[np.ndarray, "time"],  # gets a coloured border
+    hidden: Bool[np.ndarray, " time"],  # gets a coloured border
     scale: int = 1,  # enlargement of a pixel
     border: int = 2,  # width of the border, pixels
 ) -> Float[np.ndarray, "high wide 3"]:
@@ -204,7 +204,7 @@ def tiled(
 # %% ../../nbs/55b_panels.ipynb #0839f6d5
 def film_over(
     rows: dict[str, Float[Tensor, "time channel height width"]],  # films by name
-    hidden: Bool[np.ndarray, "time"],  # gets a coloured border
+    hidden: Bool[np.ndarray, " time"],  # gets a coloured border
     below: Sequence[Frame],  # what stands under the films, along the same time
     title: str = "",  # above the films, if it is always the same
 ) -> tuple[Figure, list[Plot]]:
@@ -324,7 +324,7 @@ def draw_ribbons(
 def draw_regimes(
     model: SwitchingKVAE,  # trained
     film: Float[Tensor, "time channel height width"],  # frames in [0, 1]
-    turned: Bool[Tensor, "time"],  # steps to mark
+    turned: Bool[Tensor, " time"],  # steps to mark
     now: int,  # the last frame seen, counted from 0
 ) -> Figure:
     "The film, and what is expected of it; the filtered and the smoothed probabilities of the regimes."
@@ -342,7 +342,7 @@ def draw_regimes(
 # %% ../../nbs/55b_panels.ipynb #a6f7ba51
 def turned(
     film: Float[Tensor, "time channel height width"],  # one bright ball, and things that never move
-) -> Bool[Tensor, "time"]:
+) -> Bool[Tensor, " time"]:
     "True at the frames where the ball has begun to move in the other direction, vertically or horizontally."
     moving = (film - film.amin(0)).sum(1)
     where = [(moving.sum(-i) * torch.arange(film.shape[-3 + i])).sum(-1) for i in (1, 2)]

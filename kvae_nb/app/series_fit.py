@@ -135,7 +135,7 @@ class Fit(NamedTuple):
     "What a fit found, and how it ended."
 
     model: LGSSM  # with the learned numbers
-    log_evidence: Float[Tensor, "iterations"]  # nats, before the first step and after each
+    log_evidence: Float[Tensor, " iterations"]  # nats, before the first step and after each
     learn: dict  # name → `Free`, its `start` the learned value
     build: Callable  # name=value → model
     seen: int  # observed numbers that the evidence is about

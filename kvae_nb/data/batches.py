@@ -62,7 +62,7 @@ def ahead(
             thread.join()
 
 # %% ../../nbs/75_batches.ipynb #1f865c92
-def _fetch(data: Shards, index: Int[Tensor, "batch"], stream) -> tuple[Batch, object]:
+def _fetch(data: Shards, index: Int[Tensor, " batch"], stream) -> tuple[Batch, object]:
     "A batch on the device of the data and, with a CUDA stream, the event after which it is there."
     clips = data.read(index, ("frames", "controls", "mask"))
     if stream is None:
@@ -87,7 +87,7 @@ def _arrive(batch: Batch, event) -> Batch:
 def batches(
     data: VideoData,  # on any device, or on the disk
     batch_size: int,
-    order: Int[Tensor, "n"],  # positions of the sequences to visit
+    order: Int[Tensor, " n"],  # positions of the sequences to visit
     drop_last: bool = False,  # leave out a last batch that is not full
 ) -> Iterator[Batch]:
     """Batches of float frames on the device of the data, in this order; from the disk they are read ahead by a thread.

@@ -98,7 +98,7 @@ def _wrong_choice(index: object, n: int) -> InputError:
     )
 
 
-def _choose_slice(index: slice, n: int) -> slice | Int[Tensor, "m"]:
+def _choose_slice(index: slice, n: int) -> slice | Int[Tensor, " m"]:
     "A slice with plain ends, or positions where it runs backwards, which torch's slices cannot."
     try:
         places = range(n)[index]
@@ -127,7 +127,7 @@ def _positions(index: object, n: int) -> np.ndarray:
 def choose_clips(
     index: object,  # a position, a slice, positions, or True and False for each clip; of Python, numpy or torch
     n: int,  # number of clips
-) -> slice | Int[Tensor, "m"]:
+) -> slice | Int[Tensor, " m"]:
     "The same as a slice or positions. Raises `IndexError` beyond the ends and `InputError` for what chooses no clips."
     if index is Ellipsis or isinstance(index, slice):
         return _choose_slice(slice(None) if index is Ellipsis else index, n)

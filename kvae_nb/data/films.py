@@ -134,9 +134,9 @@ def fingerprint(self: VideoData) -> str:
 class SplitIndices(NamedTuple):
     "Positions of the sequences of each set, in increasing order."
 
-    train: Int[Tensor, "n_train"]
-    valid: Int[Tensor, "n_valid"]
-    test: Int[Tensor, "n_test"]
+    train: Int[Tensor, " n_train"]
+    valid: Int[Tensor, " n_valid"]
+    test: Int[Tensor, " n_test"]
 
 
 class Split(NamedTuple):
@@ -236,14 +236,14 @@ def epoch_order(
     n: int,  # number of sequences
     seed: int,  # of the run
     epoch: int,
-) -> Int[Tensor, "n"]:
+) -> Int[Tensor, " n"]:
     "The order in which this epoch visits the sequences: a function of the arguments alone."
     return torch.from_numpy(np.random.default_rng(derived_seed(seed, epoch, n)).permutation(n))
 
 
 def take(
     data: VideoData,  # in memory, on any device
-    rows: Int[Tensor, "batch"],  # positions of the sequences, on the same device
+    rows: Int[Tensor, " batch"],  # positions of the sequences, on the same device
 ) -> Batch:
     "One batch of float frames."
     part = lambda v: None if v is None else v[rows]

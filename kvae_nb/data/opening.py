@@ -118,7 +118,7 @@ def read_video_data(
 # %% ../../nbs/74b_opening.ipynb #7ecef654
 def count_levels(
     data: VideoData,
-) -> Int[Tensor, "256"]:
+) -> Int[Tensor, " 256"]:
     "How many pixels there are of each level, in 256 clips or more."
     some = data[:: max(1, len(data) // 256)].frames
     # one by one: wider numbers are made of them

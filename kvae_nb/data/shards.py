@@ -162,7 +162,7 @@ class Shards(VideoData):
 
     folder: Path
     index: ShardIndex
-    rows: Int[Tensor, "n"]  # where its clips are in the folder
+    rows: Int[Tensor, " n"]  # where its clips are in the folder
     thresholds: tuple[float, ...] = ()  # for black and white, in this order
     device: torch.device = torch.device("cpu")  # where clips are put
     mapped: Maps

@@ -60,9 +60,9 @@ class Calibration(NamedTuple):
     levels: tuple  # the ellipses: probabilities
     filtered: Float[Tensor, "levels gap"]  # share of films whose a was inside, given the frames before
     smoothed: Float[Tensor, "levels gap"]  # given those after it as well
-    filtered_distance: Float[Tensor, "gap"]  # mean of d²/dim_a: 1 if calibrated, more if too certain
-    smoothed_distance: Float[Tensor, "gap"]
-    films: Int[Tensor, "gap"]  # how many were counted
+    filtered_distance: Float[Tensor, " gap"]  # mean of d²/dim_a: 1 if calibrated, more if too certain
+    smoothed_distance: Float[Tensor, " gap"]
+    films: Int[Tensor, " gap"]  # how many were counted
     emission: Float[Tensor, "dim_a dim_a"]  # the R that was added
 
 

@@ -132,7 +132,7 @@ class GenerationCheck(NamedTuple):
 
 def centroid_steps(
     on: Bool[Tensor, "batch time channel height width"],  # white pixels
-) -> Float[Tensor, "n"]:
+) -> Float[Tensor, " n"]:
     "Steps of the centroid of the white pixels between neighbouring frames, in pixels; empty frames are left out."
     w = on.cpu().double().sum(2)
     i, j = (torch.arange(s, dtype=w.dtype) for s in w.shape[-2:])

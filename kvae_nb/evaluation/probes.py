@@ -35,7 +35,7 @@ from ..models.protocol import SequenceModel, hide
 def speeds(
     ball: Bool[Tensor, "batch time height width"],  # the ball alone; empty where there is none to be found
     windows: int = 8,  # into how many equal parts the time is cut
-) -> Float[Tensor, "windows"]:
+) -> Float[Tensor, " windows"]:
     "Mean step of the ball in pixels a frame, in each part of the time; NaN where no two frames in a row show it."
     return torch.stack([centroid_steps(b[:, :, None]).mean() for b in ball.tensor_split(windows, 1)])
 
@@ -45,7 +45,7 @@ LIMIT = PUBLISHED["gap"]["7"]["filtering"]
 
 def published_limits(
     steps: int,  # how many gaps: 1 … steps, of which there are at most 15
-) -> Float[Tensor, "steps"]:
+) -> Float[Tensor, " steps"]:
     "The published filtering error of a gap of 1, 2, …, at most 15: straight lines between the points of the figure."
     points = {int(n): e["filtering"] for n, e in PUBLISHED["gap"].items()}
     return torch.from_numpy(np.interp(np.arange(1, steps + 1), list(points), list(points.values())))
@@ -62,7 +62,7 @@ def wrong_share(
 
 def frames_within(
     error: Float[Tensor, "*batch time"],  # errors at steps 1, 2, …
-    limit: float | Float[Tensor, "time"],  # what they should not exceed, everywhere or step by step
+    limit: float | Float[Tensor, " time"],  # what they should not exceed, everywhere or step by step
 ) -> Int[Tensor, "*batch"]:
     "How many steps pass before the error first exceeds the limit; all, if it never does."
     return (error <= limit).long().cumprod(-1).sum(-1)
@@ -71,13 +71,11 @@ def frames_within(
 class Generation(NamedTuple):
     "How good long films are, beside the data."
 
-    sound: Float[
-        Tensor, "steps"
-    ]  # share of films with exactly one ball of the right size inside the world, at each step
+    sound: Float[Tensor, " steps"]  # at each step: share of films with exactly one ball of the right size inside
     sound_data: float  # the same share of all true frames
-    speed: Float[Tensor, "windows"]  # pixels a frame, in each part of the time
+    speed: Float[Tensor, " windows"]  # pixels a frame, in each part of the time
     speed_data: float  # the same over all true frames
-    error: Float[Tensor, "horizon"]  # fraction of wrong pixels at each step with a known truth
+    error: Float[Tensor, " horizon"]  # fraction of wrong pixels at each step with a known truth
     right: float  # frames until a film's error exceeds the limit: median over films, at most `horizon`
     published: (
         int  # the longest gap up to which the mean error is not above the published one, at most 15 and `horizon`
@@ -242,7 +240,7 @@ def quadratic(
 def r2_by_halves(
     inputs: Float[Tensor, "films time p"],  # what is known
     truth: Float[Tensor, "films time q"],  # what is to be read from it
-) -> Float[Tensor, "q"]:
+) -> Float[Tensor, " q"]:
     "The share of the variance in the second half of the films that a linear map, fitted on the first half, explains."
     half, double = len(inputs) // 2, lambda v: v.flatten(0, 1).cpu().double()
     return least_squares_r2(double(inputs[:half]), double(truth[:half]), double(inputs[half:]), double(truth[half:]))
@@ -261,11 +259,11 @@ class HiddenTruth(NamedTuple):
     "R² of the true state: what can be read from a and z in films that the fit has not seen."
 
     names: list  # of the numbers of the state
-    smoothed: Float[Tensor, "n"]  # from smoothed z, linearly
-    filtered: Float[Tensor, "n"]  # from filtered z, linearly
-    smoothed_quadratic: Float[Tensor, "n"]  # with all products z_i z_j
-    filtered_quadratic: Float[Tensor, "n"]
-    a: Float[Tensor, "n"]  # from a alone, linearly
+    smoothed: Float[Tensor, " n"]  # from smoothed z, linearly
+    filtered: Float[Tensor, " n"]  # from filtered z, linearly
+    smoothed_quadratic: Float[Tensor, " n"]  # with all products z_i z_j
+    filtered_quadratic: Float[Tensor, " n"]
+    a: Float[Tensor, " n"]  # from a alone, linearly
 
 
 def hidden_truth(

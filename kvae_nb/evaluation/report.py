@@ -288,7 +288,7 @@ class Example(NamedTuple):
     x: Float[Tensor, "time channel height width"]  # the truth
     smoothed: Float[Tensor, "time channel height width"]  # given all seen frames
     filtered: Float[Tensor, "time channel height width"]  # given the seen frames up to each step
-    mask: Bool[Tensor, "time"]  # True = observed
+    mask: Bool[Tensor, " time"]  # True = observed
     a: Float[Tensor, "time dim_a"]  # what the encoder finds in the true frames
     a_smoothed: Float[Tensor, "time dim_a"]  # mean of a given all seen frames
     z_smoothed: Float[Tensor, "time dim_z"]  # mean of z

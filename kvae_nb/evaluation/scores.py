@@ -91,7 +91,7 @@ def least_squares_r2(
     targets: Float[Tensor, "n q"],  # what to explain
     new_inputs: Float[Tensor, "m p"],  # regressors of the held-out half
     new_targets: Float[Tensor, "m q"],  # its targets
-) -> Float[Tensor, "q"]:
+) -> Float[Tensor, " q"]:
     "The share of the held-out variance that a linear map with intercept explains, per target."
     a, y, b, z = (v.detach().cpu().double().numpy() for v in (inputs, targets, new_inputs, new_targets))
     return torch.from_numpy(r2_score(z, LinearRegression().fit(a, y).predict(b), multioutput="raw_values"))

@@ -36,6 +36,7 @@ def _device(f):
 
 
 def is_interpreted():
+    "Whether Triton's interpreter runs the kernels, on a CPU."
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 

@@ -58,7 +58,7 @@ def dense_joint(
 def observed_rows(
     model: LGSSM,  # a model without batch axes
     a: Float[Tensor, "time p"],  # the observations
-    mask: Bool[Tensor, "time"] | None = None,  # True where a step was observed
+    mask: Bool[Tensor, " time"] | None = None,  # True where a step was observed
     upto: int | None = None,  # how many steps are looked at; None: all
 ) -> tuple[list[int], Tensor]:
     "The positions of the observed numbers in the vector of `dense_joint`, and these numbers."
@@ -70,7 +70,7 @@ def observed_rows(
 def dense_states(
     model: LGSSM,  # a model without batch axes
     a: Float[Tensor, "time p"],  # the observations
-    mask: Bool[Tensor, "time"] | None = None,  # True where a step was observed
+    mask: Bool[Tensor, " time"] | None = None,  # True where a step was observed
     u: Float[Tensor, "time m"] | None = None,  # the controls
     upto: int | None = None,  # how many steps are looked at; None: all
 ) -> Gaussian:  # of z_1 … z_T laid end to end
@@ -84,7 +84,7 @@ def dense_states(
 def dense_evidence(
     model: LGSSM,  # a model without batch axes
     a: Float[Tensor, "time p"],  # the observations
-    mask: Bool[Tensor, "time"] | None = None,  # True where a step was observed
+    mask: Bool[Tensor, " time"] | None = None,  # True where a step was observed
     u: Float[Tensor, "time m"] | None = None,  # the controls
 ) -> Float[Tensor, ""]:
     "log p of the observed numbers in nats, from the dense joint Gaussian."

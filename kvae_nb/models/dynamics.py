@@ -308,7 +308,7 @@ def evidence_dynamics(
     a: Float[Tensor, "batch time dim_a"],  # pseudo-observations; where hidden they may hold anything
     mask: Bool[Tensor, "batch time"] | None = None,  # True = observed; None = all observed
     u: Float[Tensor, "batch time dim_u"] | None = None,  # given controls
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     "log p(a|u) in nats: exact if all is observed, else of the plug-in (2). Raises `InputError` as `check_controls`."
     if mask is not None:
         return filter_dynamics(dynamics, a, mask, u).filtered.log_prob.sum(-1)

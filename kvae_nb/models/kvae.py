@@ -116,7 +116,7 @@ def marginals_log_prior(
     a: Float[Tensor, "batch time dim_a"],  # the pseudo-observations it was run on
     mask: Bool[Tensor, "batch time"] | None = None,  # True = observed
     noise: Float[Tensor, "batch time dim_z"] | None = None,  # standard normal: ε of the states; drawn if None
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     "One-sample estimate of log p(a), states drawn from their smoothed marginals: on average too low, equation (2)."
     exact = torch.float64 if a.device.type != "mps" else a.dtype
     system = LGSSM(*(None if M is None else M.to(exact) for M in run.system))

@@ -38,13 +38,13 @@ class Posterior(NamedTuple):
 class ElboTerms(NamedTuple):
     "The parts of the bound for each sequence, in nats summed over time, and how many frames were observed."
 
-    log_likelihood: Float[Tensor, "batch"]  # log p(x|a) over the observed frames
-    log_prior: Float[Tensor, "batch"]  # log p of all latent variables: log p(a|u), with regimes + E log p(s)
-    log_posterior: Float[Tensor, "batch"]  # log q of all latent variables: log q(a|x), with regimes + E log q(s|a)
-    frames: Float[Tensor, "batch"]  # number of observed frames
+    log_likelihood: Float[Tensor, " batch"]  # log p(x|a) over the observed frames
+    log_prior: Float[Tensor, " batch"]  # log p of all latent variables: log p(a|u), with regimes + E log p(s)
+    log_posterior: Float[Tensor, " batch"]  # log q of all latent variables: log q(a|x), with regimes + E log q(s|a)
+    frames: Float[Tensor, " batch"]  # number of observed frames
 
     @property
-    def elbo(self) -> Float[Tensor, "batch"]:
+    def elbo(self) -> Float[Tensor, " batch"]:
         "The plain bound of log p(x), all weights 1."
         return self.log_likelihood + self.log_prior - self.log_posterior
 

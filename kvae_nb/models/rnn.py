@@ -126,7 +126,7 @@ def path_log_prob(
     a: Float[Tensor, "batch time dim_a"],  # anything where missing
     mask: Bool[Tensor, "batch time"] | None = None,  # True = observed; None = all observed
     u: Float[Tensor, "batch time dim_u"] | None = None,  # controls
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     "log p(a) of the observed steps in nats: exact if all are observed, with guesses plugged into the gaps if not."
     predicted = predict(predictor, a, mask, u)
     log_prob = diagonal_log_prob(a, predicted.mean, predicted.var)
@@ -167,7 +167,7 @@ def code_score(
     error_var: float,  # v of equation (3)
     mask: Bool[Tensor, "batch time"] | None = None,  # True = observed; None = all observed
     u: Float[Tensor, "batch time dim_u"] | None = None,  # controls
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     "The sum in (3) over the observed steps; its gradient also fits the variances that the LSTM states."
     predicted = predict(predictor, a, mask, u)
     score = diagonal_log_prob(a, predicted.mean, torch.full_like(predicted.mean, error_var))

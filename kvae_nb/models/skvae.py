@@ -148,7 +148,7 @@ class SwitchingNoise(NamedTuple):
 
     a: Float[Tensor, "batch time dim_a"]  # standard normal: ε of the sample of q(a|x)
     regimes: Float[Tensor, "batch time K"]  # Gumbel noise of the path
-    temperature: Float[Tensor, "batch"] | None = None  # of the training surrogate; None: hard regimes, what is reported
+    temperature: Float[Tensor, " batch"] | None = None  # of the training surrogate; None: hard regimes, as reported
     frames: Int[Tensor, "batch n"] | None = None  # times of the frames to decode; None: all
 
 # %% ../../nbs/11_switching_kvae.ipynb #b31f5dd9
@@ -344,7 +344,7 @@ def pick_regime(
     log_weights: Float[Tensor, "batch K"],  # logarithms of probabilities, up to a constant
     generator: torch.Generator | None,  # source of randomness
     noise: bool,  # False: the most probable one
-) -> Int[Tensor, "batch"]:
+) -> Int[Tensor, " batch"]:
     "A regime for each sequence, drawn or the most probable."
     drawn = gumbel(*log_weights.shape, like=log_weights, generator=generator) if noise else 0.0
     return (log_weights + drawn).argmax(-1)
@@ -423,7 +423,7 @@ class ContactScores(NamedTuple):
 def detection(
     s: Int[Tensor, "batch time"],  # regimes
     contacts: Bool[Tensor, "batch time"],  # what they should tell
-    named: Bool[Tensor, "K"],  # which of them say "contact"
+    named: Bool[Tensor, " K"],  # which of them say "contact"
 ) -> tuple[float, float, float]:
     "Precision, recall and F1."
     says = named[s]

@@ -35,11 +35,11 @@ from .vae import FrameModel
 class StreamState(NamedTuple):
     "All that is remembered between two frames; its size does not change."
 
-    mean: Float[np.ndarray, "dim_z"]  # of the next state, before the control acts
+    mean: Float[np.ndarray, " dim_z"]  # of the next state, before the control acts
     cov: Float[np.ndarray, "dim_z dim_z"]  # its covariance
     push: Float[np.ndarray, "dim_z dim_u"]  # what the next control will add to that mean, per unit
     C: Float[np.ndarray, "dim_a dim_z"]  # from the next state to its a
-    weights: Float[np.ndarray, "K"]  # α of the next step
+    weights: Float[np.ndarray, " K"]  # α of the next step
     memory: object  # of the network that mixes
 
 # %% ../../nbs/29_stream.ipynb #67bf7bff
@@ -48,7 +48,7 @@ class Streamed(NamedTuple):
 
     z: Gaussian  # distribution of the state given the frames so far: mean [dim_z], covariance
     a: Gaussian  # distribution of the noise-free pseudo-observation: mean [dim_a], covariance
-    weights: Float[Tensor, "K"]  # α of this step
+    weights: Float[Tensor, " K"]  # α of this step
     next_z: Gaussian  # distribution of the next state; with given controls: before the control acts
     next_a: Gaussian  # distribution of the next pseudo-observation, with its noise
     model: FrameModel  # can draw what is expected
@@ -64,9 +64,9 @@ class Cell(NamedTuple):
     "An LSTM of one layer and its linear reading, laid out for one step."
 
     W: Float[np.ndarray, "gates inputs"]  # for [a, h]; the rows of the gates i, f, o are halved
-    b: Float[np.ndarray, "gates"]
+    b: Float[np.ndarray, " gates"]
     out: Float[np.ndarray, "outputs units"]
-    bias: Float[np.ndarray, "outputs"]
+    bias: Float[np.ndarray, " outputs"]
 
 # %% ../../nbs/29_stream.ipynb #e4a8ab8f
 class StreamParts(NamedTuple):
@@ -129,7 +129,7 @@ def stream_parts(
 # %% ../../nbs/29_stream.ipynb #8dc9fc98
 def mixed(
     parts: StreamParts,  # the model
-    weights: Float[np.ndarray, "K"],  # α
+    weights: Float[np.ndarray, " K"],  # α
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "A, B and C of one step."
     (n, _), (_, m), (p, _) = parts.shapes
@@ -143,7 +143,7 @@ def mixed(
 # %% ../../nbs/29_stream.ipynb #f6b71ed8
 def read_one(
     parts: StreamParts,  # has the network
-    previous: Float[np.ndarray, "dim_a"],  # the last a
+    previous: Float[np.ndarray, " dim_a"],  # the last a
     memory: object,  # of the network
 ) -> tuple[np.ndarray, object]:
     "The network's outputs after reading one more a, and what it remembers now."
@@ -216,7 +216,7 @@ def checked_frame(
 def read_frame(
     parts: StreamParts,  # encodes
     frame: object,  # [channel, height, width]: an array or tensor of floats in [0, 1] or of uint8
-) -> Float[np.ndarray, "dim_a"]:
+) -> Float[np.ndarray, " dim_a"]:
     "The mean of q(a|x) of one frame. Raises `InputError` for a frame that does not fit or gives no finite a."
     x = checked_frame(parts.model, frame)
     with torch.inference_mode():
@@ -234,10 +234,10 @@ def read_frame(
 # %% ../../nbs/29_stream.ipynb #34e16672
 def corrected(
     parts: StreamParts,  # supplies R
-    mean: Float[np.ndarray, "dim_z"],  # of the state before its observation
+    mean: Float[np.ndarray, " dim_z"],  # of the state before its observation
     cov: Float[np.ndarray, "dim_z dim_z"],
     C: Float[np.ndarray, "dim_a dim_z"],  # from the state to the observation
-    a: Float[np.ndarray, "dim_a"],  # the observation
+    a: Float[np.ndarray, " dim_a"],  # the observation
 ) -> tuple[np.ndarray, np.ndarray]:
     "Mean and covariance of the state after one observation: equation (1)."
     CP = C @ cov
@@ -248,9 +248,9 @@ def corrected(
 # %% ../../nbs/29_stream.ipynb #9ddd0516
 def carried(
     parts: StreamParts,  # the model
-    mean: Float[np.ndarray, "dim_z"] | None,  # of the state now; None: nothing has begun, the next state is the first
+    mean: Float[np.ndarray, " dim_z"] | None,  # of the state now; None: nothing has begun, the next state is the first
     cov: Float[np.ndarray, "dim_z dim_z"] | None,
-    previous: Float[np.ndarray, "dim_a"],  # a now
+    previous: Float[np.ndarray, " dim_a"],  # a now
     memory: object,  # of the network, before it reads a
 ) -> StreamState:
     "What is remembered until the next frame."
@@ -273,7 +273,7 @@ def stream_start(
 
 
 def as_gaussian(
-    mean: Float[np.ndarray, "n"],
+    mean: Float[np.ndarray, " n"],
     cov: Float[np.ndarray, "n n"],
 ) -> Gaussian:
     "A Gaussian in tensors, which share the arrays' memory."
@@ -284,7 +284,7 @@ def stream_step(
     parts: StreamParts,  # the model
     state: StreamState,  # what is remembered
     frame: object = None,  # [channel, height, width], floats in [0, 1] or uint8; None: it is missing
-    u: Float[np.ndarray, "dim_u"] | None = None,  # the control that led to this frame
+    u: Float[np.ndarray, " dim_u"] | None = None,  # the control that led to this frame
 ) -> tuple[StreamState, Streamed]:
     "What is remembered now, and what is known; the old state is unchanged. Raises `InputError` for bad input."
     mean, cov, push, C, weights, memory = state
@@ -316,7 +316,7 @@ def with_controls(
     model: FrameModel,  # says how many it expects
     frames: Iterable,  # one after the other
     given: Iterable | None,  # one control for each frame, or None
-) -> Iterator[tuple[object, Float[Tensor, "dim_u"] | None]]:
+) -> Iterator[tuple[object, Float[Tensor, " dim_u"] | None]]:
     "Each frame with its control. Raises `InputError` where controls are missing, not expected or not finite."
     dim_u, given = getattr(model.config, "dim_u", 0), None if given is None else iter(given)
     for t, frame in enumerate(frames):
@@ -360,7 +360,8 @@ def switching_stream(
 ) -> Iterator[Streamed]:
     "What is known after each frame, by the switching filter; its weights are the probabilities of the regimes."
     c, d = model.config, model.dynamics
-    slds, memory, h = d.system(d.transitions.resting()), d.transitions.start(1, d.A), None
+    slds, memory = d.system(d.transitions.resting()), d.transitions.start(1, d.A)
+    h, table = None, None  # of the frame before
     blank, no, step = d.A.new_zeros(1, c.dim_a), torch.zeros(1, dtype=torch.bool, device=d.A.device), STEPS[c.filter]
     normal = lambda h: h._replace(log_weights=h.log_weights.log_softmax(-1))
     tick = lambda u: ticks(slds, controls(c, blank[:, None], None if u is None else u[None, None]), 1)[0]

@@ -154,7 +154,7 @@ def log_likelihood(
     a: Float[Tensor, "batch time dim_a"],  # where things are
     seen: Bool[Tensor, "batch time"],  # True = observed
     frames: Int[Tensor, "batch n"] | None = None,  # times of the frames to decode; None: all
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     "log p(x|a) over the observed frames, or its unbiased estimate from the frames at these random times."
     scale = 1.0
     if frames is not None:
@@ -195,7 +195,7 @@ class FrameModel(nn.Module):
         a: Float[Tensor, "batch time dim_a"],  # where things are
         seen: Bool[Tensor, "batch time"],  # True = observed
         frames: Int[Tensor, "batch n"] | None = None,  # times of the frames to decode; None: all
-    ) -> Float[Tensor, "batch"]:
+    ) -> Float[Tensor, " batch"]:
         "log p(x|a) over the observed frames, or its unbiased estimate."
         return log_likelihood(self.decoder, self.pixels, x, a, seen, frames)
 

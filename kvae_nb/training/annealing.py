@@ -116,7 +116,7 @@ def active_units(
 # %% ../../nbs/12_annealing.ipynb #d0ee7b4d
 def rate_per_dimension(
     q: Posterior,  # q(a|x) of many frames, [*batch, dim_a]
-) -> Float[Tensor, "dim_a"]:
+) -> Float[Tensor, " dim_a"]:
     """Nats per frame that each dimension says, at most: the mean KL of q(a_d|x) to the Gaussian with the moments of all
     frames, equation (6)."""
     mean, var = q.mean.flatten(0, -2), q.var.flatten(0, -2)

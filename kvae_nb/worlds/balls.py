@@ -79,7 +79,7 @@ WORLDS = {
 # %% ../../nbs/02_ball.ipynb #8d0078e1
 def half_planes(
     corners: tuple,  # (x, y) of a convex polygon's corners, in order
-) -> tuple[Float[np.ndarray, "edges 2"], Float[np.ndarray, "edges"]]:
+) -> tuple[Float[np.ndarray, "edges 2"], Float[np.ndarray, " edges"]]:
     "Outward unit normals n and offsets d of the edges: the polygon is the set of points p with n·p ≤ d for every edge."
     c = np.asarray(corners, dtype=float)
     along = np.roll(c, -1, axis=0) - c
