@@ -92,7 +92,7 @@ MOVED = {
     "command": "app.command",
 }
 
-# %% ../nbs/89_house.ipynb #bc409084
+# %% ../nbs/89_house.ipynb #60c1b332
 CODE = """
 from importlib import import_module
 
@@ -107,7 +107,7 @@ if __name__ == "__main__":
     sys.exit(__getattr__("main")())
 """
 
-
+# %% ../nbs/89_house.ipynb #bc409084
 class OldNames(MetaPathFinder, InspectLoader):
     "Finds the modules of version 0.1, each as a module whose names are those of the modules that took its place."
 

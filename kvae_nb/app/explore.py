@@ -229,7 +229,7 @@ def film_over(
             )
     return fig, [plot for [plot] in plots]
 
-# %% ../../nbs/55b_panels.ipynb #6bfba032
+# %% ../../nbs/55b_panels.ipynb #5c957ec7
 @torch.no_grad()
 def imputed(
     model: FrameModel,  # trained
@@ -243,7 +243,7 @@ def imputed(
         )
     return model.impute(film[None], ~torch.tensor(list(hidden))[None])
 
-
+# %% ../../nbs/55b_panels.ipynb #6bfba032
 def draw_band(
     plot: Plot,  # where to draw
     belief: Gaussian,  # mean [time, n], covariance [time, n, n]

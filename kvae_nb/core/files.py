@@ -23,14 +23,14 @@ import yaml
 
 from .errors import InputError
 
-# %% ../../nbs/72_files.ipynb #e058cd97
+# %% ../../nbs/72_files.ipynb #0f9a3fc9
 def _umask() -> int:
     "The process's umask, which can only be read by setting it."
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
-
+# %% ../../nbs/72_files.ipynb #e058cd97
 @contextmanager
 def atomic_write(
     path: str | Path,  # the file to write, or a link to it; its folder is made if it is missing
@@ -138,7 +138,7 @@ def read_yaml(
         raise InputError(f"{path} has more than {YAML_BYTES} bytes, which is too long for a configuration.")
     return parse_yaml(raw, path)
 
-# %% ../../nbs/72_files.ipynb #5e09316c
+# %% ../../nbs/72_files.ipynb #a685f2fd
 class ArrayHeader(NamedTuple):
     "What an array's header says."
 
@@ -159,7 +159,7 @@ def memory_bytes() -> int:
         pass
     return min(found)
 
-
+# %% ../../nbs/72_files.ipynb #5e09316c
 def check_memory(
     size: int,  # bytes of frames
     what: str,  # they are
@@ -214,7 +214,7 @@ def _check_size(path: str | Path, name: str, size: int, packed: int):
             f"{path} unpacks {packed} bytes to {size} under {name}, which no picture does; it is not read."
         )
 
-# %% ../../nbs/72_files.ipynb #b354ec7f
+# %% ../../nbs/72_files.ipynb #d069fddd
 def _visit_archive(file, path: str | Path, names: tuple[str, ...] | list[str] | None, read) -> dict:
     "`read(file, header, where)` of each array asked for in an .npz archive."
     with zipfile.ZipFile(file) as archive:
@@ -226,7 +226,7 @@ def _visit_archive(file, path: str | Path, names: tuple[str, ...] | list[str] | 
                 out[name] = read(member, _read_header(member, info.file_size, where), where)
         return out
 
-
+# %% ../../nbs/72_files.ipynb #b354ec7f
 def _visit(path: str | Path, names: tuple[str, ...] | list[str] | None, read) -> dict:
     "`read(file, header, where)` of each array asked for; every failure is an `InputError` that names the file."
     with _open_file(path) as file:
@@ -244,7 +244,7 @@ def _visit(path: str | Path, names: tuple[str, ...] | list[str] | None, read) ->
                 f"{path} cannot be read as a numpy file; it is damaged, cut off or of another kind."
             ) from error
 
-# %% ../../nbs/72_files.ipynb #6231fc33
+# %% ../../nbs/72_files.ipynb #a033dd1f
 def array_headers(
     path: str | Path,  # .npz or .npy
     names: tuple[str, ...] | list[str] | None = None,  # which; None: all there are
@@ -253,7 +253,7 @@ def array_headers(
     Raises `InputError` that names the file."""
     return _visit(path, names, lambda file, header, where: header)
 
-
+# %% ../../nbs/72_files.ipynb #6231fc33
 def read_arrays(
     path: str | Path,  # .npz or .npy
     names: tuple[str, ...] | list[str] | None = None,  # which; None: all there are

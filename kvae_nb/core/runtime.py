@@ -21,7 +21,7 @@ import torch
 
 from .errors import InputError
 
-# %% ../../nbs/71_runtime.ipynb #33458b79
+# %% ../../nbs/71_runtime.ipynb #84069820
 def _whole(seed) -> int:
     "The seed as a python integer. Raises `InputError` where it is none, or outside 0 … 2⁶³−1."
     try:
@@ -40,7 +40,7 @@ def derived_seed(
     keys = [_whole(k) for k in keys]
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
-
+# %% ../../nbs/71_runtime.ipynb #33458b79
 def seed_everything(
     seed: SupportsIndex | float,  # a whole number, 0 … 2⁶³−1
 ):

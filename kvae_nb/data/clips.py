@@ -42,7 +42,7 @@ def check_part(
         raise InputError(f"{name} must hold {'finite numbers' if numbers else 'True and False'} only.")
     return a.astype(np.float32 if numbers else bool)
 
-# %% ../../nbs/74_clips.ipynb #a08f04d8
+# %% ../../nbs/74_clips.ipynb #70789b91
 def check_tensors(
     parts: dict[str, Tensor],  # frames and what is beside them
 ):
@@ -63,7 +63,7 @@ def check_tensors(
     if "controls" in parts and parts["controls"].shape[2] == 0:
         raise InputError("controls have width 0; leave them out where there are none.")
 
-
+# %% ../../nbs/74_clips.ipynb #a08f04d8
 def check_threshold(threshold: float | np.floating):
     "Raises `InputError` outside 0 … 1, where whole numbers of 8 bits would begin anew."
     if not 0 <= threshold <= 1:

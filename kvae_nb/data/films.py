@@ -48,7 +48,7 @@ class VideoData:
         "Number of clips."
         return len(self.frames)
 
-# %% ../../nbs/03_films.ipynb #cd334aad
+# %% ../../nbs/03_films.ipynb #ae293532
 @patch
 def map(self: VideoData, fn) -> VideoData:
     "A new set, with `fn` applied to every tensor that is present."
@@ -69,7 +69,7 @@ def subset(self: VideoData, index: object) -> VideoData:
     "The clips at these positions, as a set of the same kind."
     return self[index]
 
-
+# %% ../../nbs/03_films.ipynb #cd334aad
 @patch
 def to(self: VideoData, device: torch.device | str) -> VideoData:
     "The same set on this device."

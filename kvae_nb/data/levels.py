@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from ..core.errors import InputError
 
-# %% ../../nbs/73_levels.ipynb #58611c8c
+# %% ../../nbs/73_levels.ipynb #66fb57b5
 BITS = (255, 1023, 4095, 16383, 65535)  # the largest number of 8, 10, 12, 14 and 16 bits
 SPARE, FEW_ABOVE, FEW_BELOW = 0.45, 0.05, 1 / 3  # fractions may leave a scale by such a part of it, if they are few
 
@@ -30,7 +30,7 @@ class Scale(NamedTuple):
     black: float
     white: float
 
-
+# %% ../../nbs/73_levels.ipynb #58611c8c
 def find_scale(
     low: float,  # smallest number of the whole set
     high: float,  # largest
@@ -104,10 +104,10 @@ def read_levels(
     scale = find_scale(low, high, whole, white, share)
     return to_levels(array, scale), say_scale(scale, low, high, array.dtype)
 
-# %% ../../nbs/73_levels.ipynb #373ed490
+# %% ../../nbs/73_levels.ipynb #35f6329d
 LARGEST = 2**14  # side in pixels
 
-
+# %% ../../nbs/73_levels.ipynb #373ed490
 def check_wanted(
     steps: object = None,  # frames in each clip
     size: object = None,  # side in pixels

@@ -155,7 +155,7 @@ def looks_grey(
     except InputError:  # the sentence comes when it is opened
         return False
 
-# %% ../../nbs/74b_opening.ipynb #221193ae
+# %% ../../nbs/74b_opening.ipynb #43bafee0
 def black_and_white(
     data: VideoData,  # grey levels or colours
 ) -> VideoData:
@@ -168,7 +168,7 @@ def black_and_white(
         )
     return data.binarized()
 
-
+# %% ../../nbs/74b_opening.ipynb #221193ae
 def decide_levels(
     data: VideoData,  # as it was read
     binarize: bool | None = None,  # None: decided from the frames

@@ -75,7 +75,7 @@ def natural_order(
         keys = [_pieces(n, minus, False) for n in names]
     return sorted(range(len(names)), key=lambda i: (keys[i], names[i]))
 
-# %% ../../nbs/73b_readers.ipynb #91ceb05f
+# %% ../../nbs/73b_readers.ipynb #2a9b1a69
 class Images(NamedTuple):
     "The PNG images of a folder, as their headers describe them."
 
@@ -85,7 +85,7 @@ class Images(NamedTuple):
     clear: bool  # some have transparency
     said: tuple[str, ...]  # what there is to say
 
-
+# %% ../../nbs/73b_readers.ipynb #91ceb05f
 def _header(path: Path) -> tuple[bool, bool, bool]:
     "Whether an image is deep, in colour, and has transparency."
     from PIL import Image
@@ -181,7 +181,7 @@ def folder_scale(
     said = "" if usual else say_scale(scale, 0, high, np.uint16)
     return (Scale(0.0, 255.0) if not high and not white else scale), said
 
-# %% ../../nbs/73b_readers.ipynb #ea7ae92b
+# %% ../../nbs/73b_readers.ipynb #8aa059e6
 FILMS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif")
 CLEAR = ("rgba", "bgra", "argb", "abgr", "yuva", "gbrap", "ya8", "pal8")  # how ffmpeg calls pixels with transparency
 
@@ -192,7 +192,7 @@ def is_film(
     "Whether it is one film: by its ending, or a folder of images."
     return Path(path).is_dir() or Path(path).suffix.lower() in FILMS
 
-
+# %% ../../nbs/73b_readers.ipynb #ea7ae92b
 def _raw_frames(path: Path, white: float | None) -> Iterator[np.ndarray]:
     "The frames of a film, or of a folder of images, as levels [height, width, 1 or 3]."
     import imageio.v3 as iio
@@ -208,7 +208,7 @@ def _raw_frames(path: Path, white: float | None) -> Iterator[np.ndarray]:
     else:
         yield from iio.imiter(path, plugin="FFMPEG")
 
-# %% ../../nbs/73b_readers.ipynb #4794d366
+# %% ../../nbs/73b_readers.ipynb #58bdf67c
 def _square_frames(path: Path, size, channels, white: float | None) -> Iterator[np.ndarray]:
     "The frames one by one, made square. Raises `InputError` when there are none, or they differ in size."
     first, light = None, False
@@ -226,7 +226,7 @@ def _square_frames(path: Path, size, channels, white: float | None) -> Iterator[
             "store the frames without transparency."
         )
 
-
+# %% ../../nbs/73b_readers.ipynb #4794d366
 def film_frames(
     path: str | Path,  # a film, or a folder of PNG images
     size: int | None = None,  # side in pixels; None: as it is
@@ -287,7 +287,7 @@ def frames_of(
     said = tuple(filter(None, [*_shown((h, w), size), *foreign, scale]))
     return Reading(levels.reshape(n, t, *levels.shape[1:]), {}, "N" not in found, said)
 
-# %% ../../nbs/73b_readers.ipynb #4dd8f6ff
+# %% ../../nbs/73b_readers.ipynb #0b00142d
 def _read_archive(path: Path, names: tuple[str, ...], size, channels, layout: str, white: float | None) -> Reading:
     "The frames and parts of an .npz or .npy file."
     headers, bare = array_headers(path, ("images", "levels", *names)), path.suffix.lower() == ".npy"
@@ -306,7 +306,7 @@ def _read_archive(path: Path, names: tuple[str, ...], size, channels, layout: st
     left_out = (f"{name} left out ({why})" for name, why in odd.items())
     return reading._replace(parts=parts, said=(*reading.said, *left_out))
 
-
+# %% ../../nbs/73b_readers.ipynb #4dd8f6ff
 def _read_film(path: Path, size, channels, white: float | None) -> Reading:
     "The frames of a film, or of a folder of images."
     said = []

@@ -177,7 +177,7 @@ class Shards(VideoData):
             "clips on the disk must be read before a function is applied to them, as in shards[:100].map(fn)"
         )
 
-# %% ../../nbs/75b_shards.ipynb #0025f720
+# %% ../../nbs/75b_shards.ipynb #907f4b15
 @patch
 def read(
     self: Shards,
@@ -197,7 +197,7 @@ def read(
         data = data.binarized(threshold)
     return data
 
-
+# %% ../../nbs/75b_shards.ipynb #0025f720
 def _gather(shards: Shards, name: str, places: list[tuple[int, int, int]]) -> Tensor:
     "This part of the clips at (shard, row), each at its place in the result."
     out = torch.empty((len(places), shards.steps, *shards.index.shapes[name][1:]), dtype=TYPES[name][1])

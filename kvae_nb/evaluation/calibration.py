@@ -53,7 +53,7 @@ def emission_covariance(
         )
     return torch.cholesky_inverse(L)
 
-# %% ../../nbs/61_calibration.ipynb #1201eba1
+# %% ../../nbs/61_calibration.ipynb #e17346a1
 class Calibration(NamedTuple):
     "How often the truth was inside the model's ellipses while frames were missing, by step of the gap."
 
@@ -77,7 +77,7 @@ def distances(
     e = a.cpu().double() - beliefs.a.mean.cpu().double()
     return torch.linalg.solve_triangular(L, e[..., None], upper=False)[..., 0].square().sum(-1)
 
-
+# %% ../../nbs/61_calibration.ipynb #1201eba1
 @torch.no_grad()
 def probe_calibration(
     model: SequenceModel,  # any model of the protocol whose beliefs are Gaussian

@@ -25,7 +25,7 @@ from ..data.batches import batches
 from ..data.films import Batch, VideoData
 from ..models.protocol import Beliefs, SequenceModel, hide
 
-# %% ../../nbs/63_checks.ipynb #c8aac53b
+# %% ../../nbs/63_checks.ipynb #af2538be
 class Pieces(NamedTuple):
     "Into what the white pixels of each frame fall."
 
@@ -33,7 +33,7 @@ class Pieces(NamedTuple):
     size: Int[Tensor, "*batch"]  # pixels of the largest; 0 where there is none
     largest: Bool[Tensor, "*batch height width"]  # that one alone
 
-
+# %% ../../nbs/63_checks.ipynb #c8aac53b
 def pieces(
     on: Bool[Tensor, "*batch height width"],  # white pixels
     walls: Bool[Tensor, "height width"] | None = None,  # pixels that were taken away, over which pieces hang together

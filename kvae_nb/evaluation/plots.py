@@ -215,7 +215,7 @@ def quiet_tiles(
     ax.set_xlabel("time step", fontsize=8, labelpad=2)
     return ax
 
-# %% ../../nbs/79_plots.ipynb #1b8c4c6d
+# %% ../../nbs/79_plots.ipynb #4afe62b9
 def wrong_pixels(
     truth: np.ndarray,  # [T, H, W, 3] in [0, 1]
     guess: np.ndarray,  # [T, H, W, 3] in [0, 1]
@@ -234,7 +234,7 @@ def is_red(
     "True where a pixel is marked as wrong."
     return (np.abs(picture - to_rgb(PALETTE["wrong"])) < 1e-9).all(-1)
 
-
+# %% ../../nbs/79_plots.ipynb #1b8c4c6d
 def frame_tiles(
     ax: Axes,  # axes on which `draw_rows` has drawn
     hidden: np.ndarray,  # [T], the tiles to frame
@@ -376,7 +376,7 @@ def plot_alpha(
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     return quiet(ax, "time step", "weight α")
 
-# %% ../../nbs/79_plots.ipynb #ccf6b744
+# %% ../../nbs/79_plots.ipynb #7b9baf54
 def series(
     history: Sequence[Mapping] | Mapping[str, Sequence],  # records, or name → values
     key: str,  # the quantity
@@ -389,7 +389,7 @@ def series(
     points = [(r.get(x, i), r[key]) for i, r in enumerate(history) if key in r]
     return [p[0] for p in points], [p[1] for p in points]
 
-
+# %% ../../nbs/79_plots.ipynb #ccf6b744
 def plot_curves(
     ax: Axes,  # where to draw
     history: Sequence[Mapping] | Mapping[str, Sequence],  # records, or name → values

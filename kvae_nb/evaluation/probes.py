@@ -39,7 +39,7 @@ def speeds(
     "Mean step of the ball in pixels a frame, in each part of the time; NaN where no two frames in a row show it."
     return torch.stack([centroid_steps(b[:, :, None]).mean() for b in ball.tensor_split(windows, 1)])
 
-# %% ../../nbs/62_probes.ipynb #69f60dc8
+# %% ../../nbs/62_probes.ipynb #0820b730
 LIMIT = PUBLISHED["gap"]["7"]["filtering"]
 
 
@@ -59,7 +59,7 @@ def wrong_share(
     n = min(on.shape[1], truth.shape[1])
     return (on[:, :n] != truth[:, :n]).cpu().double().mean((2, 3))
 
-
+# %% ../../nbs/62_probes.ipynb #69f60dc8
 def frames_within(
     error: Float[Tensor, "*batch time"],  # errors at steps 1, 2, …
     limit: float | Float[Tensor, " time"],  # what they should not exceed, everywhere or step by step
@@ -254,7 +254,7 @@ def state_names(
         return [f"s{i + 1}" for i in range(n)]
     return [f"{k}{ball + 1 if n > 4 else ''}" for ball in range(n // 4) for k in ("x", "y", "vx", "vy")]
 
-# %% ../../nbs/62_probes.ipynb #7f2338aa
+# %% ../../nbs/62_probes.ipynb #2da394f4
 class HiddenTruth(NamedTuple):
     "R² of the true state: what can be read from a and z in films that the fit has not seen."
 
@@ -275,7 +275,7 @@ def hidden_truth(
     r2 = [r2_by_halves(v, y) for v in (s, f, quadratic(s), quadratic(f), latents.a)]
     return HiddenTruth(list(names or state_names(y.shape[-1])), *r2)
 
-
+# %% ../../nbs/62_probes.ipynb #7f2338aa
 class ReadOut(NamedTuple):
     "Points for a picture: the true state, and what the linear map reads from z."
 

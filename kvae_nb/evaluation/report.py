@@ -128,7 +128,7 @@ class EvaluationConfig:
                 "neither gaps nor drops are given, so no hidden frame would be measured; give one of them."
             )
 
-# %% ../../nbs/64_report.ipynb #5a0622af
+# %% ../../nbs/64_report.ipynb #786571c3
 def leaks(
     model: SequenceModel,  # any model of the protocol
     data: VideoData,  # a few films
@@ -143,7 +143,7 @@ def leaks(
         "future": future_leak(model, x, mask, sorted({T // 4, T // 2, T - 1} - {0}), u),
     }
 
-
+# %% ../../nbs/64_report.ipynb #5a0622af
 def check_generation(
     model: SequenceModel,  # any model of the protocol
     data: VideoData,  # the test set

@@ -22,7 +22,7 @@ from .checks import FIRST, generate_from, model_batches
 from .imputation import hamming, imputation_errors, squared_error
 from ..models.protocol import SequenceModel, hide
 
-# %% ../../nbs/60_scores.ipynb #ea9599bb
+# %% ../../nbs/60_scores.ipynb #b010d83b
 class HeldOutElbo(NamedTuple):
     "The plain bound on a test set, in nats."
 
@@ -32,7 +32,7 @@ class HeldOutElbo(NamedTuple):
     log_prior: float  # E log p(a), per frame
     log_posterior: float  # E log q(a|x), per frame; subtracted in the bound
 
-
+# %% ../../nbs/60_scores.ipynb #ea9599bb
 @torch.no_grad()
 def held_out_elbo(
     model: SequenceModel,  # any model of the protocol
@@ -122,7 +122,7 @@ def position_r2(
     names = [f"{'xy'[i % 2]}{i // 2 + 1 if len(columns) > 2 else ''}" for i in range(len(columns))]
     return dict(zip(names, r2.tolist()))
 
-# %% ../../nbs/60_scores.ipynb #44868fcf
+# %% ../../nbs/60_scores.ipynb #2636f003
 def one_hidden(
     batch: int,  # number of films
     steps: int,  # their length
@@ -131,7 +131,7 @@ def one_hidden(
     "A mask that hides one frame of each film, another one in each."
     return torch.arange(steps) != (first + torch.arange(batch) % (steps - first))[:, None]
 
-
+# %% ../../nbs/60_scores.ipynb #44868fcf
 @torch.no_grad()
 def generated_error(
     model: SequenceModel,  # any model of the protocol

@@ -41,7 +41,7 @@ def colour8(
     "The colour as three uint8 numbers."
     return (np.array(to_rgb(PALETTE[name])) * 255).round().astype(np.uint8)
 
-# %% ../../nbs/79b_videos.ipynb #9cf07a36
+# %% ../../nbs/79b_videos.ipynb #9f585ff6
 def timeline(
     hidden: np.ndarray,  # [T]
     width: int,  # width of the bar in pixels
@@ -57,7 +57,7 @@ def timeline(
         strip[:, cell != np.roll(cell, 1)] = 255  # a gap between cells, where there is room
     return strip[:, None].repeat(height, 1).astype(np.uint8)
 
-
+# %% ../../nbs/79b_videos.ipynb #9cf07a36
 def caption(
     labels: Sequence[str],  # one text per column
     width: int,  # width of a column in pixels

@@ -223,7 +223,7 @@ def backward_conditionals(
     shift = filtered.mean[..., :-1, :] - matvec(G, filtered.predicted_mean[..., 1:, :])
     return Backward(G, shift, keep, keep @ cov @ keep.mT + G @ Q @ G.mT)
 
-# %% ../../nbs/20_batched_lgssm.ipynb #d3f6709a
+# %% ../../nbs/20_batched_lgssm.ipynb #1e8c0975
 class Smoothed(NamedTuple):
     "What is known about each state once the whole sequence has been seen."
 
@@ -244,7 +244,7 @@ def rts_smoother(
     cov = covariance_recursion(back, torch.cat([W, filtered.cov[..., -1:, :, :]], -3).flip(-3)).flip(-3)
     return Smoothed(mean, cov, cov[..., 1:, :, :] @ G.mT)
 
-
+# %% ../../nbs/20_batched_lgssm.ipynb #d3f6709a
 def loop_smoother(
     model: LGSSM,  # the model
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations

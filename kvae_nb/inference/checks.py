@@ -18,10 +18,10 @@ from torch import Tensor
 from ..core.errors import InputError
 from .linear import after_first
 
-# %% ../../nbs/76_checks.ipynb #ba1dcf7e
+# %% ../../nbs/76_checks.ipynb #f0c1dfdf
 Unchecked = object  # in a signature, "or anything else": refused in one sentence, not by a checker of annotations
 
-
+# %% ../../nbs/76_checks.ipynb #ba1dcf7e
 def check_alike(**given):  # tensors by name; a, u, B and shift may be None
     "Raises `InputError` unless all are torch tensors of one type, float32 or float64, on one device."
     like = None
@@ -73,7 +73,7 @@ def batch_axes(
     wanted = ["*batch"] + ([] if time is None else [f"{time} or 1 (time)"]) + [str(d) for d in tail]
     raise InputError(f"{name} has shape {list(shape)}, but [{', '.join(wanted)}] is needed.")
 
-# %% ../../nbs/76_checks.ipynb #f5c20c10
+# %% ../../nbs/76_checks.ipynb #8e7dc554
 def _all_axes(steps, A, B, C, Q, R, mean1, cov1, a, mask, u):
     "The batch axes of each part, once all other axes are what they should be."
     n, p, m = (1, *mean1)[-1], (1, 1, *C)[-2], 0 if u is None else (1, *u)[-1]
@@ -93,7 +93,7 @@ def _all_axes(steps, A, B, C, Q, R, mean1, cov1, a, mask, u):
         lead.append(batch_axes("mask", mask, (steps,)))
     return lead
 
-
+# %% ../../nbs/76_checks.ipynb #f5c20c10
 @lru_cache(256)
 def _common_batch(steps, *shapes):
     "The batch shape that these shapes broadcast to."
@@ -109,7 +109,7 @@ def _common_batch(steps, *shapes):
             f"the batch axes {sorted(set(lead))} of model and data do not broadcast; they should be equal, 1 or absent."
         ) from None
 
-# %% ../../nbs/76_checks.ipynb #3d54e006
+# %% ../../nbs/76_checks.ipynb #1d0c38a9
 def _usual(required, others):
     "Whether these are what `check_alike` needs, on the CPU: the usual case, decided quickly."
     kind = required[0].dtype if isinstance(required[0], Tensor) else None
@@ -123,7 +123,7 @@ def _usual(required, others):
             return False
     return True
 
-
+# %% ../../nbs/76_checks.ipynb #3d54e006
 def check_shapes(
     model: tuple,  # the model, an `LGSSM`
     steps: int,  # how many steps the sequence has
@@ -269,7 +269,7 @@ def _constant_ratio(n, steps, gap, kind, *values):
         views.append(C @ np.linalg.matrix_power(A, gap))
     return _ratio(views, Q, cov1, R)
 
-# %% ../../nbs/76_checks.ipynb #aa1586d2
+# %% ../../nbs/76_checks.ipynb #75eb1101
 @lru_cache(1024)
 def _extent(values, n, kind):
     "The norm ‖Σ‖∞ of the largest of these covariances, and the smallest variance."
@@ -295,7 +295,7 @@ def _bound(A, C, Q, cov1, R, k):
     least = -most(-R.diagonal(axis1=-2, axis2=-1), R.shape[:-3])
     return float((grown * seen * wide / least).max()) if (least > 0).all() else math.inf
 
-
+# %% ../../nbs/76_checks.ipynb #aa1586d2
 @lru_cache(64)
 def _sums(n, kind):
     "What one multiplies the entries of an n × n matrix with, as one row, to get the sums of its rows and columns."
@@ -342,7 +342,7 @@ def vagueness(
         return _own_ratio(k, enough, *own)
     return _remembered_ratio(k, enough, A.dtype.char, *(x for M in own for x in (M.shape, M.tobytes())))
 
-# %% ../../nbs/76_checks.ipynb #a73b2fb5
+# %% ../../nbs/76_checks.ipynb #e4e1ea10
 class _NoSecond(torch.autograd.Function):
     "The identity, as a function of everything a gradient depends on; its derivative is an error."
 
@@ -357,7 +357,7 @@ class _NoSecond(torch.autograd.Function):
             f"the backend {ctx.name!r} has first derivatives only; for second ones use backend='loop' or 'scan'."
         )
 
-
+# %% ../../nbs/76_checks.ipynb #a73b2fb5
 def first_only(name: str):  # of the backend
     """Decorates `backward(ctx, *grads)` of an autograd function that saved its inputs with `save_for_backward`:
     second derivatives raise `RuntimeError`."""

@@ -106,7 +106,7 @@ def forward_kernel(
             k.keep("total", "total", 0, 1, 0)
     return k.compile()
 
-# %% ../../nbs/25_cpu_kernel.ipynb #1bf9b4a5
+# %% ../../nbs/25_cpu_kernel.ipynb #8ee5dd55
 def _first_or(k: Kernel, t, name: str, prior: str, step, begin=None):
     "At the first step the prior, later the prediction."
     with k.b.if_else(k.equal(t, 0)) as (first, later):
@@ -127,7 +127,7 @@ def _forward_cov(k: Kernel, t, predicted: bool):
     for name in ("P", "K", "V", "logdet") + (("Pp",) if predicted else ()):
         k.keep(*where(k, name, t))
 
-
+# %% ../../nbs/25_cpu_kernel.ipynb #1bf9b4a5
 def _forward_mean(k: Kernel, t, predicted: bool, stored: bool):
     "One step of the means, with gains that are at hand or stored."
     for name in ("K", "V", "logdet") if stored else ():
@@ -140,14 +140,14 @@ def _forward_mean(k: Kernel, t, predicted: bool, stored: bool):
     for name in ("m", "Ve") + (("mp", "log_prob") if predicted else ()):
         k.keep(*where(k, name, t))
 
-# %% ../../nbs/25_cpu_kernel.ipynb #58c4a2b1
+# %% ../../nbs/25_cpu_kernel.ipynb #f934f9b4
 BACKWARD = {
     "P": (back_update_cov, back_noise_cov, back_predict_cov),
     "m": (back_update_mean, back_noise_mean, back_predict_mean),
 }
 BACKWARD["Pm"] = tuple(together(x, y) for x, y in zip(BACKWARD["P"], BACKWARD["m"]))
 
-
+# %% ../../nbs/25_cpu_kernel.ipynb #58c4a2b1
 @lru_cache(None)
 def backward_kernel(
     n: int,  # length of z
@@ -186,7 +186,7 @@ def backward_kernel(
                 _step_back(k, t, predict, filtered, result, halves)
     return k.compile()
 
-# %% ../../nbs/25_cpu_kernel.ipynb #0604ab28
+# %% ../../nbs/25_cpu_kernel.ipynb #54d9ebd2
 def _give(k: Kernel, t, noise, halves: str):
     "Adds this step's shares to the gradients of C, R, a, and of the noise that came in before it."
     k.do(noise)
@@ -203,7 +203,7 @@ def _give(k: Kernel, t, noise, halves: str):
                 with k.when("c"):
                     k.gather("dc", "dc", k.mul(t, "c.time"), "c.lane")
 
-
+# %% ../../nbs/25_cpu_kernel.ipynb #0604ab28
 def _step_back(k: Kernel, t, predict, filtered, result: str, halves: str):
     "Back through the transition into step t."
     before = k.add(t, -1)
@@ -217,7 +217,7 @@ def _step_back(k: Kernel, t, predict, filtered, result: str, halves: str):
     if result == "gradient":
         k.gather("dA", "dA", k.mul(t, "A.time"), "A.lane")
 
-# %% ../../nbs/25_cpu_kernel.ipynb #f8d4c4d4
+# %% ../../nbs/25_cpu_kernel.ipynb #78a2e766
 MOST = 8  # states and observations for which a kernel is made; the program grows with their third power
 
 
@@ -243,7 +243,7 @@ def flatten(M: Tensor, batch: tuple[int, ...], axes: int) -> Tensor:
         return M.reshape(1, *tail)
     return M.expand(*batch, *tail).reshape(-1, *tail)
 
-
+# %% ../../nbs/25_cpu_kernel.ipynb #f8d4c4d4
 def kernel_input(
     model: LGSSM,
     a: Tensor | Unchecked,
@@ -406,7 +406,7 @@ def cpu_evidence(
     batch, given = kernel_input(model, a, mask, u)
     return Evidence.apply(*given).reshape(batch)
 
-# %% ../../nbs/25_cpu_kernel.ipynb #130577ff
+# %% ../../nbs/25_cpu_kernel.ipynb #57496df0
 def _forward(
     model: LGSSM,
     a: Tensor | Unchecked,
@@ -421,7 +421,7 @@ def _forward(
     call.run(forward_kernel, True)
     return batch, call
 
-
+# %% ../../nbs/25_cpu_kernel.ipynb #3d0ec536
 @torch.no_grad()
 def cpu_filter(
     model: LGSSM,  # the model
@@ -437,7 +437,7 @@ def cpu_filter(
     found[-1] = found[-1][..., 0]
     return Filtered(*(found if len(batch) == 1 else (x.reshape(*batch, *x.shape[1:]) for x in found)))
 
-
+# %% ../../nbs/25_cpu_kernel.ipynb #130577ff
 @torch.no_grad()
 def cpu_smoother(
     model: LGSSM,  # the model

@@ -24,7 +24,7 @@ class tl:
 
     constexpr, int64 = "constexpr", "int64"
 
-# %% ../../nbs/26_gpu_code.ipynb #1cbff38e
+# %% ../../nbs/26_gpu_code.ipynb #1814666a
 _BLOCK = 32  # lanes per program: one warp
 _kernel_code = []
 
@@ -49,7 +49,7 @@ def what_is_missing():
         return "there is none here"
     return "" if tuple(int(x) for x in version.split(".")[:2]) >= (3, 7) else f"this is {version}"
 
-
+# %% ../../nbs/26_gpu_code.ipynb #f9648bd3
 @cache
 def _dialect():
     "The decorator and the language module for kernel code. Raises `InputError` where there is no Triton for it."
@@ -63,7 +63,7 @@ def _dialect():
     gluon = importlib.import_module("triton.experimental.gluon")
     return gluon.jit, importlib.import_module("triton.experimental.gluon.language")
 
-
+# %% ../../nbs/26_gpu_code.ipynb #1cbff38e
 def _ready():
     "Hands new kernel code to Triton; says which lane is which thread's."
     global tl
@@ -78,7 +78,7 @@ def _ready():
         globals()[f.__name__] = jit(f, do_not_specialize=lengths, do_not_specialize_on_alignment=run_time)
     return None if is_interpreted() else tl.BlockedLayout([1], [_BLOCK], [1], [0])
 
-# %% ../../nbs/26_gpu_code.ipynb #a4f7168f
+# %% ../../nbs/26_gpu_code.ipynb #d416ff92
 @_device
 def _mul(X, Y, n: tl.constexpr, m: tl.constexpr, k: tl.constexpr):
     "X Y, with X n × m and Y m × k."
@@ -91,7 +91,7 @@ def _mul(X, Y, n: tl.constexpr, m: tl.constexpr, k: tl.constexpr):
             Z = Z + (z,)
     return Z
 
-
+# %% ../../nbs/26_gpu_code.ipynb #a4f7168f
 @_device
 def _symmetric_mul(X, Y, n: tl.constexpr, m: tl.constexpr):
     """X Y, with X n × m and Y m × n, where the product is known to be symmetric: one half is computed, the other is
@@ -109,7 +109,7 @@ def _symmetric_mul(X, Y, n: tl.constexpr, m: tl.constexpr):
                 Z = Z + (z,)
     return Z
 
-# %% ../../nbs/26_gpu_code.ipynb #77ac91a2
+# %% ../../nbs/26_gpu_code.ipynb #1ca732c5
 @_device
 def _T(X, n: tl.constexpr, m: tl.constexpr):
     "The transpose of the n × m matrix X."
@@ -129,7 +129,7 @@ def _half(X, n: tl.constexpr):
             H = H + (X[i * n + j],)
     return H
 
-
+# %% ../../nbs/26_gpu_code.ipynb #77ac91a2
 @_device
 def _whole(H, n: tl.constexpr):
     "The symmetric matrix of which H is the lower half."
@@ -139,7 +139,7 @@ def _whole(H, n: tl.constexpr):
             X = X + (H[i * (i + 1) // 2 + j] if j <= i else H[j * (j + 1) // 2 + i],)
     return X
 
-# %% ../../nbs/26_gpu_code.ipynb #10b065e8
+# %% ../../nbs/26_gpu_code.ipynb #8c79a57e
 @_device
 def _add(X, Y, k: tl.constexpr):
     "X + Y, k entries each."
@@ -157,7 +157,7 @@ def _sub(X, Y, k: tl.constexpr):
         Z = Z + (X[i] - Y[i],)
     return Z
 
-
+# %% ../../nbs/26_gpu_code.ipynb #d25cdae6
 @_device
 def _scale(c, X, k: tl.constexpr):
     "c X, k entries."
@@ -175,7 +175,7 @@ def _keep(c, X, k: tl.constexpr):
         Z = Z + (tl.where(c, X[i], 0.0),)
     return Z
 
-
+# %% ../../nbs/26_gpu_code.ipynb #10b065e8
 @_device
 def _one_minus(X, n: tl.constexpr):
     "I − X."
@@ -287,7 +287,7 @@ def _update(m, P, C, R, a, seen, n: tl.constexpr, p: tl.constexpr):
     )
     return m, P, K, J, W, e, log_prob
 
-# %% ../../nbs/26_gpu_code.ipynb #97a23ea6
+# %% ../../nbs/26_gpu_code.ipynb #24f61cd8
 @_device
 def _lanes(lanes, kc: tl.constexpr, BLOCK: tl.constexpr, LAYOUT: tl.constexpr):
     "The lanes of this program, which of them exist, and which of them store covariances (one, if all share them)."
@@ -306,7 +306,7 @@ def _seen(mask, km: tl.constexpr, t, lanes, lane, always):
     else:
         return _read(mask, km, t, lanes, lane, always, 1)[0] != 0
 
-
+# %% ../../nbs/26_gpu_code.ipynb #97a23ea6
 @_device
 def _moments(mean, cov, t, lanes, lane, here, cov_here, kc: tl.constexpr, m, P, n: tl.constexpr):
     "Stores a mean and half of a covariance, where there are pointers for them."
@@ -405,7 +405,7 @@ def _share(x, kind: tl.constexpr, t, lanes, lane, here, g, d, total, k: tl.const
             total = _add(total, d, k)
     return total
 
-# %% ../../nbs/26_gpu_code.ipynb #0f206087
+# %% ../../nbs/26_gpu_code.ipynb #198fbca9
 @_device
 def _fill(x, k: tl.constexpr):
     "k times x."
@@ -421,7 +421,7 @@ def _close(x, kind: tl.constexpr, lanes, lane, here, g, total, k: tl.constexpr):
     if x is not None and not kind & 1:
         _write(x, 2, 0, lanes, lane, here, _scale(g, total, k), k)
 
-
+# %% ../../nbs/26_gpu_code.ipynb #0f206087
 @_device
 def _close_all(
     dmean1, dcov1, dA, dQ, dC, dR, kA: tl.constexpr, kQ: tl.constexpr, kC: tl.constexpr, kR: tl.constexpr,

@@ -38,7 +38,7 @@ def _unlay(x, batch, *tail):
 def _kind(x):
     return 0 if x is None else (x.shape[0] > 1) + 2 * (x.shape[2] > 1)
 
-# %% ../../nbs/27_gpu_kernel.ipynb #140eb129
+# %% ../../nbs/27_gpu_kernel.ipynb #8a77d66b
 def _kinds(a, mask, A, C, Q, R, shift, cov1, lanes):
     "The two bits of every argument, and of the covariances: shared unless something they depend on is not."
     own = any(x is not None and x.shape[2] > 1 for x in (mask, A, C, Q, R, cov1))
@@ -59,7 +59,7 @@ def _run_forward(a, mask, A, C, Q, R, shift, mean1, cov1, lanes, steps, outputs)
     launch_kernel("_forward", lanes, *inputs, *pointers, steps, lanes, **kinds, **first, n=n, p=p)
     return out
 
-
+# %% ../../nbs/27_gpu_kernel.ipynb #140eb129
 class _Evidence(torch.autograd.Function):
     "The evidence of every lane, of arguments laid out by `_lay`."
 
@@ -88,7 +88,7 @@ class _Evidence(torch.autograd.Function):
         summed = (d if d is None or d.shape == s else d.sum(2, keepdim=True) for d, s in zip(grads, ctx.shapes))
         return (*[None] * 4, *summed)
 
-# %% ../../nbs/27_gpu_kernel.ipynb #7ce3a7d6
+# %% ../../nbs/27_gpu_kernel.ipynb #e7a0c3dc
 _MAX_N, _MAX_P = 8, 4  # states and observed numbers per step
 
 
@@ -106,7 +106,7 @@ def _misfit(model, a, *others):
         return f"the GPU kernel needs tensors on an NVIDIA device, but these are on {a.device}."
     return ""
 
-
+# %% ../../nbs/27_gpu_kernel.ipynb #9a49866f
 def gpu_kernel_fits(
     model: LGSSM,  # the model
     a: Float[Tensor, "*#batch time p"],  # the observations
@@ -121,7 +121,7 @@ def gpu_kernel_fits(
         and not what_is_missing()
     )
 
-
+# %% ../../nbs/27_gpu_kernel.ipynb #63c7522a
 def _laid_out(model, a, mask, u):
     """Batch shape and everything a kernel reads, as [time, entry, lane]. Raises `InputError` where the call cannot
     be served.
@@ -139,7 +139,7 @@ def _laid_out(model, a, mask, u):
     mask = None if mask is None else _lay(mask.to(torch.uint8).unsqueeze(-1), batch, 2)
     return batch, mask, (_lay(a, batch, 2), *mats, None if shift is None else _lay(shift, batch, 3), *one)
 
-
+# %% ../../nbs/27_gpu_kernel.ipynb #7ce3a7d6
 def triton_evidence(
     model: LGSSM,  # the model
     a: Float[Tensor, "*#batch time p"],  # the observations; anything, also NaN, where missing
@@ -153,7 +153,7 @@ def triton_evidence(
     gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in args)
     return _Evidence.apply(math.prod(batch), a.shape[-2], gradient, mask, *args).reshape(batch)
 
-# %% ../../nbs/27_gpu_kernel.ipynb #3ca4a715
+# %% ../../nbs/27_gpu_kernel.ipynb #2c9b1120
 def _full(H, n):
     "The symmetric matrices of which H holds the lower halves: [time, n (n + 1) / 2, lane] to [time, n², lane]."
     return torch.stack([H[:, max(i, j) * (max(i, j) + 1) // 2 + min(i, j)] for i in range(n) for j in range(n)], 1)
@@ -176,7 +176,7 @@ def triton_filter(
     covs = [_unlay(_full(out[k], n), batch, n, n) for k in ("cov_p", "cov_f")]
     return Filtered(means[0], covs[0], means[1], covs[1], _unlay(out["log_prob"], batch))
 
-
+# %% ../../nbs/27_gpu_kernel.ipynb #3ca4a715
 @torch.no_grad()
 def triton_smoother(
     model: LGSSM,  # the model

@@ -16,7 +16,7 @@ import torch
 
 from ..core.gaussians import LOG_2PI
 
-# %% ../../nbs/23_kernel_algebra.ipynb #9e6f73b3
+# %% ../../nbs/23_kernel_algebra.ipynb #c458314f
 def product(X, Y):
     "X Y for matrices given as lists of rows of numbers."
     return [[sum((x * y for x, y in zip(row[1:], col[1:])), row[0] * col[0]) for col in zip(*Y)] for row in X]
@@ -41,7 +41,7 @@ def scaled(c, X):
     "c X for a number c."
     return [[c * x for x in r] for r in X]
 
-
+# %% ../../nbs/23_kernel_algebra.ipynb #9e6f73b3
 def eye_minus(X):
     "I − X."
     return [[(1.0 if i == j else 0.0) - x for j, x in enumerate(r)] for i, r in enumerate(X)]
@@ -84,7 +84,7 @@ def inverse(S):
         S[k] = row
     return mirror(S), logdet
 
-# %% ../../nbs/23_kernel_algebra.ipynb #0be09e47
+# %% ../../nbs/23_kernel_algebra.ipynb #8ecd7be2
 def predict_cov(P, A, Q):
     "Covariance one step ahead."
     return dict(Pp=plus(sandwich(A, P), symmetric_part(Q)))
@@ -109,7 +109,7 @@ def spoil(Pp, logdet):
     "The predicted covariance, NaN where the innovation covariance it leads to is not positive definite."
     return dict(Pp=[[x + (logdet[0][0] - logdet[0][0]) for x in row] for row in Pp])
 
-
+# %% ../../nbs/23_kernel_algebra.ipynb #0be09e47
 def predict_mean(m, A, c):
     "Mean one step ahead."
     return dict(mp=plus(product(A, m), c))
@@ -122,7 +122,7 @@ def update_mean(mp, a, C, K, V, logdet, seen, total):
     log_prob = seen[0][0] * (-0.5 * (product(flip(e), Ve)[0][0] + logdet[0][0] + len(a) * LOG_2PI))
     return dict(m=plus(mp, product(K, e)), Ve=Ve, log_prob=[[log_prob]], total=[[total[0][0] + log_prob]])
 
-# %% ../../nbs/23_kernel_algebra.ipynb #03f1342d
+# %% ../../nbs/23_kernel_algebra.ipynb #5f63b002
 def back_update_cov(N, P, C, K, V, g):
     "N of the predicted from N of the filtered, and the shares of C and R that do not depend on the data: (2), (3)."
     D, J = plus(V, sandwich(flip(K), N)), eye_minus(product(K, C))
@@ -141,7 +141,7 @@ def back_predict_cov(N, P, A, g):
     "N of the filtered of the step before, and the share of A."
     return dict(N=sandwich(flip(A), N), dA=scaled(-1.0 * g[0][0], product(product(N, A), P)))
 
-
+# %% ../../nbs/23_kernel_algebra.ipynb #8da61e54
 def back_update_mean(r, m, P, C, K, Ve, g):
     "ρ of the predicted from ρ of the filtered, the smoothed mean (4), and the shares of a, C and R: (2), (3)."
     u, ms = minus(Ve, product(flip(K), r)), plus(m, product(P, r))
@@ -166,7 +166,7 @@ def back_predict_mean(r, m, P, A, g):
     Ar = product(flip(A), r)
     return dict(r=Ar, dA=product(scaled(g[0][0], r), flip(plus(m, product(P, Ar)))))
 
-
+# %% ../../nbs/23_kernel_algebra.ipynb #03f1342d
 def smooth_cov(P, N):
     "Smoothed covariance: (4)."
     return dict(Ps=minus(P, sandwich(P, N)))

@@ -142,7 +142,7 @@ class Kernel:
         for cell in self.flat(name):
             self.b.store(ir.Constant(self.vector, [x] * self.width), cell)
 
-# %% ../../nbs/24_lanes.ipynb #21602303
+# %% ../../nbs/24_lanes.ipynb #4daf223e
 def _int(self, x):
     "An integer of the program: a constant, an argument by its name, or one computed before."
     return i64(x) if isinstance(x, int) else self.arg[x] if isinstance(x, str) else x
@@ -167,7 +167,7 @@ def _when(self, name_or_int):
     "A block that runs if the integer is not zero."
     return self.b.if_then(self.b.icmp_signed("!=", self.int(name_or_int), i64(0)))
 
-
+# %% ../../nbs/24_lanes.ipynb #21602303
 @contextmanager
 def _loop(self, stop, step: int = 1, down: bool = False):
     "A block for 0, step, 2 step … below `stop`, or for stop − 1 … 0."
@@ -187,7 +187,7 @@ def _loop(self, stop, step: int = 1, down: bool = False):
 
 Kernel.int, Kernel.mul, Kernel.add, Kernel.equal, Kernel.when, Kernel.loop = _int, _mul, _add, _equal, _when, _loop
 
-# %% ../../nbs/24_lanes.ipynb #4b9bcd30
+# %% ../../nbs/24_lanes.ipynb #d0864e5f
 def _block(self, start, lanes):
     "Says which sequences the lanes stand for: `start` and those after it, the last one repeated beyond the end."
     b, last = self.b, self.add(lanes, -1)
@@ -206,7 +206,7 @@ def _wide(self, address):
     "The same address, of a whole vector."
     return self.b.bitcast(address, self.vector.as_pointer())
 
-
+# %% ../../nbs/24_lanes.ipynb #034f3e94
 def _fetch(self, name: str, array: str, offset, lane, entry=1):
     "Fills registers from memory with any stride between lanes and entries."
     b, starts = self.b, [self.add(offset, self.mul(k, lane)) for k in self.lane]
@@ -221,7 +221,7 @@ def _side_by_side(self, lane):
     "Whether a register is one piece of memory: the block is full and its lanes are neighbours."
     return self.b.and_(self.equal(self.used, self.width), self.equal(lane, 1))
 
-
+# %% ../../nbs/24_lanes.ipynb #154d6c94
 def _recall(self, name: str, array: str, offset, lane, entry):
     "The same, in one piece where that is possible."
     b = self.b
@@ -233,7 +233,7 @@ def _recall(self, name: str, array: str, offset, lane, entry):
         with single:
             self.fetch(name, array, offset, lane, entry)
 
-
+# %% ../../nbs/24_lanes.ipynb #44019aaa
 def _keep(self, name: str, array: str, offset, lane, entry):
     "Writes the registers of the lanes in use to memory."
     b, start = self.b, self.add(offset, self.mul(self.lane[0], lane))
@@ -249,7 +249,7 @@ def _keep(self, name: str, array: str, offset, lane, entry):
                 ),
             )
 
-
+# %% ../../nbs/24_lanes.ipynb #4b9bcd30
 def _gather(self, name: str, array: str, offset, lane):
     "Adds the registers of the lanes in use to memory, in float64; with stride 0 that sums over sequences."
     b, start = self.b, self.add(offset, self.mul(self.lane[0], lane))

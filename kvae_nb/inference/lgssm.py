@@ -66,7 +66,7 @@ def observed_rows(
     steps = [t for t in range(upto) if mask is None or mask[t]]
     return [len(a) * n + t * p + i for t in steps for i in range(p)], a[steps].flatten()
 
-# %% ../../nbs/05_lgssm.ipynb #9e154392
+# %% ../../nbs/05_lgssm.ipynb #49948f74
 def dense_states(
     model: LGSSM,  # a model without batch axes
     a: Float[Tensor, "time p"],  # the observations
@@ -80,7 +80,7 @@ def dense_states(
     post = condition(joint, rows, value) if rows else joint
     return Gaussian(post.mean[:N], post.cov[:N, :N])
 
-
+# %% ../../nbs/05_lgssm.ipynb #9e154392
 def dense_evidence(
     model: LGSSM,  # a model without batch axes
     a: Float[Tensor, "time p"],  # the observations

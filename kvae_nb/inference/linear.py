@@ -88,7 +88,7 @@ def mean_inputs(
     batch = torch.broadcast_shapes(first.shape[:-2], later.shape[:-2])
     return torch.cat([first.expand(*batch, -1, -1), later.expand(*batch, -1, -1)], -2)
 
-# %% ../../nbs/76b_linear.ipynb #6e9b184b
+# %% ../../nbs/76b_linear.ipynb #70f53a5c
 def cholesky_or_nan(
     P: Float[Tensor, "*batch n n"],  # covariances
 ) -> Float[Tensor, "*batch n n"]:
@@ -108,7 +108,7 @@ def innovation_log_prob(
     log_prob = -0.5 * (w.square().sum(-1) + e.shape[-1] * math.log(2 * math.pi)) - half_log_det
     return log_prob if observed is None else torch.where(observed, log_prob, 0.0)
 
-
+# %% ../../nbs/76b_linear.ipynb #6e9b184b
 def gaussian_noise(
     L: Float[Tensor, "*#batch n n"],  # roots of covariances
     shape: tuple[int, ...],  # all axes but the last

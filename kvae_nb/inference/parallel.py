@@ -22,7 +22,7 @@ from .checks import Unchecked, check_series
 from .lgssm import LGSSM
 from .linear import after_first, cholesky_or_nan, mean_inputs
 
-# %% ../../nbs/22_parallel.ipynb #1012f629
+# %% ../../nbs/22_parallel.ipynb #21114f82
 def _mv(M, v):
     "`M @ v`; where several vectors share one matrix, they become its columns instead of the matrix being copied."
     return torch.einsum("...ij,...j->...i", M, v)
@@ -42,7 +42,7 @@ class _Units(NamedTuple):
     step: Tensor  # L_t⁻¹ A_t L_{t-1} for t = 2 … T
     see: Tensor  # V_t⁻¹ C_t L_t, 0 where nothing was observed
 
-
+# %% ../../nbs/22_parallel.ipynb #1012f629
 def _in_units(model, steps, weight):
     "The model in units of its noises; `weight` is 1 at observed steps and 0 at missing ones."
     first, later = (
@@ -97,7 +97,7 @@ def _solve(U, x):
     own = (1,) * (len(batch) + 2 - U.dim()) + U.shape[:-2]
     return _uncolumns(torch.cholesky_solve(_columns(x, own), U.reshape(*own, *U.shape[-2:])), own, batch)
 
-# %% ../../nbs/22_parallel.ipynb #944022c2
+# %% ../../nbs/22_parallel.ipynb #0190069b
 def _residuals(model, w, z, a, inputs, weight):
     "The noises that explain the path `z`, in their own units: of the states, and of the observations."
     into = torch.cat([z[..., :1, :], z[..., 1:, :] - _mv(after_first(model.A), z[..., :-1, :])], -2) - inputs
@@ -116,7 +116,7 @@ class _Mode(NamedTuple):
     squares: Tensor  # sum of the squared residuals at the mean [*batch]
     weight: Tensor  # 1 where observed [*batch or none, time]
 
-
+# %% ../../nbs/22_parallel.ipynb #944022c2
 def _mode(model, a, mask, u):
     "The posterior mean of the whole path and what was needed to find it."
     batch, steps = check_series(model, a, mask, u), a.shape[-2]
@@ -163,7 +163,7 @@ def information_smoother(
     lag = w.root[..., 1:, :, :] @ block(X[..., 1:, :], X[..., :-1, :]) @ w.root[..., :-1, :, :].mT
     return Smoothed(z, *(M.expand(*z.shape[:-2], -1, -1, -1) for M in (cov, lag)))
 
-# %% ../../nbs/22_parallel.ipynb #7c316901
+# %% ../../nbs/22_parallel.ipynb #0836492e
 def _every(xs, axis, start, stop, step=2):
     "Positions start, start + step, … of each tensor."
     return tuple(x.movedim(axis, 0)[start:stop:step].movedim(0, axis) for x in xs)
@@ -174,7 +174,7 @@ def _interleave(even, odd, axis):
     even, odd = even.movedim(axis, 0), odd.movedim(axis, 0)
     return torch.cat([torch.stack([even[: len(odd)], odd], 1).flatten(0, 1), even[len(odd) :]]).movedim(0, axis)
 
-
+# %% ../../nbs/22_parallel.ipynb #7c316901
 def associative_scan(
     combine: Callable,  # (earlier, later) → combined, on tuples of tensors; associative
     elements: tuple,  # tensors with the same length along `axis`
@@ -212,7 +212,7 @@ def _combine(i, j):
     e, MA, MC = eta2 - J2 @ b, M @ A, symmetrize(M @ C)
     return A2 @ MA, A2 @ (b + MC @ e) + b2, A2 @ MC @ A2.mT + C2, MA.mT @ e + eta, symmetrize(A.mT @ J2 @ MA) + J
 
-# %% ../../nbs/22_parallel.ipynb #9e2b4532
+# %% ../../nbs/22_parallel.ipynb #89e23f26
 def _mm(X, Y):
     "Matrix product over the first two axes; what comes after them broadcasts."
     if X.shape[0] * X.shape[1] * Y.shape[1] > 500:
@@ -232,7 +232,7 @@ def _t(X):
 def _sym(X):
     return (X + _t(X)) / 2
 
-
+# %% ../../nbs/22_parallel.ipynb #9e2b4532
 def _inverse(S):
     "S⁻¹ and log det S over the first two axes, in closed form up to 2×2; NaN where S is not positive definite."
     if len(S) == 1:
@@ -245,7 +245,7 @@ def _inverse(S):
     W = _unroot(cholesky_or_nan(S.movedim((0, 1), (-2, -1))))
     return (W.mT @ W).movedim((-2, -1), (0, 1)), -2 * W.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
-# %% ../../nbs/22_parallel.ipynb #368ee10e
+# %% ../../nbs/22_parallel.ipynb #fb55a6d3
 def _cut(x, k, lead, block):
     """The steps of `x`, whose time axis is followed by `k` more: `block` tensors [k axes, lead batch axes, blocks];
     a constant one has one block and is repeated.
@@ -266,7 +266,7 @@ def _join(xs, k, batch, steps):
     x = x.permute(*range(1 + k, 2 + k + lead), 0, *range(1, 1 + k)).flatten(lead, lead + 1)
     return x.expand(*batch, *x.shape[lead:]).narrow(lead, 0, steps)
 
-
+# %% ../../nbs/22_parallel.ipynb #f2e4e024
 class _Step(NamedTuple):
     "One step of every block: it sees `a`, then moves."
 
@@ -278,7 +278,7 @@ class _Step(NamedTuple):
     a: Tensor
     seen: Tensor | None  # 1 where observed
 
-
+# %% ../../nbs/22_parallel.ipynb #368ee10e
 def _blocks(model, a, mask, u, block):
     "The common batch shape, the belief about the first state, and the steps."
     batch, steps = check_series(model, a, mask, u), a.shape[-2]
@@ -303,7 +303,7 @@ def _blocks(model, a, mask, u, block):
     first = cut(model.mean1.unsqueeze(-2), 1)[0], cut(symmetrize(model.cov1).unsqueeze(-3), 2)[0]
     return batch, first, [_Step(*x) for x in zip(*parts)]
 
-# %% ../../nbs/22_parallel.ipynb #e8d8f03a
+# %% ../../nbs/22_parallel.ipynb #a73fb186
 def _reduce(steps, like):
     "Every block as one element (E, b, P, η, J)."
     n = len(like)
@@ -321,7 +321,7 @@ def _reduce(steps, like):
             b = b + shift
     return E, b, P, eta, _sym(J)
 
-
+# %% ../../nbs/22_parallel.ipynb #e8d8f03a
 def _starts(first, steps, batch):
     "The predicted state at the start of every block: mean [n, *batch, blocks] and covariance."
     mean, cov = first
@@ -340,7 +340,7 @@ def _starts(first, steps, batch):
     )
     return _uncolumns(mean, own, batch).movedim(-1, 0).contiguous(), cov.movedim((-2, -1), (0, 1)).contiguous()
 
-# %% ../../nbs/22_parallel.ipynb #b9c8e22a
+# %% ../../nbs/22_parallel.ipynb #8bd80bd0
 def _walk(first, steps, batch):
     """For each step of the blocks: predicted mean and covariance, filtered mean and covariance, log-probability,
     and what is predicted next.
@@ -362,7 +362,7 @@ def _walk(first, steps, batch):
         yield m, P, mean, cov, log_prob, m_next, P_next
         m, P = m_next, P_next
 
-
+# %% ../../nbs/22_parallel.ipynb #9b608dc2
 def scan_filter(
     model: LGSSM,  # the model; R positive definite
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations; anything, also NaN, where missing
@@ -377,7 +377,7 @@ def scan_filter(
     found = list(zip(*_walk(first, steps, batch)))
     return Filtered(*(_join(x, k, batch, a.shape[-2]) for x, k in zip(found, (1, 2, 1, 2, 0))))
 
-
+# %% ../../nbs/22_parallel.ipynb #b9c8e22a
 def scan_evidence(
     model: LGSSM,  # the model; R positive definite
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations; anything, also NaN, where missing
@@ -391,7 +391,7 @@ def scan_evidence(
     batch, first, steps = _blocks(model, a, mask, u, block)
     return _join([x[4] for x in _walk(first, steps, batch)], 0, batch, a.shape[-2]).sum(-1)
 
-# %% ../../nbs/22_parallel.ipynb #05cd9cb9
+# %% ../../nbs/22_parallel.ipynb #908450e4
 def _look_back(i, j):
     "The linear map with noise `j`, followed by `i`: elements (E, g, W)."
     (E, g, W), (E2, g2, W2) = i, j
@@ -409,7 +409,7 @@ def _backward(found, step, inside):
     ) - _mm(G, step.A)
     return G, mean - _mx(G, m_next), _mm(_mm(keep, cov), _t(keep)) + _mm(_mm(G, step.Q), _t(G))
 
-
+# %% ../../nbs/22_parallel.ipynb #05cd9cb9
 def scan_smoother(
     model: LGSSM,  # the model; R and the predicted covariances positive definite
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations; anything, also NaN, where missing

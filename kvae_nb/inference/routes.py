@@ -73,7 +73,7 @@ def lacks(model: LGSSM, backend: str, what: str, gradients: bool) -> str | None:
     one = lambda name: any(is_definite(getattr(model, k)) for k in name.split("|"))
     return next((name for name in asked if not one(name)), None)
 
-# %% ../../nbs/28_routes.ipynb #b94af04a
+# %% ../../nbs/28_routes.ipynb #46472147
 PLAIN = {torch.float32: 1e3, torch.float64: 1e8}  # κ up to which a type keeps half of its digits in covariances
 KERNEL_SMOOTHER = 1e4  # κ up to which the kernel's smoother, P − P N P, is used
 LONG = 200  # steps from which the scan is ahead of the loop
@@ -99,7 +99,7 @@ class Choice(NamedTuple):
     backend: str
     double: bool
 
-
+# %% ../../nbs/28_routes.ipynb #b94af04a
 def choose(
     what: Literal["evidence", "filter", "smoother"],  # which answer is wanted
     model: LGSSM,  # the model

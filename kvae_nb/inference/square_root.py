@@ -71,7 +71,7 @@ def semidefinite_root(
     sound = rest.detach().abs().amax((-2, -1)) <= 2 * tiny
     return tria(torch.where(sound[..., None, None], s.unsqueeze(-1) * torch.stack(columns, -1), math.nan))
 
-# %% ../../nbs/21_square_root.ipynb #834d08e2
+# %% ../../nbs/21_square_root.ipynb #7e6e9879
 class _Pass(NamedTuple):
     "All that the forward pass knows about spreads; batch axes are those of matrices and mask."
 
@@ -93,7 +93,7 @@ def _positive(L):
     "The same triangular root with a diagonal that is not negative."
     return L * torch.where(L.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(L.dtype).unsqueeze(-2)
 
-
+# %% ../../nbs/21_square_root.ipynb #c48fc0ae
 def _predicted_roots(A, C, LQ, LR, L1, steps, batch):
     "L_p of every step: equation (2)."
     p, n = C.shape[-2:]
@@ -104,7 +104,7 @@ def _predicted_roots(A, C, LQ, LR, L1, steps, batch):
         L.append(torch.linalg.qr(torch.cat([torch.bmm(J_t, L[-1]), noise_t], -1).mT)[1].mT[:, p:, p:])
     return _positive(torch.stack(L, 1).reshape(*batch, steps, n, n))
 
-
+# %% ../../nbs/21_square_root.ipynb #834d08e2
 def _forward(model, mask, steps):
     """Roots, gains and roots of the innovation covariances for all steps: equation (1). NaN from where an
     innovation has no density.
@@ -122,7 +122,7 @@ def _forward(model, mask, steps):
     L, L_f, S, KS = (torch.where(sound, x, math.nan) for x in (L, X[..., p:, p:], S, KS))
     return _Pass(C, LQ, LR, L, L_f, torch.linalg.solve_triangular(S, KS, upper=False, left=False), S)
 
-# %% ../../nbs/21_square_root.ipynb #aaeff6a5
+# %% ../../nbs/21_square_root.ipynb #1e2420bd
 class _Means(NamedTuple):
     "What the data say; with all batch axes."
 
@@ -144,7 +144,7 @@ def _means(model, f, a, mask, u, batch):
     e = a - matvec(f.C, predicted)
     return _Means(predicted, predicted + matvec(f.gain, e), e, innovation_log_prob(e, f.innovation, mask))
 
-
+# %% ../../nbs/21_square_root.ipynb #a912fe3f
 class FilteredRoots(NamedTuple):
     "What the filter knows after each step, in roots: covariance = root rootᵀ."
 
@@ -154,7 +154,7 @@ class FilteredRoots(NamedTuple):
     root: Float[Tensor, "*batch time n n"]
     log_prob: Float[Tensor, "*batch time"]  # log p(a_t | a_1 … a_{t-1}) in nats, exactly 0 at missing steps
 
-
+# %% ../../nbs/21_square_root.ipynb #3ba77e56
 def root_filter(
     model: LGSSM,  # the model; Q and cov1 may be singular
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations; anything, also NaN, where missing
@@ -171,7 +171,7 @@ def root_filter(
     predicted, root = (L.expand(*batch, -1, -1, -1) for L in (f.predicted, f.root))
     return FilteredRoots(m.predicted, predicted, m.mean, root, m.log_prob)
 
-
+# %% ../../nbs/21_square_root.ipynb #aaeff6a5
 def root_filtered(
     model: LGSSM,  # the model
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations
@@ -184,7 +184,7 @@ def root_filtered(
     r = root_filter(model, a, mask, u)
     return Filtered(r.predicted_mean, r.predicted_root @ r.predicted_root.mT, r.mean, r.root @ r.root.mT, r.log_prob)
 
-# %% ../../nbs/21_square_root.ipynb #f86da8b1
+# %% ../../nbs/21_square_root.ipynb #c0cf869a
 class SmoothedRoots(NamedTuple):
     "What is known about each state once the whole sequence has been seen, in roots: covariance = root rootᵀ."
 
@@ -208,7 +208,7 @@ def _smoothed_roots(G, W, last):
         L.append(torch.linalg.qr(torch.cat([torch.bmm(G_t, L[-1]), W_t], -1).mT)[1].mT)
     return _positive(torch.stack(L[::-1], 1).reshape(*batch, lags + 1, n, n))
 
-
+# %% ../../nbs/21_square_root.ipynb #747072e5
 def _sizes(model, f):
     """The largest standard deviation that each coordinate had, where values can be read and rounding is small
     beside them; else None.
@@ -220,7 +220,7 @@ def _sizes(model, f):
         return None
     return f.predicted.detach().norm(dim=-1).amax(-2, keepdim=True)
 
-
+# %% ../../nbs/21_square_root.ipynb #9396e5f8
 def _gain(ahead, GL, W, size):
     """G and the root of the covariance that remains. Singular is what is less than the rounding of `size`; without
     a size it is NaN.
@@ -240,7 +240,7 @@ def _gain(ahead, GL, W, size):
     left = tria(torch.cat([W, GL - G @ ahead], -1))  # what z_{t+1} does not explain, because it has no variance there
     return torch.where(singular, G, regular), torch.where(singular, left, W)
 
-
+# %% ../../nbs/21_square_root.ipynb #89472a4b
 def root_smoother(
     model: LGSSM,  # the model; Q, R and cov1 may be singular
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations; anything, also NaN, where missing
@@ -263,7 +263,7 @@ def root_smoother(
     lag_cov = root[..., 1:, :, :] @ (G @ root[..., 1:, :, :]).mT
     return SmoothedRoots(mean, root.expand(*batch, -1, -1, -1), lag_cov.expand(*batch, -1, -1, -1))
 
-
+# %% ../../nbs/21_square_root.ipynb #f86da8b1
 def root_smoothed(
     model: LGSSM,  # the model
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations
@@ -276,7 +276,7 @@ def root_smoothed(
     r = root_smoother(model, a, mask, u)
     return Smoothed(r.mean, r.root @ r.root.mT, r.lag_cov)
 
-# %% ../../nbs/21_square_root.ipynb #14cea454
+# %% ../../nbs/21_square_root.ipynb #ce3dcdd8
 class _Future(NamedTuple):
     "What the later observations measure of each state: equation (5). Batch axes as in `_Pass`."
 
@@ -302,7 +302,7 @@ def _look_back(A, f):
     U, turn = (torch.stack(x[::-1], 1).reshape(*batch, steps, *x[0].shape[1:]) for x in (U, turn))
     return _Future(U, turn[..., :-1, :, :], D)
 
-
+# %% ../../nbs/21_square_root.ipynb #14cea454
 def _solve_lower(L, v):
     "L⁻¹ v for vectors with any leading axes."
     return torch.linalg.solve_triangular(L, v.unsqueeze(-1), upper=False).squeeze(-1)
@@ -324,7 +324,7 @@ def _meet(f, b, m, zeta):
     L = torch.linalg.solve_triangular(X, f.root, upper=True, left=False)
     return m.mean + matvec(L, matvec((b.U @ L).mT, zeta)), L
 
-# %% ../../nbs/21_square_root.ipynb #0b39a110
+# %% ../../nbs/21_square_root.ipynb #b957ea47
 def _outer(x, y):
     return x.unsqueeze(-1) * y.unsqueeze(-2)
 
@@ -350,7 +350,7 @@ def _scores(f, b, A, measured):
     r = matvec(W.mT, _solve_lower(Y.mT, matvec(turn.mT, measured)))
     return r, W, W[..., 1:, :, :].mT @ (L @ Theta[..., 1:, :n, :]).mT
 
-
+# %% ../../nbs/21_square_root.ipynb #1ca00129
 def _gradients(model, f, m, mask, u):
     "Each sequence's gradient by A, B, C, Q, R, mean1, cov1, a and u, step by step."
     A, b, e, K = after_first(model.A), _look_back(model.A, f), m.innovation, f.gain
@@ -384,7 +384,7 @@ def _gradients(model, f, m, mask, u):
         by_u,
     )
 
-
+# %% ../../nbs/21_square_root.ipynb #4f5b11ef
 class _Evidence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, *inputs):
@@ -407,7 +407,7 @@ class _Evidence(torch.autograd.Function):
             for x, leaf, needed in zip(found, inputs, ctx.needs_input_grad)
         ), None
 
-
+# %% ../../nbs/21_square_root.ipynb #0b39a110
 def root_evidence(
     model: LGSSM,  # the model; Q and cov1 may be singular; for gradients R may not
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations; anything, also NaN, where missing

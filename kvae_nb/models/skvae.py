@@ -78,11 +78,12 @@ class SwitchingKVAEConfig(FrameConfig):
     transition_dropout: float = 0.0
     "share of the units between two layers of the lstm that are silenced in training"
 
-# %% ../../nbs/11_switching_kvae.ipynb #ba077bbf
+# %% ../../nbs/11_switching_kvae.ipynb #786f271a
 #| code-fold: true
 MOST_NUMBERS = 2**20  # in the covariances of all hypotheses about one frame
 
-
+# %% ../../nbs/11_switching_kvae.ipynb #ba077bbf
+#| code-fold: true
 def check_switching(
     config: SwitchingKVAEConfig,  # sizes and choices
 ):

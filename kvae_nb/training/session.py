@@ -62,7 +62,7 @@ def restore(
     load_scaler(trainer.accelerator.scaler, tensors)
     return progress
 
-# %% ../../nbs/84_session.ipynb #5fb14d93
+# %% ../../nbs/84_session.ipynb #2d7c6d77
 def agree(
     trainer: Trainer,  # knows the processes
     make,  # called by the first process only
@@ -80,7 +80,7 @@ def agree(
         raise found[0]
     return found[0]
 
-
+# %% ../../nbs/84_session.ipynb #5fb14d93
 def check_shares(
     trainer: Trainer,  # knows the processes
     sequences: int,  # to train on

@@ -200,7 +200,7 @@ def make_trainer(
     dials = Dials(*(torch.ones((), device=accelerator.device) for _ in Dials._fields))
     return Trainer(config, accelerator, wrapped, model, optimiser, model.parts(), dials)
 
-# %% ../../nbs/13_step.ipynb #83f490cb
+# %% ../../nbs/13_step.ipynb #db379f9e
 class Draws(NamedTuple):
     "What is random in a step, for the rows of this process."
 
@@ -208,7 +208,7 @@ class Draws(NamedTuple):
     kept: Tensor | None  # [batch, time], False where the training hides a frame; None: it hides none
     added: Tensor | None = None  # noise for the frames, of their shape; None: none
 
-
+# %% ../../nbs/13_step.ipynb #83f490cb
 def draw(
     trainer: Trainer,  # model and configuration
     sequences: int,  # in the batch of all processes

@@ -49,7 +49,7 @@ class World:
 SQUARE = ((2, 2), (30, 2), (30, 30), (2, 30))
 HEXAGON = ((3, 1), (1, 15), (8, 30), (25, 30), (30, 8), (15, 1))
 
-# %% ../../nbs/02_ball.ipynb #4f9845ab
+# %% ../../nbs/02_ball.ipynb #979888eb
 def check_world(world: World) -> tuple:
     "The corners as plain tuples. Raises `InputError` when they are no convex polygon, or a number makes no sense."
     for name in ("spread", "gravity", "wall_elasticity", "ball_elasticity", "paddle"):
@@ -68,7 +68,7 @@ def check_world(world: World) -> tuple:
         )
     return corners
 
-
+# %% ../../nbs/02_ball.ipynb #4f9845ab
 WORLDS = {
     "box": World(SQUARE, (10, 15), 10.0),
     "gravity": World(SQUARE, (5, 10), 8.0, gravity=-5.0),
