@@ -347,7 +347,7 @@ def whole_number(
         raise InputError(f"{name} is {value!r:.40}, but must be a whole number of at least 1.")
     return n
 
-# %% ../../nbs/77_protocol.ipynb #82045082
+# %% ../../nbs/77_protocol.ipynb #c95fcee4
 def check_generator(
     generator: torch.Generator | None,  # source of randomness
     like: Tensor,  # gives the device
@@ -385,7 +385,7 @@ def check_generation(
         )
     return Asked(steps, count, u, x)
 
-# %% ../../nbs/77_protocol.ipynb #d1abb51f
+# %% ../../nbs/77_protocol.ipynb #9f33bfba
 MOST_PARTICLES = 2**16
 
 
@@ -414,7 +414,7 @@ def asked_particles(
     if own is None:
         if particles is not None and particle_count(particles):
             raise InputError(
-                f"a {type(model).__name__} has no particles, since its states are not mixtures of Gaussians; "
+                f"a {type(model).__name__} fills in hidden frames by one path, without particles; "
                 "leave their number out, or give 0."
             )
         return {}
