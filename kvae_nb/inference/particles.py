@@ -9,7 +9,7 @@ __all__ = ['SEED', 'StepSystem', 'SystemSource', 'ParticleNoise', 'draw_particle
            'run_particles', 'ParticleFiltered', 'mixture_moments', 'summary', 'film_groups', 'check_particles',
            'noise_of', 'particle_filter', 'particle_evidence']
 
-# %% ../../nbs/08_particles.ipynb #dc206017
+# %% ../../nbs/08_particles.ipynb #0f936564
 import math
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.gaussians import LOG_2PI, Gaussian
-from .checks import Unchecked, batch_axes, check_alike, check_mask
+from .checks import Unchecked, check_alike, check_mask
 from .linear import cholesky_or_nan, matvec
 
-# %% ../../nbs/08_particles.ipynb #de98a935
+# %% ../../nbs/08_particles.ipynb #e92843de
 class StepSystem(NamedTuple):
     "The linear system of one step, for every row."
 
@@ -51,7 +51,7 @@ class SystemSource(Protocol):
     def select(self, memory: object, rows: Int[Tensor, " chosen"]) -> object:
         "What these rows remember; a row may be taken several times."
 
-# %% ../../nbs/08_particles.ipynb #28b9cf3c
+# %% ../../nbs/08_particles.ipynb #3db1368c
 class ParticleNoise(NamedTuple):
     "All random numbers of a particle filter or smoother; with a first axis of 1, all films share them."
 
@@ -87,7 +87,7 @@ def draw_particle_noise(
     ]
     return ParticleNoise(*(torch.stack(x, 1).to(like.device) for x in zip(*drawn)))
 
-# %% ../../nbs/08_particles.ipynb #67557ff9
+# %% ../../nbs/08_particles.ipynb #118fc8de
 def small_root(
     S: Float[Tensor, "*batch p p"],  # covariances
 ) -> Float[Tensor, "*batch p p"]:
@@ -116,7 +116,7 @@ def small_solve(
     first = X[..., :1, :] / L[..., :1, :1]
     return torch.cat([first, (X[..., 1:, :] - L[..., 1:, :1] * first) / L[..., 1:, 1:]], -2)
 
-# %% ../../nbs/08_particles.ipynb #6a4ec5ce
+# %% ../../nbs/08_particles.ipynb #a6568b69
 class Cloud(NamedTuple):
     "Particles after a step; rows are films × particles, the particles of a film side by side."
 
@@ -158,7 +158,7 @@ def spread(
     rows = torch.arange(films, device=like.device).repeat_interleave(particles)
     return select_rows(source, cloud, rows, like.expand(-1, particles))
 
-# %% ../../nbs/08_particles.ipynb #43dfd5f1
+# %% ../../nbs/08_particles.ipynb #f10689ae
 class Twist(NamedTuple):
     "What the future is expected to say about z_t: exp(ηᵀd − dᵀΛd/2) with d = z_t − center, for each film."
 
@@ -185,7 +185,7 @@ def twisted(
     new = found[..., :-1]
     return Gaussian((mean + move).flatten(0, 1), (0.5 * (new + new.mT)).flatten(0, 1)), size.flatten()
 
-# %% ../../nbs/08_particles.ipynb #e3cf0346
+# %% ../../nbs/08_particles.ipynb #77aee878
 class ParticleStep(NamedTuple):
     "One step of a particle filter."
 
@@ -216,7 +216,7 @@ def white_log_prob(
     w = small_solve(L, e[..., None])[..., 0]
     return -0.5 * (w.square().sum(-1) + e.shape[-1] * LOG_2PI) - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
-# %% ../../nbs/08_particles.ipynb #f45061d5
+# %% ../../nbs/08_particles.ipynb #5a6745da
 def predict_rows(source, cloud: Cloud, system: StepSystem, t: int) -> Gaussian:
     "z_t of every row before its observation."
     if t == 0:
@@ -243,7 +243,7 @@ def update_rows(
     cov = torch.bmm(torch.bmm(J, predicted.cov), J.mT) + K @ R @ K.mT
     return Gaussian(predicted.mean + (W.mT @ w)[..., 0], cov), log_prob
 
-# %% ../../nbs/08_particles.ipynb #7fb9bb53
+# %% ../../nbs/08_particles.ipynb #cdef5089
 def step_cloud(
     source: SystemSource,  # makes the systems
     cloud: Cloud,  # particles after the step before
@@ -275,7 +275,7 @@ def step_cloud(
     )
     return ParticleStep(cloud, grown, known, C, system, torch.arange(N, device=a.device).expand(films, -1))
 
-# %% ../../nbs/08_particles.ipynb #a025fb04
+# %% ../../nbs/08_particles.ipynb #ae34272e
 def systematic(
     weights: Float[Tensor, "films particles"],  # probabilities
     uniform: Float[Tensor, " films"],  # one random number for each film
@@ -316,7 +316,7 @@ def resample(
     rows = (chosen + N * torch.arange(films, device=uniform.device)[:, None]).flatten()
     return select_rows(source, cloud, rows, torch.where(needed[:, None], new, cloud.log_weights)), chosen
 
-# %% ../../nbs/08_particles.ipynb #1f898997
+# %% ../../nbs/08_particles.ipynb #7b88f317
 class Twists(NamedTuple):
     "A `Twist` for every step, and the last step at which a film has one."
 
@@ -359,7 +359,7 @@ def run_particles(
         cloud = step.cloud
         yield step if chosen is None else step._replace(ancestors=chosen)
 
-# %% ../../nbs/08_particles.ipynb #71dbfdc0
+# %% ../../nbs/08_particles.ipynb #d9fc27d2
 class ParticleFiltered(NamedTuple):
     "What a particle filter knows after each step."
 
@@ -385,7 +385,7 @@ def mixture_moments(
     d = mean - m[:, None]
     return Gaussian(m, (w @ cov.flatten(2)).view(-1, *cov.shape[2:]) + (d * w.mT).mT @ d)
 
-# %% ../../nbs/08_particles.ipynb #ae45e0bc
+# %% ../../nbs/08_particles.ipynb #0965bed5
 def summary(step: ParticleStep, particles: int) -> ParticleFiltered:
     "One step as it is reported, without the axis of time."
     films, N = step.cloud.log_weights.shape
@@ -414,7 +414,7 @@ def film_groups(
     parts = order[:whole].split(max(rows, 1)) if whole else ()
     return [*parts, *(order[whole:].split(max(rows // particles, 1)) if whole < len(mask) else ())]
 
-# %% ../../nbs/08_particles.ipynb #9229e770
+# %% ../../nbs/08_particles.ipynb #2326dd29
 def check_particles(source, a, mask, noise, particles, generator):
     "Mask and noise as they are used. Raises `InputError` on what does not fit."
     check_alike(mean1=source.mean1, cov1=source.cov1, Q=source.Q, R=source.R, a=a)
@@ -445,7 +445,7 @@ def noise_of(
     "The noise of these films."
     return noise if len(noise.a) == 1 else ParticleNoise(*(x[film] for x in noise))
 
-# %% ../../nbs/08_particles.ipynb #d3208b95
+# %% ../../nbs/08_particles.ipynb #ba9a24c6
 def particle_filter(
     source: SystemSource,  # makes the systems of a path
     a: Float[Tensor, "films time p"] | Unchecked,  # observations; anything, also NaN, where hidden
