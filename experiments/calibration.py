@@ -1,0 +1,186 @@
+"""Are predictions of hidden frames calibrated? Plugged-in weights and particles, by filter and smoother, in the model's
+coordinates and in pixels.
+
+    python experiments/calibration.py --data ../shared/data/box.npz --runs RUN RUN RUN
+
+This takes minutes a run on one CPU core. The runs are those of fresh.py: the preset `best` on split 1. Reported on
+those test films of split 1 that are neither test nor validation films of split 0 (`fresh_films`), with standard errors
+over films. Beside each result stands the one after recalibration: one factor for each predictor and direction, chosen
+on validation films, multiplies the deviations from the mean. Writes experiments/results/calibration.json after every
+run.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+from fresh import FRESH, fresh_films, parts
+from pack import command
+
+from kvae_nb.core.errors import InputError
+from kvae_nb.core.files import atomic_write
+from kvae_nb.core.runtime import derived_seed, tune_cpu
+from kvae_nb.data.films import VideoData, mask_gap
+from kvae_nb.data.opening import open_data
+from kvae_nb.evaluation.calibration import (
+    HiddenFrames,
+    Verdict,
+    fit_reading,
+    gaussian_predictor,
+    judge,
+    particle_predictor,
+    predict_hidden,
+    read_position,
+    stretched,
+)
+from kvae_nb.evaluation.checks import FIRST
+from kvae_nb.evaluation.imputation import drop_mask
+from kvae_nb.evaluation.proper_scores import Weighted, effective
+from kvae_nb.training.runs import Run, load_run
+
+RESULT = Path(__file__).parent / "results" / "calibration.json"
+LEVELS = (0.5, 0.9, 0.99)
+GAPS, DROP = (1, 3, 7, 11, 15), 0.5
+HOW = ("filtered", "smoothed")
+LAG = 1  # the frame at t shows the state at t - 1 in files of the paper's generator
+READ, CHOOSE = 400, 100  # training films for the reading, validation films for the factor
+
+
+def masks(films: int, steps: int) -> dict[str, torch.Tensor]:
+    "What is hidden, by name."
+    return {f"gap {n}": mask_gap(films, steps, FIRST, n) for n in GAPS} | {
+        f"drop {DROP}": drop_mask(films, steps, DROP)
+    }
+
+
+def random(*key, shape, normal=False) -> torch.Tensor:
+    "Random numbers that belong to this key."
+    generator = torch.Generator().manual_seed(derived_seed(0, *key))
+    return (torch.randn if normal else torch.rand)(shape, generator=generator, dtype=torch.float64)
+
+
+def share(level: torch.Tensor, film: torch.Tensor) -> dict:
+    "How often the truth was inside, and the standard errors when films are the independent draws."
+    inside = (level[:, None] <= torch.tensor(LEVELS, dtype=level.dtype)).double()
+    mean, films = inside.mean(0), int(film.max()) + 1
+    total = torch.zeros(films, len(LEVELS), dtype=torch.float64).index_add_(0, film, inside - mean)
+    error = total.std(0) * films**0.5 / len(level)
+    return {"share": mean.tolist(), "standard_error": error.tolist()}
+
+
+def summary(v: Verdict, film: torch.Tensor) -> dict:
+    "What is stored of some verdicts."
+    return share(v.level, film) | {
+        "energy": v.energy.mean().item(),
+        "crps": v.crps.mean().item(),
+        "error": v.error.square().sum(-1).mean().sqrt().item(),
+        "pit": (torch.histc(v.pit, 10, 0, 1) / v.pit.numel() * 10).tolist(),
+    }
+
+
+def best_factor(hidden: list[HiddenFrames], how: str) -> float:
+    "The factor at which the three shares are right on average, by bisection."
+    low, high = 0.25, 6.0
+    for _ in range(9):
+        middle, levels = (low * high) ** 0.5, []
+        for k, h in enumerate(hidden):
+            p = stretched(getattr(h.predicted, how), middle)
+            levels.append(judge(p, h.a, random(1, k, shape=(len(h.a), 3))).level)
+        found = sum((torch.cat(levels) <= p).double().mean().item() - p for p in LEVELS)
+        low, high = (middle, high) if found < 0 else (low, middle)
+    return (low * high) ** 0.5
+
+
+def reading_of(model, data: VideoData):
+    "The position given a, fitted on films whose frames are all seen."
+    q = model.posterior(data.frames.float() / 255)
+    a = (q.mean + q.var.sqrt() * random(0, shape=q.mean.shape, normal=True))[:, LAG:]
+    where = data.state[:, : data.steps - LAG, :2]
+    return fit_reading(a.flatten(0, 1).double(), where.flatten(0, 1).double())
+
+
+def judged(h: HiddenFrames, how: str, factor: float, reading, data: VideoData) -> dict:
+    "Both summaries, of a and of the position in pixels."
+    p, uniform = stretched(getattr(h.predicted, how), factor), random(2, shape=(len(h.a), 3))
+    noise = random(3, shape=p.values.shape, normal=True) if isinstance(p, Weighted) else None
+    where = data.state[h.film, h.step - LAG, :2].double()
+    found = {
+        "a": summary(judge(p, h.a, uniform), h.film),
+        "position": summary(judge(read_position(reading, p, noise), where, uniform), h.film),
+    }
+    return found | ({"effective": effective(p).median().item()} if noise is not None else {})
+
+
+@torch.no_grad()
+def measure(run: Run, whole: VideoData, particles: int) -> dict:
+    "Everything that is stored about a run. Raises `InputError` if it was trained on another split."
+    c, model, begin = run.config.data, run.model, time.perf_counter()
+    if c.split_seed != FRESH:
+        raise InputError(f"{run.folder} has split_seed {c.split_seed}, but {FRESH} is needed.")
+    train, valid, _ = (torch.tensor(sorted(p)) for p in parts(c, len(whole), FRESH))
+    test, choose = whole.subset(fresh_films(c, len(whole))), whole.subset(valid[:CHOOSE])
+    reading, R = reading_of(model, whole.subset(train[:READ])), model.dynamics.R().double()
+    tools = {"plug-in": gaussian_predictor(R), f"particles {particles}": particle_predictor(particles)}
+    rows = {
+        "films": len(test),
+        "seed": run.config.train.seed,
+        "command": command(run.config),
+        "R": R.diagonal().tolist(),
+    }
+    rows["q_variance"] = model.posterior(test.frames[:100].float() / 255).var.mean((0, 1)).tolist()
+    rows["reading_deviation"] = reading.cov.diagonal().sqrt().tolist()
+    for name, tool in tools.items():
+        hidden = [predict_hidden(model, choose, m, tool) for m in masks(len(choose), whole.steps).values()]
+        factors = {how: best_factor(hidden, how) for how in HOW}
+        rows[name] = {"factor": factors}
+        for kind, m in masks(len(test), whole.steps).items():
+            h = predict_hidden(model, test, m, tool)
+            rows[name][kind] = {
+                how: {
+                    "as it is": judged(h, how, 1.0, reading, test),
+                    "factor": judged(h, how, factors[how], reading, test),
+                }
+                for how in HOW
+            }
+            print(name, kind, {how: rows[name][kind][how]["as it is"]["a"]["share"] for how in HOW}, flush=True)
+    return rows | {"seconds": round(time.perf_counter() - begin)}
+
+
+def rounded(value):
+    "Numbers with few digits."
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, type=Path, help="the .npz file of the paper's box generator")
+    parser.add_argument("--runs", nargs="+", required=True, help="run folders")
+    parser.add_argument("--particles", type=int, default=256)
+    args = parser.parse_args()
+    tune_cpu()
+    torch.set_num_threads(1)
+    found = []
+    for folder in args.runs:
+        run = load_run(folder)
+        found.append(measure(run, open_data(run.config.data), args.particles))
+        content = {
+            "command": f"python experiments/calibration.py --data {args.data.name} --runs {'RUN ' * len(found)}"
+            f"--particles {args.particles}",
+            "machine": f"{platform.machine()} CPU, 1 thread",
+            "torch": torch.__version__,
+            "levels": LEVELS,
+            "runs": found,
+        }
+        with atomic_write(RESULT) as tmp:
+            tmp.write_text(json.dumps(rounded(content)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
