@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['emission_covariance', 'Calibration', 'distances', 'probe_calibration', 'plot_calibration', 'Predicted', 'Predictor',
-           'gaussian_predictor', 'HiddenFrames', 'predict_hidden', 'Verdict', 'judge', 'Reading', 'fit_reading',
-           'read_position', 'stretched']
+           'gaussian_predictor', 'particle_predictor', 'HiddenFrames', 'predict_hidden', 'Verdict', 'judge', 'Reading',
+           'fit_reading', 'read_position', 'stretched']
 
 # %% ../../nbs/61_calibration.ipynb #1ec0d451
 from collections.abc import Sequence
@@ -29,11 +29,15 @@ from kvae_nb.evaluation.proper_scores import (
     energy_gaussian,
     energy_samples,
     gaussian_level,
+    merged,
     moments,
     pit_gaussian,
     pit_samples,
     region_level,
 )
+from ..inference.particle_smoother import particle_smoother
+from ..inference.particles import draw_particle_noise, particle_filter
+from ..models.particles import dynamics_source
 from ..models.protocol import Beliefs, SequenceModel, hide
 
 # %% ../../nbs/61_calibration.ipynb #0246d4e6
@@ -172,6 +176,24 @@ def gaussian_predictor(
         out = model.impute(x, mask, u)
         noisy = lambda b: Gaussian(b.a.mean.cpu().double(), b.a.cov.cpu().double() + emission.cpu())
         return Predicted(noisy(out.filtered), noisy(out.smoothed))
+
+    return predict
+
+
+def particle_predictor(
+    particles: int = 256,  # paths of each film
+    generator: torch.Generator | None = None,  # of the particles; None: one fixed noise for all films
+) -> Predictor:
+    "The predictor that follows a KVAE's hidden a by weighted particles: of a filter, and of a smoother's paths."
+
+    def predict(model, x, mask, u):
+        a, source = model.encode(x), dynamics_source(model.dynamics, u)
+        noise = draw_particle_noise(*a.shape[:2], particles, a.shape[-1], generator, a)
+        run, paths = particle_filter(source, a, mask, noise), particle_smoother(source, a, mask, noise)
+        weights = paths.log_weights.exp()[:, None].expand(-1, a.shape[1], -1)
+        return Predicted(
+            merged(Weighted(run.a, run.log_weights.exp())), merged(Weighted(paths.a.transpose(1, 2), weights))
+        )
 
     return predict
 

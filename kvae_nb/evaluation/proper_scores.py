@@ -17,7 +17,6 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from ..core.errors import InputError
 from ..core.gaussians import Gaussian
 from .plots import PALETTE, as_array, quiet
 
@@ -176,13 +175,9 @@ def fairness(
     samples: Weighted,  # a prediction
     fair: bool,  # whether the pairs of a sample with itself are left out
 ) -> Float[Tensor, "*batch"]:
-    "By what the mean distance of two samples is multiplied. Raises `InputError` if one sample has all the weight."
-    if not fair:
-        return torch.ones_like(samples.weights[..., 0])
-    others = 1 - samples.weights.square().sum(-1)
-    if (others < 1e-6).any():
-        raise InputError("a prediction of one sample has no pair, so its fair score is not defined; use fair=False.")
-    return 1 / others
+    "By what the mean distance of two samples is multiplied; 1 where there are fewer than two effective samples."
+    same = samples.weights.square().sum(-1)
+    return torch.where(same < 0.5, 1 / (1 - same), 1.0) if fair else torch.ones_like(same)
 
 
 def crps_samples(
@@ -190,8 +185,7 @@ def crps_samples(
     y: Float[Tensor, "*batch p"],  # the truth
     fair: bool = False,  # estimate the score of the distribution that the samples were drawn from
 ) -> Float[Tensor, "*batch p"]:
-    """CRPS of each coordinate of the samples themselves, or without the bias of their finite number (Ferro 2014).
-    Raises `InputError` where one sample has all the weight and `fair` is asked for."""
+    "CRPS of each coordinate of the samples themselves, or without the bias of their finite number (Ferro 2014)."
     x, order = samples.values.sort(-2)
     w = samples.weights[..., None].expand_as(x).gather(-2, order)
     W = w.cumsum(-2)[..., :-1, :]
@@ -232,8 +226,7 @@ def energy_samples(
     y: Float[Tensor, "*batch p"],  # the truth
     fair: bool = False,  # estimate the score of the distribution that the samples were drawn from
 ) -> Float[Tensor, "*batch"]:
-    """The energy score of the samples themselves, or without the bias of their finite number.
-    Raises `InputError` where one sample has all the weight and `fair` is asked for."""
+    "The energy score of the samples themselves, or without the bias of their finite number."
     x, w = samples
     near = (w * (x - y[..., None, :]).norm(dim=-1)).sum(-1)
     apart = torch.einsum("...i,...j,...ij->...", w, w, torch.cdist(x, x))
