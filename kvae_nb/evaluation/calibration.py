@@ -245,7 +245,7 @@ def judge(
     prediction: Gaussian | Weighted,  # in rows
     y: Float[Tensor, "rows p"],  # the truth
     uniform: Float[Tensor, "rows q"],  # p + 1 uniform numbers a row, which break ties of samples; not for Gaussians
-    chunk: int = 256,  # how many rows of samples at a time
+    chunk: int = 16,  # how many rows of samples at a time: few, so that their pairs stay in the cache
 ) -> Verdict:
     "Region, scores and PIT of every row. Raises `torch.linalg.LinAlgError` if a covariance is not positive definite."
     if isinstance(prediction, Gaussian):
