@@ -7,13 +7,14 @@ This takes minutes a run on one CPU core. The runs are those of fresh.py: the pr
 those test films of split 1 that are neither test nor validation films of split 0 (`fresh_films`), with standard errors
 over films. Beside each result stands the one after recalibration: one factor for each predictor and direction, chosen
 on validation films, multiplies the deviations from the mean. Writes experiments/results/calibration.json after every
-run.
+kind of hiding.
 """
 
 import argparse
 import json
 import platform
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from pack import command
 
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.files import atomic_write
+from kvae_nb.core.gaussians import Gaussian
 from kvae_nb.core.runtime import derived_seed, tune_cpu
 from kvae_nb.data.films import VideoData, mask_gap
 from kvae_nb.data.opening import open_data
@@ -38,12 +40,12 @@ from kvae_nb.evaluation.calibration import (
 )
 from kvae_nb.evaluation.checks import FIRST
 from kvae_nb.evaluation.imputation import drop_mask
-from kvae_nb.evaluation.proper_scores import Weighted, effective
+from kvae_nb.evaluation.proper_scores import Weighted, effective, gaussian_level, region_level
 from kvae_nb.training.runs import Run, load_run
 
 RESULT = Path(__file__).parent / "results" / "calibration.json"
 LEVELS = (0.5, 0.9, 0.99)
-GAPS, DROP = (1, 3, 7, 11, 15), 0.5
+GAPS, DROP = (3, 7, 11, 15), 0.5
 HOW = ("filtered", "smoothed")
 CHOSEN_ON = ("gap 7", "gap 15")  # what is hidden where the factor is chosen
 LAG = 1  # the frame at t shows the state at t - 1 in files of the paper's generator
@@ -82,15 +84,21 @@ def summary(v: Verdict, film: torch.Tensor) -> dict:
     }
 
 
+def levels(p: Gaussian | Weighted, y: torch.Tensor, key: int) -> torch.Tensor:
+    "The probability of the smallest region with the truth in it."
+    if isinstance(p, Gaussian):
+        return gaussian_level(p, y)
+    parts = zip(*(v.split(16) for v in (*p, y, random(key, shape=(len(y),)))))
+    return torch.cat([region_level(Weighted(x, w), t, u) for x, w, t, u in parts])
+
+
 def best_factor(hidden: list[HiddenFrames], how: str) -> float:
     "The factor at which the three shares are right on average, by bisection."
     low, high = 0.25, 6.0
-    for _ in range(9):
-        middle, levels = (low * high) ** 0.5, []
-        for k, h in enumerate(hidden):
-            p = stretched(getattr(h.predicted, how), middle)
-            levels.append(judge(p, h.a, random(1, k, shape=(len(h.a), 3))).level)
-        found = sum((torch.cat(levels) <= p).double().mean().item() - p for p in LEVELS)
+    for _ in range(7):
+        middle = (low * high) ** 0.5
+        inside = [levels(stretched(getattr(h.predicted, how), middle), h.a, 1) for h in hidden]
+        found = sum((torch.cat(inside) <= p).double().mean().item() - p for p in LEVELS)
         low, high = (middle, high) if found < 0 else (low, middle)
     return (low * high) ** 0.5
 
@@ -110,22 +118,22 @@ def judged(h: HiddenFrames, how: str, factor: float, reading, data: VideoData) -
     where = data.state[h.film, h.step - LAG, :2].double()
     found = {
         "a": summary(judge(p, h.a, uniform), h.film),
-        "recalibrated": summary(judge(stretched(p, factor), h.a, uniform), h.film),
+        "recalibrated": share(levels(stretched(p, factor), h.a, 4), h.film),
         "position": summary(judge(read_position(reading, p, noise), where, uniform), h.film),
     }
     return found | ({"effective": effective(p).median().item()} if noise is not None else {})
 
 
 @torch.no_grad()
-def measure(run: Run, whole: VideoData, particles: int, films: int) -> dict:
-    "Everything that is stored about a run. Raises `InputError` if it was trained on another split."
+def measure(run: Run, whole: VideoData, particles: int, films: int, store):
+    "Everything that is stored about a run, and stored as it comes. Raises `InputError` for a run on another split."
     c, model, begin = run.config.data, run.model, time.perf_counter()
     if c.split_seed != FRESH:
         raise InputError(f"{run.folder} has split_seed {c.split_seed}, but {FRESH} is needed.")
     train, valid, _ = (torch.tensor(sorted(p)) for p in parts(c, len(whole), FRESH))
     test, choose = whole.subset(fresh_films(c, len(whole))[:films]), whole.subset(valid[:CHOOSE])
     reading, R = reading_of(model, whole.subset(train[:READ])), model.dynamics.R().double()
-    tools = {"plug-in": gaussian_predictor(R), f"particles {particles}": particle_predictor(particles)}
+    tools = {"particles": particle_predictor(particles), "plug-in": gaussian_predictor(R)}
     rows = {
         "films": len(test),
         "seed": run.config.train.seed,
@@ -142,7 +150,7 @@ def measure(run: Run, whole: VideoData, particles: int, films: int) -> dict:
             h = predict_hidden(model, test, m, tool)
             rows[name][kind] = {how: judged(h, how, factors[how], reading, test) for how in HOW}
             print(name, kind, {how: rows[name][kind][how]["a"]["share"] for how in HOW}, flush=True)
-    return rows | {"seconds": round(time.perf_counter() - begin)}
+            store(rows | {"seconds": round(time.perf_counter() - begin)})
 
 
 def rounded(value):
@@ -163,20 +171,25 @@ def main():
     args = parser.parse_args()
     tune_cpu()
     torch.set_num_threads(1)
-    found = []
-    for folder in args.runs:
-        run = load_run(folder)
-        found.append(measure(run, open_data(run.config.data), args.particles, args.films))
+    found = {}
+
+    def store(folder, row):
+        found[folder] = row
         content = {
             "command": f"python experiments/calibration.py --data {args.data.name} --runs {'RUN ' * len(found)}"
             f"--particles {args.particles} --films {args.films}",
             "machine": f"{platform.machine()} CPU, 1 thread",
             "torch": torch.__version__,
+            "particles": args.particles,
             "levels": LEVELS,
-            "runs": found,
+            "runs": list(found.values()),
         }
         with atomic_write(RESULT) as tmp:
             tmp.write_text(json.dumps(rounded(content)) + "\n")
+
+    for folder in args.runs:
+        run = load_run(folder)
+        measure(run, open_data(run.config.data), args.particles, args.films, partial(store, folder))
 
 
 if __name__ == "__main__":
