@@ -38,7 +38,7 @@ from kvae_nb.evaluation.proper_scores import (
 from ..inference.particle_smoother import particle_smoother
 from ..inference.particles import draw_particle_noise, particle_filter
 from ..models.particles import dynamics_source
-from ..models.protocol import Beliefs, SequenceModel, hide
+from ..models.protocol import Beliefs, SequenceModel, asked_particles, hide
 
 # %% ../../nbs/61_calibration.ipynb #0246d4e6
 @torch.no_grad()
@@ -56,9 +56,8 @@ def emission_covariance(
     looked = hidden.clone()
     looked[:, t] = True
     rows = seen[:, t]
-    M, M_plus = (
-        model.impute(hide(x, seen & m), seen & m, u).filtered.a.cov[rows, t].cpu().double() for m in (hidden, looked)
-    )
+    plug_in = lambda m: model.impute(hide(x, seen & m), seen & m, u, **asked_particles(model, 0))
+    M, M_plus = (plug_in(m).filtered.a.cov[rows, t].cpu().double() for m in (hidden, looked))
     if (torch.linalg.cholesky_ex(torch.stack([M, M_plus]))[1] != 0).any():
         raise InputError(
             "the model's beliefs about a have no positive definite covariance, so there is nothing to calibrate"
@@ -107,7 +106,7 @@ def probe_calibration(
     seed: int = 0,  # of the sample of q
     batch_size: int = 32,  # how many films at a time
 ) -> Calibration:
-    """Coverage of the model's ellipses at each hidden step.
+    """Coverage of the model's ellipses at each hidden step; of a KVAE those of the plugged-in weights.
     Raises `InputError` if the films are too short or the beliefs have no spread."""
     gap = min(gap, data.steps - FIRST)
     if gap < 1:
@@ -119,7 +118,8 @@ def probe_calibration(
     here, found, known, generator = slice(FIRST, FIRST + gap), [], [], torch.Generator().manual_seed(seed)
     for b in model_batches(model, data, batch_size):
         m = b.mask & mask_gap(*b.x.shape[:2], FIRST, gap).to(b.x.device)
-        out, q = model.impute(hide(b.x, m), m, b.u), model.posterior(hide(b.x, b.mask))
+        out = model.impute(hide(b.x, m), m, b.u, **asked_particles(model, 0))
+        q = model.posterior(hide(b.x, b.mask))
         a = q.sample(torch.randn(q.mean.shape, generator=generator).to(q.mean))
         found.append(torch.stack([distances(law, a, R)[:, here] for law in (out.filtered, out.smoothed)]))
         known.append(b.mask[:, here].cpu())
@@ -170,10 +170,10 @@ class Predictor(Protocol):
 def gaussian_predictor(
     emission: Float[Tensor, "dim_a dim_a"],  # covariance of a around C z
 ) -> Predictor:
-    "The predictor that takes the Gaussian beliefs of `impute` and adds the emission noise."
+    "The predictor that takes the Gaussian beliefs of `impute`, weights plugged in, and adds the emission noise."
 
     def predict(model, x, mask, u):
-        out = model.impute(x, mask, u)
+        out = model.impute(x, mask, u, **asked_particles(model, 0))
         noisy = lambda b: Gaussian(b.a.mean.cpu().double(), b.a.cov.cpu().double() + emission.cpu())
         return Predicted(noisy(out.filtered), noisy(out.smoothed))
 
