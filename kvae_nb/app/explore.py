@@ -9,7 +9,6 @@ __all__ = ['REGIMES', 'price', 'LatentMap', 'on_map', 'latent_map', 'draw_point'
            'draw_dreams', 'beta_at', 'collapse_frames', 'draw_collapse']
 
 # %% ../../nbs/55b_panels.ipynb #49aab3ab
-import inspect
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,7 +31,7 @@ from ..inference.chains import marginals
 from ..inference.lgssm import LGSSM, sample_prior
 from ..inference.routes import kalman_filter, log_evidence
 from ..inference.slds_smoother import smoother_chain
-from ..models.protocol import Generated, Imputed, hide
+from ..models.protocol import Generated, Imputed, asked_particles, hide
 from ..models.skvae import SwitchingKVAE, run_filter, show
 from ..models.vae import FrameModel
 from ..training.annealing import Schedule, value
@@ -243,8 +242,7 @@ def imputed(
         raise InputError(
             f"{len(hidden)} frames are hidden or not, but the film has {len(film)}; give one entry for each."
         )
-    more = {"particles": particles} if "particles" in inspect.signature(model.impute).parameters else {}
-    return model.impute(film[None], ~torch.tensor(list(hidden))[None], **more)
+    return model.impute(film[None], ~torch.tensor(list(hidden))[None], **asked_particles(model, particles))
 
 # %% ../../nbs/55b_panels.ipynb #6bfba032
 def draw_band(
