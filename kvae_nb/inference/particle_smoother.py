@@ -7,7 +7,7 @@ __all__ = ['PlugIn', 'plug_in', 'backward_information', 'look_ahead', 'ParticleP
            'particle_smoother', 'PathStates', 'path_system', 'path_states', 'path_moments', 'future_log_prob',
            'backward_simulation', 'simulate_back']
 
-# %% ../../nbs/08c_particle_smoother.ipynb #70a52bea
+# %% ../../nbs/08c_particle_smoother.ipynb #b762ec76
 import math
 from typing import NamedTuple
 
@@ -28,12 +28,12 @@ from kvae_nb.inference.particles import (
     Twists,
     check_particles,
     film_groups,
+    innovation,
     mixture_moments,
     noise_of,
     predict_rows,
     run_particles,
     select_rows,
-    small_root,
     start_cloud,
     step_cloud,
     systematic,
@@ -41,7 +41,7 @@ from kvae_nb.inference.particles import (
 )
 from .routes import smoother
 
-# %% ../../nbs/08c_particle_smoother.ipynb #376dff28
+# %% ../../nbs/08c_particle_smoother.ipynb #169008df
 class PlugIn(NamedTuple):
     "One pass in which a hidden a_t is replaced by its predicted mean."
 
@@ -62,17 +62,16 @@ def plug_in(
     for t in range(a.shape[1]):
         system, memory = source.step(cloud.a, cloud.memory, t, film)
         predicted = predict_rows(source, cloud, system, t)
-        CP, expected, seen = system.C @ predicted.cov, matvec(system.C, predicted.mean), mask[:, t, None]
-        a_t = torch.where(seen, a[:, t], expected)
-        L = small_root(CP @ system.C.mT + source.R)
-        state, _ = update_rows(predicted, system.C, source.R, L, CP, a_t - expected)
+        law, seen = innovation(predicted, system.C, source.R), mask[:, t, None]
+        a_t = torch.where(seen, a[:, t], law.expected)
+        state, _ = update_rows(predicted, system.C, source.R, law, a_t)
         cov = torch.where(seen[..., None], state.cov, predicted.cov)
         cloud = cloud._replace(mean=state.mean, cov=cov, a=a_t, memory=memory)
         shift = torch.zeros_like(state.mean) if system.shift is None else system.shift
         found.append((system.A, system.C, shift, state.mean))
     return PlugIn(*(torch.stack(x, 1) for x in zip(*found)))
 
-# %% ../../nbs/08c_particle_smoother.ipynb #cf8ee4ab
+# %% ../../nbs/08c_particle_smoother.ipynb #86b29455
 def backward_information(
     source: SystemSource,  # gives Q and R
     plug: PlugIn,  # the systems that are looked ahead through
@@ -94,7 +93,7 @@ def backward_information(
         found.append((Lam, eta))
     return tuple(torch.stack(x[::-1], 1) for x in zip(*found))
 
-# %% ../../nbs/08c_particle_smoother.ipynb #b34bd0a9
+# %% ../../nbs/08c_particle_smoother.ipynb #3bb412b8
 def look_ahead(
     source: SystemSource,  # makes the systems
     a: Float[Tensor, "films time p"],  # observations
@@ -113,7 +112,7 @@ def look_ahead(
     found = power[..., None, None] * Lam, power[..., None] * eta, center
     return Twists(*(x.to(a.dtype) for x in found), last)
 
-# %% ../../nbs/08c_particle_smoother.ipynb #c5af79a3
+# %% ../../nbs/08c_particle_smoother.ipynb #4b20d425
 class ParticlePaths(NamedTuple):
     "Weighted paths of a given all that was seen."
 
@@ -136,7 +135,7 @@ def trace_ancestors(
         chosen = chosen if one else ancestors[t].gather(1, chosen)
     return torch.stack(path[::-1], 2)
 
-# %% ../../nbs/08c_particle_smoother.ipynb #405b0384
+# %% ../../nbs/08c_particle_smoother.ipynb #11150d05
 def choose_paths(
     log_weights: Float[Tensor, "films particles"],  # of the particles of the last step
     uniform: Float[Tensor, " _"],  # one random number for each film, or for all
@@ -153,7 +152,7 @@ def choose_paths(
     chosen = systematic(log_weights.exp(), uniform.expand(films), paths)
     return chosen, torch.full_like(log_weights[:, :1], -math.log(paths)).expand(-1, paths)
 
-# %% ../../nbs/08c_particle_smoother.ipynb #57fd457e
+# %% ../../nbs/08c_particle_smoother.ipynb #56d9e66f
 def particle_smoother(
     source: SystemSource,  # makes the systems of a path
     a: Float[Tensor, "films time p"] | Unchecked,  # observations; anything, also NaN, where hidden
@@ -161,11 +160,11 @@ def particle_smoother(
     noise: ParticleNoise | None = None,  # all random numbers; None: drawn
     particles: int = 256,  # how many, where no noise is given
     generator: torch.Generator | None = None,  # draws the noise; None: one fixed noise for all films
-    lookahead: bool = True,  # whether hidden a are drawn with regard to what is seen later
+    lookahead: bool = False,  # whether hidden a are drawn with regard to what is seen later
     temper: float = 0.5,  # how far that regard goes: a power of the plug-in's information
     paths: int | None = None,  # how many equally weighted paths are chosen; None: all, with their weights
     threshold: float = 0.5,  # resample below this share of effective particles
-    rows: int = 2048,  # films × particles that are worked on at once
+    rows: int = 4096,  # films × particles that are worked on at once
 ) -> ParticlePaths:
     """Paths of a given all that was seen, by the ancestors of the last step's particles. With a look ahead the
     proposals and resampling weights are twisted by the plug-in smoother's backward information (Whiteley and Lee 2014;
@@ -185,7 +184,7 @@ def particle_smoother(
     back = torch.cat(groups).argsort()
     return ParticlePaths(*(torch.cat(x)[back] for x in zip(*found)))
 
-# %% ../../nbs/08c_particle_smoother.ipynb #23c2e2dd
+# %% ../../nbs/08c_particle_smoother.ipynb #d96472fb
 class PathStates(NamedTuple):
     "What is known about states once a whole path of a is given: for every path, by the exact smoother."
 
@@ -214,7 +213,7 @@ def path_system(
 def path_states(
     source: SystemSource,  # makes the systems of a path
     paths: ParticlePaths,  # of a
-    rows: int = 2048,  # films × paths that are worked on at once
+    rows: int = 4096,  # films × paths that are worked on at once
 ) -> PathStates:
     "Means and covariances of all z_t given each path, by the smoother of Rauch, Tung and Striebel."
     number = torch.arange(len(paths.a), device=paths.a.device)
@@ -242,7 +241,7 @@ def path_moments(
         )
     )
 
-# %% ../../nbs/08c_particle_smoother.ipynb #0903540c
+# %% ../../nbs/08c_particle_smoother.ipynb #3d66a23c
 def future_log_prob(
     source: SystemSource,  # makes the systems of a path
     cloud: Cloud,  # candidates: rows are films × paths × candidates
@@ -260,7 +259,7 @@ def future_log_prob(
         cloud = step.cloud._replace(log_weights=torch.zeros_like(total))
     return total
 
-# %% ../../nbs/08c_particle_smoother.ipynb #038c7d3b
+# %% ../../nbs/08c_particle_smoother.ipynb #a284cef3
 def backward_simulation(
     source: SystemSource,  # makes the systems of a path
     a: Float[Tensor, "films time p"] | Unchecked,  # observations; anything, also NaN, where hidden
@@ -290,7 +289,7 @@ def backward_simulation(
         found.append(ParticlePaths(drawn, even, sum(s.log_prob for s in steps)))
     return ParticlePaths(*(torch.cat(x) for x in zip(*found)))
 
-# %% ../../nbs/08c_particle_smoother.ipynb #696298a3
+# %% ../../nbs/08c_particle_smoother.ipynb #6c4e2b39
 def simulate_back(
     source: SystemSource,  # makes the systems of a path
     steps: list[ParticleStep],  # of the filter, of one film
