@@ -23,7 +23,7 @@ from .batched import rts_smoother, update_step
 from .chains import one_hot, tables
 from .checks import Unchecked
 from .linear import cholesky_or_nan, matvec
-from .particles import effective_number, small_root, systematic
+from .particle_parts import effective_number, small_root, systematic
 from .routes import kalman_filter
 from kvae_nb.inference.slds import (
     SLDS,
