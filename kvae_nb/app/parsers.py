@@ -168,6 +168,8 @@ def impute_parser() -> ArgumentParser:
     drop = "probability with which each frame after the fourth is hidden"
     p.add_argument("--drop", type=float, default=0.0, help=drop)
     p.add_argument("--seed", type=int, default=0, help="of the dropped frames")
+    many = "by how many particles; 0: with plugged-in weights; -1: as the model does by itself"
+    p.add_argument("--particles", type=int, default=-1, help=many)
     out = "the .npz file to write; a picture of the first film goes beside it"
     p.add_argument("--out", type=str, required=True, help=out)
     return add_force(p)

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['DECODED', 'AT_ONCE', 'PATHS', 'PARTICLES', 'FILMS', 'DynamicsSource', 'dynamics_source', 'quantile_particles',
-           'mean_frames', 'filled_frames', 'path_moments', 'follow_particles', 'put_rows', 'joined', 'known_paths']
+           'mean_frames', 'filled_frames', 'path_beliefs', 'drawn_paths', 'follow_particles', 'put_rows', 'joined',
+           'known_paths']
 
-# %% ../../nbs/08b_particle_imputation.ipynb #518630d2
+# %% ../../nbs/08b_particle_imputation.ipynb #9fb0e59e
 from dataclasses import dataclass
 
 import torch
@@ -16,21 +17,22 @@ from torch import Tensor
 
 from ..core.gaussians import Gaussian
 from ..inference.batched import observe, rts_smoother
+from ..inference.particle_smoother import ParticlePaths, choose_paths, path_moments, trace_ancestors
 from kvae_nb.inference.particles import (
+    ParticleFiltered,
     ParticleNoise,
     StepSystem,
     draw_particle_noise,
     mixture_moments,
     noise_of,
     particle_filter,
-    particle_smoother,
     systematic,
 )
 from .dynamics import DynamicsParameters, filter_observed, mix
-from .kvae import KVAE, plug_in
+from .kvae import KVAE, plugged_in
 from .protocol import Beliefs, Imputed, Paths, check_generator, check_inputs, hide, particle_count
 
-# %% ../../nbs/08b_particle_imputation.ipynb #aeb53871
+# %% ../../nbs/08b_particle_imputation.ipynb #6e433108
 @dataclass(frozen=True)
 class DynamicsSource:
     "The `SystemSource` of mixed dynamics: α and with it A, B and C of a step, from a past of a."
@@ -75,7 +77,7 @@ def dynamics_source(
     "What the particles of these dynamics need to know."
     return DynamicsSource(dynamics, u, dynamics.Q(), dynamics.R(), dynamics.mean1, dynamics.cov1)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #61846a9e
+# %% ../../nbs/08b_particle_imputation.ipynb #d5c213a9
 def quantile_particles(
     a: Float[Tensor, "rows particles p"],  # particles
     log_weights: Float[Tensor, "rows particles"],  # normalised
@@ -89,7 +91,7 @@ def quantile_particles(
     chosen = systematic(log_weights.gather(1, order).exp(), middle, number)
     return a.gather(1, order.gather(1, chosen)[..., None].expand(-1, -1, a.shape[-1]))
 
-# %% ../../nbs/08b_particle_imputation.ipynb #f5f48e51
+# %% ../../nbs/08b_particle_imputation.ipynb #6aa9d806
 DECODED = 32  # particles that are decoded for a hidden frame
 AT_ONCE = 256  # frames
 
@@ -119,28 +121,38 @@ def filled_frames(
     frames[~mask] = mean_frames(model, a[~mask], log_weights[~mask]).to(frames.dtype)
     return frames
 
-# %% ../../nbs/08b_particle_imputation.ipynb #02d15f35
-def path_moments(
+# %% ../../nbs/08b_particle_imputation.ipynb #b589efab
+def path_beliefs(
     model: KVAE,  # has the dynamics
-    paths: Paths,  # of all of a, where seen as well as hidden
+    paths: ParticlePaths,  # of all of a, where seen as well as hidden
     u: Float[Tensor, "films time dim_u"] | None = None,  # given controls
 ) -> tuple[Gaussian, Gaussian, Float[Tensor, "films time K"]]:
     "Of a and z, smoothed, with the spread between paths, and the mean of α: given a path the smoother is exact."
-    films, N, steps, _ = paths.a.shape
+    films, N, *_ = paths.a.shape
     each = None if u is None else u.repeat_interleave(N, 0)
     run = filter_observed(model.dynamics, paths.a.flatten(0, 1), each)
     z = Gaussian(*rts_smoother(run.system, run.filtered)[:2])
-    w = paths.log_weights[:, None].expand(-1, steps, -1).flatten(0, 1)
-    by_step = lambda v: v.unflatten(0, (films, N)).transpose(1, 2).flatten(0, 1)
     laws = [
-        Gaussian(*(v.unflatten(0, (films, steps)) for v in mixture_moments(w, *map(by_step, law))))
+        path_moments(paths, *(v.unflatten(0, (films, N)) for v in law))
         for law in (observe(run.system, *z, noise=False), z)
     ]
     alpha = torch.einsum("fn,fntk->ftk", paths.log_weights.exp(), run.alpha.unflatten(0, (films, N)))
     return *laws, alpha
 
-# %% ../../nbs/08b_particle_imputation.ipynb #ef9e0d52
+# %% ../../nbs/08b_particle_imputation.ipynb #2c2d354e
 PATHS = 64  # smoothed paths that are kept of each film
+
+
+def drawn_paths(
+    run: ParticleFiltered,  # of the filter
+    uniform: Float[Tensor, " _"],  # one random number for each film, or for all
+    number: int = PATHS,  # how many paths
+) -> ParticlePaths:
+    "Equally weighted paths given all that was seen: the last step's particles and their ancestors."
+    N = run.a.shape[2]
+    chosen, weights = choose_paths(run.log_weights[:, -1], uniform, min(number, N), N)
+    path = trace_ancestors(list(run.ancestors.unbind(1)), list(run.a.unbind(1)), chosen)
+    return ParticlePaths(path, weights, run.log_prob.sum(-1))
 
 
 def follow_particles(
@@ -155,16 +167,16 @@ def follow_particles(
     with torch.autocast(x.device.type, enabled=False):
         source = dynamics_source(model.dynamics, u)
         run = particle_filter(source, a, mask, noise)
-        smoothed = particle_smoother(source, a, mask, noise, paths=PATHS)
-        paths = Paths(smoothed.a, smoothed.log_weights)
-        law, z, alpha = path_moments(model, paths, u)
+        smoothed = drawn_paths(run, noise.resample[:, 0])
+        law, z, alpha = path_beliefs(model, smoothed, u)
+    paths = Paths(smoothed.a, smoothed.log_weights)
     wide = paths.log_weights[:, None].expand(-1, a.shape[1], -1)
     drawn = filled_frames(model, mask, law, paths.a.transpose(1, 2), wide)
     now = Gaussian(run.a_mean, run.a_cov)
     filtered = Beliefs(filled_frames(model, mask, now, run.a, run.log_weights), now, Gaussian(run.mean, run.cov))
     return Imputed(Beliefs(drawn, law, z), filtered, alpha, paths)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #7d4238b4
+# %% ../../nbs/08b_particle_imputation.ipynb #5fcd305d
 PARTICLES = 256  # of a film, unless another number is asked for
 FILMS = 64  # worked on at once
 
@@ -194,13 +206,14 @@ def known_paths(
     model: KVAE,  # encodes
     x: Float[Tensor, "films time channel height width"],  # frames; hidden ones may hold anything
     mask: Bool[Tensor, "films time"],  # True = seen
+    number: int,  # how many
 ) -> Paths:
     "Paths of films in which nothing is hidden: all are the same."
     a = model.encoder(hide(x, mask)).mean
-    equal = a.new_full((len(a), PATHS), 1 / PATHS).log()
-    return Paths(a[:, None].expand(-1, PATHS, -1, -1).clone(), equal)
+    equal = a.new_full((len(a), number), 1 / number).log()
+    return Paths(a[:, None].expand(-1, number, -1, -1).clone(), equal)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #c1633ca8
+# %% ../../nbs/08b_particle_imputation.ipynb #136f031c
 @patch
 def impute(
     self: KVAE,
@@ -216,7 +229,7 @@ def impute(
     count = particle_count(particles)
     check_generator(generator, x)
     if mask is None or not count or mask.all():
-        return plug_in(self, x, mask, u)
+        return plugged_in(self, x, mask, u)
     with torch.no_grad():
         noise = draw_particle_noise(*x.shape[:2], count, self.config.dim_a, generator, x)
         some = (~mask.all(1)).nonzero()[:, 0]
@@ -227,5 +240,5 @@ def impute(
         found = joined(parts)
         if len(some) == len(x):
             return found
-        whole = plug_in(self, x, mask, u)._replace(paths=known_paths(self, x, mask))
+        whole = plugged_in(self, x, mask, u)._replace(paths=known_paths(self, x, mask, min(PATHS, count)))
         return put_rows(whole, some, found)
