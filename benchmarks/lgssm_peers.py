@@ -181,81 +181,97 @@ def shown_stress(cell: dict | None) -> str:
     return f"{cell['error']:.0e}" + (", not PSD" if cell.get("lowest", 0) < -1e-6 else "")
 
 
+QUANTITIES = {
+    "evidence": ("evidence",),
+    "filtered mean": ("mean",),
+    "filtered cov": ("cov",),
+    "smoothed mean": ("smoothed mean",),
+    "smoothed cov": ("smoothed cov",),
+}
+
+
+def absent(missing: dict[str, str], columns: int) -> list:
+    "Rows of those that are not installed."
+    return [[n, "not installed", *[""] * (columns - 1)] for n in missing]
+
+
+def report_times(results: dict, names: list[str], missing: dict[str, str], args):
+    "Prints the tables of times and of first calls."
+    head = ["", *(f"{r}: {TITLES[r]}" for r in args.rows)]
+
+    def show(title, cell):
+        rows = [[n, *(cell(n, r) for r in args.rows)] for n in names] + absent(missing, len(args.rows))
+        print(table(title, head, rows))
+
+    for op, t in results["times"].items():
+        title = f"{OPERATIONS[op]}: median milliseconds, and how many times faster than the best of dynamax"
+        show(title, lambda n, r: shown(t.get(r, {}).get(n)))
+    for op, t in results["times"].items():
+        title = f"{OPERATIONS[op]}: first call in seconds, compilation included"
+        show(title, lambda n, r: f"{t[r][n]['first']:.2f}" if "first" in t.get(r, {}).get(n, {}) else "")
+
+
+def worst(times: dict, name: str, parts: tuple[str, ...]) -> str:
+    "The largest error of a contender in these results, and the row where it is."
+    found = [
+        (e, row)
+        for op in times.values()
+        for row, cells in op.items()
+        for k, e in cells.get(name, {}).get("errors", {}).items()
+        if k in parts
+    ]
+    return "{:.0e} ({})".format(*max(found, key=lambda x: (x[0] != x[0], x[0]))) if found else ""
+
+
+def report_errors(results: dict, names: list[str], missing: dict[str, str], args):
+    "Prints the tables of errors: of the rows that were timed, and with a vague prior."
+    times, quantities = results["times"], QUANTITIES | {"gradient": tuple(f"d/d{k}" for k in args.wrt)}
+    if times:
+        title = "Largest error over largest value, against float64; in brackets the row where it is worst"
+        rows = [[n, *(worst(times, n, q) for q in quantities.values())] for n in names]
+        print(table(title, ["", *quantities], rows + absent(missing, len(quantities))))
+    kinds = {"evidence": "evidence", "cov": "filtered cov", "smoothed cov": "smoothed cov"}
+    for name, cells in results.get("stress", {}).items():
+        title = f"A vague prior, {name}, one sequence: error against float64 (covariances: of each step's own size)"
+        rows = [[n, *(shown_stress(cells[n].get(k)) for k in kinds)] for n in names if n in cells]
+        print(table(title, ["", *kinds.values()], rows + absent(missing, len(kinds))))
+
+
 def report(results: dict, names: list[str], missing: dict[str, str], args):
     "Prints all tables."
-
-    def absent(columns):
-        return [[n, "not installed", *[""] * (columns - 1)] for n in missing]
-
-    def rows(cell, columns):
-        return [[n, *(cell(n, k) for k in columns)] for n in names] + absent(len(columns))
-
-    head = ["", *(f"{r}: {TITLES[r]}" for r in args.rows)]
-    for op in results["times"]:
-        t = results["times"][op]
-        print(
-            table(
-                f"{OPERATIONS[op]}: median milliseconds, and how many times faster than the best of dynamax",
-                head,
-                rows(lambda n, r: shown(t.get(r, {}).get(n)), args.rows),
-            )
-        )
-    for op in results["times"]:
-        t = results["times"][op]
-        print(
-            table(
-                f"{OPERATIONS[op]}: first call in seconds, compilation included",
-                head,
-                rows(lambda n, r: f"{t[r][n]['first']:.2f}" if "first" in t.get(r, {}).get(n, {}) else "", args.rows),
-            )
-        )
-    quantities = {
-        "evidence": ("evidence",),
-        "filtered mean": ("mean",),
-        "filtered cov": ("cov",),
-        "smoothed mean": ("smoothed mean",),
-        "smoothed cov": ("smoothed cov",),
-        "gradient": tuple(f"d/d{k}" for k in args.wrt),
-    }
-
-    def worst(name, q):
-        found = [
-            (e, row)
-            for op in results["times"].values()
-            for row, cells in op.items()
-            for k, e in cells.get(name, {}).get("errors", {}).items()
-            if k in quantities[q]
-        ]
-        return "{:.0e} ({})".format(*max(found, key=lambda x: (x[0] != x[0], x[0]))) if found else ""
-
-    if results["times"]:
-        print(
-            table(
-                "Largest error over largest value, against float64; in brackets the row where it is worst",
-                ["", *quantities],
-                [[n, *(worst(n, q) for q in quantities)] for n in names] + absent(len(quantities)),
-            )
-        )
-    for name, cells in results.get("stress", {}).items():
-        kinds = {"evidence": "evidence", "cov": "filtered cov", "smoothed cov": "smoothed cov"}
-        print(
-            table(
-                f"A vague prior, {name}, one sequence: error against float64 (covariances: of each step's own size)",
-                ["", *kinds.values()],
-                [[n, *(shown_stress(cells[n].get(k)) for k in kinds)] for n in names if n in cells]
-                + absent(len(kinds)),
-            )
-        )
-    why = {
-        (n, cell["why"])
-        for op in results["times"].values()
-        for cells in op.values()
-        for n, cell in cells.items()
-        if "why" in cell
-    }
+    report_times(results, names, missing, args)
+    report_errors(results, names, missing, args)
+    cells = [c for op in results["times"].values() for row in op.values() for c in row.items()]
+    why = {(n, cell["why"]) for n, cell in cells if "why" in cell}
     print("\nNotes")
     for n, text in [*sorted(why), *missing.items()]:
         print(f"  {n}: {text}")
+
+
+PACKAGES = ("kvae_nb", "torch", "numpy", "dynamax", "jax", "jaxlib", "torch-kf", "simdkalman", "pykalman")
+
+
+def described(args, spec, contenders, missing) -> dict:
+    "What was run, on what, and by whom; the results are still missing."
+    settings = {
+        "rows": {r: TITLES[r] for r in args.rows},
+        "n": 4,
+        "p": 2,
+        "wrt": args.wrt,
+        "rounds": args.rounds,
+        "budget_s": args.budget,
+        "tolerance": TOLERANCE,
+        "cpu": args.cpu,
+    }
+    return {
+        "command": "python benchmarks/lgssm_peers.py " + " ".join(sys.argv[1:]),
+        "machine": spec,
+        "versions": versions(*PACKAGES),
+        "settings": settings,
+        "numbers": {c.name: c.numbers for c in contenders},
+        "missing": missing,
+        "times": {},
+    }
 
 
 def main(args):
@@ -269,26 +285,7 @@ def main(args):
         {n: w for n, w in missing.items() if chosen(n)},
     )
     names, operations = [c.name for c in contenders], [op for op in OPERATION_NAMES if op in args.tables]
-    results = {
-        "command": "python benchmarks/lgssm_peers.py " + " ".join(sys.argv[1:]),
-        "machine": spec,
-        "versions": versions(
-            "kvae_nb", "torch", "numpy", "dynamax", "jax", "jaxlib", "torch-kf", "simdkalman", "pykalman"
-        ),
-        "settings": {
-            "rows": {r: TITLES[r] for r in args.rows},
-            "n": 4,
-            "p": 2,
-            "wrt": args.wrt,
-            "rounds": args.rounds,
-            "budget_s": args.budget,
-            "tolerance": TOLERANCE,
-            "cpu": args.cpu,
-        },
-        "numbers": {c.name: c.numbers for c in contenders},
-        "missing": missing,
-        "times": {},
-    }
+    results = described(args, spec, contenders, missing)
     print(
         f"{spec['processor']}, one thread, load {spec['load_at_start']:.2f}; "
         + ", ".join(f"{k} {v}" for k, v in results["versions"].items())

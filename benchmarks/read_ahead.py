@@ -66,6 +66,24 @@ def contenders(shards, order) -> dict:
     }
 
 
+def race(what, times, made, a, n, quick):
+    "Seconds of an epoch by each reader while so many products are computed after each batch; prints them."
+
+    def epoch(make):
+        for x in make():
+            for _ in range(times):
+                a @ a
+            x[0, 0, 0, 0, 0].item()
+
+    runs = {name: (lambda make=make: epoch(make)) for name, make in made.items()}
+    found = side_by_side(runs, 3 if quick else 7, budget=60)
+    ours = found["our thread"]["median"]
+    rows = [[k, significant(1e3 * r["median"]), significant(r["median"] / ours, 2)] for k, r in found.items()]
+    title = f"An epoch of {n} clips of 20 frames, {SIDE}×{SIDE}, in batches of {BATCH}; meanwhile: {what}"
+    print(table(title, ["reader", "ms", "× ours"], rows))
+    return found
+
+
 def main(args):
     "Measures, prints and writes."
     import torch
@@ -83,29 +101,7 @@ def main(args):
         first = [x.clone() for x in made["our thread"]()]
         for name, epoch in made.items():
             assert all(torch.equal(x, y) for x, y in zip(epoch(), first, strict=True)), name
-        results = {}
-        for what, times in (("nothing", 0), ("a step", 40)):
-
-            def epoch(make):
-                for x in make():
-                    for _ in range(times):
-                        a @ a
-                    x[0, 0, 0, 0, 0].item()
-
-            runs = {name: (lambda make=make: epoch(make)) for name, make in made.items()}
-            results[what] = side_by_side(runs, 3 if args.quick else 7, budget=60)
-            ours = results[what]["our thread"]["median"]
-            rows = [
-                [name, significant(1e3 * r["median"]), significant(r["median"] / ours, 2)]
-                for name, r in results[what].items()
-            ]
-            print(
-                table(
-                    f"An epoch of {n} clips of 20 frames, {SIDE}×{SIDE}, in batches of {BATCH}; meanwhile: {what}",
-                    ["reader", "ms", "× ours"],
-                    rows,
-                )
-            )
+        results = {what: race(what, times, made, a, n, args.quick) for what, times in (("nothing", 0), ("a step", 40))}
     if not args.quick or args.json:
         path = args.json or HERE / "results" / "read_ahead.json"
         write_json(

@@ -62,6 +62,36 @@ def agreement(model, x) -> float:
     return ((found - mean).abs().max() / mean.abs().max()).item()
 
 
+def race(rows, args) -> dict:
+    "Frames per second of each contender, in turn, by the clock and by the processor's time."
+    times = {}
+    for do, _ in rows.values():
+        do()
+    seen = {name: [] for name in rows}
+    for _ in range(args.rounds):
+        for name, (do, _) in rows.items():
+            wall, own = time.perf_counter(), time.process_time()
+            do()
+            seen[name].append((time.perf_counter() - wall, time.process_time() - own))
+    wall, own = ({name: statistics.median(v[k] for v in found) for name, found in seen.items()} for k in (0, 1))
+    for name, (_, other) in rows.items():
+        times[name] = {
+            "frames_per_second": args.frames / wall[name],
+            "frames_per_processor_second": args.frames / own[name],
+            "best_frames_per_second": args.frames / min(w for w, _ in seen[name]),
+            "times_batch": own[name] / own[other],
+        }
+    return times
+
+
+def show(times, args):
+    "Prints the table."
+    speeds = ("frames_per_second", "best_frames_per_second", "frames_per_processor_second")
+    shown = [[n, *(f"{r[k]:,.0f}" for k in speeds), f"×{significant(r['times_batch'], 3)}"] for n, r in times.items()]
+    head = ["", "frames/s", "best round", "frames per processor second", "of the batch filter's time"]
+    print(table(f"weights {args.weights}, a film of {args.frames} frames", head, shown))
+
+
 def main(args):
     model, x = load_pretrained(args.weights).model, film(data, args.frames)
     results = {
@@ -81,41 +111,12 @@ def main(args):
     if results["agreement"] > 1e-3:
         raise SystemExit("the two filters differ; a comparison would mean nothing.")
     rows = contenders(model, x)
-    for do, _ in rows.values():
-        do()
-    seen = {name: [] for name in rows}
-    for _ in range(args.rounds):
-        for name, (do, _) in rows.items():
-            wall, own = time.perf_counter(), time.process_time()
-            do()
-            seen[name].append((time.perf_counter() - wall, time.process_time() - own))
-    wall, own = ({name: statistics.median(v[k] for v in found) for name, found in seen.items()} for k in (0, 1))
-    for name, (_, other) in rows.items():
-        results["times"][name] = {
-            "frames_per_second": args.frames / wall[name],
-            "frames_per_processor_second": args.frames / own[name],
-            "best_frames_per_second": args.frames / min(w for w, _ in seen[name]),
-            "times_batch": own[name] / own[other],
-        }
+    results["times"] = race(rows, args)
     print(
         f"{results['machine']['processor']}, one core, load {results['machine']['load_at_start']:.2f}; states "
         f"agree to {results['agreement']:.0e}"
     )
-    shown = [
-        [
-            n,
-            *(f"{r[k]:,.0f}" for k in ("frames_per_second", "best_frames_per_second", "frames_per_processor_second")),
-            f"×{significant(r['times_batch'], 3)}",
-        ]
-        for n, r in results["times"].items()
-    ]
-    print(
-        table(
-            f"weights {args.weights}, a film of {args.frames} frames",
-            ["", "frames/s", "best round", "frames per processor second", "of the batch filter's time"],
-            shown,
-        )
-    )
+    show(results["times"], args)
     if args.json:
         write_json(args.json, results)
 

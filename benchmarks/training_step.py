@@ -62,6 +62,32 @@ def make(name: str, preset: str):
     return PlainTrainer(**NETWORKS[preset]).step if name == "plain" else our_step(preset, name != "ours")
 
 
+def give_weights(ours, plain):
+    "Copies the weights of our model into the plain one."
+    theirs = {
+        "conv1": ours.encoder.body[0],
+        "conv2": ours.encoder.body[2],
+        "conv3": ours.encoder.body[4],
+        "enc_mean": ours.encoder.mean,
+        "enc_var": ours.encoder.var,
+        "dec_start": ours.decoder.start,
+        "up1": ours.decoder.up[0],
+        "up2": ours.decoder.up[1],
+        "up3": ours.decoder.up[2],
+        "dec_out": ours.decoder.out,
+    }
+    network = ours.dynamics.network
+    theirs |= {"lstm": network.lstm, "alpha_out": network.out} if plain.alpha == "lstm" else {"mlp": network.net}
+    for name, module in theirs.items():
+        getattr(plain, name).load_state_dict(module.state_dict())
+    # ours has the four pixels of a block in four groups of channels, PyTorch's pixel_shuffle in neighbouring ones
+    for module in (plain.up1, plain.up2, plain.up3):
+        for p in module.parameters():
+            p.copy_(p.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1))
+    for name in ("A", "C", "a0"):
+        getattr(plain, name).copy_(getattr(ours.dynamics, name))
+
+
 def same_network(preset: str) -> dict:
     """Whether both compute the same numbers with the same weights: largest relative difference of encoder, decoder
     and evidence.
@@ -69,28 +95,7 @@ def same_network(preset: str) -> dict:
     ours, plain = our_step(preset, True).model, PlainTrainer(**NETWORKS[preset]).model
     torch.set_flush_denormal(False)
     with torch.no_grad():
-        theirs = {
-            "conv1": ours.encoder.body[0],
-            "conv2": ours.encoder.body[2],
-            "conv3": ours.encoder.body[4],
-            "enc_mean": ours.encoder.mean,
-            "enc_var": ours.encoder.var,
-            "dec_start": ours.decoder.start,
-            "up1": ours.decoder.up[0],
-            "up2": ours.decoder.up[1],
-            "up3": ours.decoder.up[2],
-            "dec_out": ours.decoder.out,
-        }
-        network = ours.dynamics.network
-        theirs |= {"lstm": network.lstm, "alpha_out": network.out} if plain.alpha == "lstm" else {"mlp": network.net}
-        for name, module in theirs.items():
-            getattr(plain, name).load_state_dict(module.state_dict())
-        # ours has the four pixels of a block in four groups of channels, PyTorch's pixel_shuffle in neighbouring ones
-        for module in (plain.up1, plain.up2, plain.up3):
-            for p in module.parameters():
-                p.copy_(p.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1))
-        for name in ("A", "C", "a0"):
-            getattr(plain, name).copy_(getattr(ours.dynamics, name))
+        give_weights(ours, plain)
         x, g = frames(BATCH, 5).float() / 255, torch.Generator().manual_seed(4)
         a = torch.randn(BATCH, STEPS, 2, generator=g)
         q = ours.encoder(x)

@@ -118,17 +118,8 @@ def one_run(model, config: TrainConfig, data, steps: int) -> dict:
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--setting", choices=SETTINGS, default="mlp")
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--out", type=Path, help="another file for the results")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    tune_cpu()
-    run, out = SETTINGS[args.setting], args.out or HERE / "results" / f"collapse_{args.setting}.json"
-    data, start = open_data(run.data), default_start if args.setting in DEFAULT_START else lambda model: model
+def begun(args, run, data, out):
+    "What is to be stored, with the runs that were stored before. Raises `InputError` if they had another setting."
     setting = {k: asdict(getattr(run, k)) for k in ("data", "model", "train")} | {
         "arms": {k: asdict(s) for k, s in ARMS.items()},
         "steps": args.steps,
@@ -148,6 +139,21 @@ def main():
         if before["setting"] != json.loads(json.dumps(setting)):
             raise InputError(f"{out} holds runs of another setting; move it away or give another --out.")
         result["runs"] = before["runs"]
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--setting", choices=SETTINGS, default="mlp")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--out", type=Path, help="another file for the results")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    tune_cpu()
+    run, out = SETTINGS[args.setting], args.out or HERE / "results" / f"collapse_{args.setting}.json"
+    data, start = open_data(run.data), default_start if args.setting in DEFAULT_START else lambda model: model
+    result = begun(args, run, data, out)
     done = {(r["arm"], r["seed"]) for r in result["runs"]}
     for seed, arm in ((s, a) for s in range(args.seeds) for a in ARMS):
         if (arm, seed) in done:

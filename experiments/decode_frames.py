@@ -43,6 +43,26 @@ def step_seconds(config, data, steps: int = 30) -> float:
     return torch.tensor(found).median().item()
 
 
+def one_arm(demo, decode, args, data, length):
+    "A training with so many decoded frames, as long as the others by the clock, and its errors in a gap."
+    chosen = dict(decode_frames=decode % length, seed=args.seed, valid_sequences=20, picture_every=0)
+    config = replace(demo, train=replace(demo.train, **chosen))
+    seconds = step_seconds(config, data.train)
+    epochs = max(1, round(60 * args.minutes / (len(data.train) // demo.train.batch_size * seconds)))
+    folder = fit(replace(config, train=replace(config.train, epochs=epochs)), tempfile.mkdtemp(), quiet=True)
+    metrics, model = json.loads((folder / "metrics.json").read_text()), load_run(folder, "last").model
+    errors = imputation_errors(model, data.test, mask_gap(len(data.test), length, 4, 7))
+    return {
+        "decode_frames": decode,
+        "step_seconds": round(seconds, 4),
+        "epochs": epochs,
+        "train_seconds": metrics["seconds"],
+        "valid_elbo": round(metrics["history"][-1]["valid"]["elbo"], 3),
+        "smoothing": round(errors.smoothing, 5),
+        "filtering": round(errors.filtering, 5),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="the .npz file")
@@ -56,31 +76,9 @@ def main():
     whole = open_data(demo.data)
     demo = fit_config_to_data(demo, whole)
     data = split(whole, demo.data.test, demo.data.valid, demo.data.split_seed)
-    steps = len(data.train) // demo.train.batch_size
     arms = []
     for decode in args.decode:
-        config = replace(
-            demo,
-            train=replace(
-                demo.train, decode_frames=decode % whole.steps, seed=args.seed, valid_sequences=20, picture_every=0
-            ),
-        )
-        seconds = step_seconds(config, data.train)
-        epochs = max(1, round(60 * args.minutes / (steps * seconds)))
-        folder = fit(replace(config, train=replace(config.train, epochs=epochs)), tempfile.mkdtemp(), quiet=True)
-        metrics, model = json.loads((folder / "metrics.json").read_text()), load_run(folder, "last").model
-        errors = imputation_errors(model, data.test, mask_gap(len(data.test), whole.steps, 4, 7))
-        arms.append(
-            {
-                "decode_frames": decode,
-                "step_seconds": round(seconds, 4),
-                "epochs": epochs,
-                "train_seconds": metrics["seconds"],
-                "valid_elbo": round(metrics["history"][-1]["valid"]["elbo"], 3),
-                "smoothing": round(errors.smoothing, 5),
-                "filtering": round(errors.filtering, 5),
-            }
-        )
+        arms.append(one_arm(demo, decode, args, data, whole.steps))
         print(arms[-1], flush=True)
     result = {
         "command": "python experiments/decode_frames.py " + " ".join(sys.argv[1:]),

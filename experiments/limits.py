@@ -221,6 +221,12 @@ def evidence(films: list[dict], steps: int) -> dict:
     }
 
 
+def drawn(cells, frames):
+    "The frame of each cell, as the generator drew it."
+    at, seen = cells[:, 1:].reshape(-1, 2).tolist(), frames[:, 1:].reshape(-1, *frames.shape[2:])
+    return {tuple(c): f for c, f in zip(at, seen)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="the .npz file of the paper's box generator")
@@ -231,10 +237,7 @@ def main():
     test = split(whole, config.test, config.valid, config.split_seed).test
     off = check_physics(whole.state.double().numpy())
     everything, frames = cells_of(whole.state.double().numpy()), whole.frames[:, :, 0].numpy() > 127
-    images = {
-        tuple(c): f
-        for c, f in zip(everything[:, 1:].reshape(-1, 2).tolist(), frames[:, 1:].reshape(-1, *frames.shape[2:]))
-    }
+    images = drawn(everything, frames)
     n, steps = min(args.sequences, len(test)), test.steps
     cells, frames = cells_of(test.state.double().numpy())[:n], test.frames[:n, :, 0].numpy() > 127
     masks = {("gap", str(g)): ~mask_gap(len(test), steps, FIRST, g).numpy() for g in GAPS} | {
@@ -244,13 +247,8 @@ def main():
     for k in range(n):
         films.append(film(k, cells, frames, masks, images))
         if k % 50 == 49:
-            print(
-                k + 1,
-                "films",
-                {g: curve(films, ("gap", g), 0)["filtering"] for g in ("1", "7", "15")},
-                f"{time.perf_counter() - started:.0f} s",
-                flush=True,
-            )
+            now = {g: curve(films, ("gap", g), 0)["filtering"] for g in ("1", "7", "15")}
+            print(k + 1, "films", now, f"{time.perf_counter() - started:.0f} s", flush=True)
     curves = {"gap": {}, "drop": {}}
     for (kind, size), hidden in masks.items():
         curves[kind][size] = curve(films, (kind, size), int(hidden[:n].sum()))

@@ -61,41 +61,39 @@ def film_a_desk(path, frames=3000):
     )
 
 
+def training_words(film, epochs, seed, runs):
+    "What follows `kvae` on the command line."
+    choices = (
+        f"--preset demo --data.steps {STEPS} --data.binarize false --model.pixels gaussian --model.dim_a 4 "
+        "--model.dim_z 8 --train.batch_size 4 --train.lr 0.003 --train.decode_frames 0 --train.threads 1 "
+        f"--epochs {epochs} --seed {seed} --data.test 0.2"
+    )
+    return ["train", "--data", str(film), *choices.split(), "--out", runs]
+
+
+def filled_in(model, train, x, mask):
+    "Whole films for those with hidden frames, by each way of filling them in."
+    with torch.no_grad():
+        out, seen = model.impute(x, mask), model.impute(x, torch.ones_like(mask)).smoothed.frames
+    return {
+        "smoothed": out.smoothed.frames,
+        "filtered": out.filtered.frames,
+        "last frame again": copy_last(x, mask),
+        "straight line": straight_lines(x, mask),
+        "smoothed, nothing hidden": seen,
+        "mean frame of the training": to_float(train.frames).mean((0, 1)).expand_as(x),
+    }
+
+
+def draw(rows, path):
+    "Writes a picture: films below each other, their frames side by side."
+    picture = torch.cat([torch.cat(list(r), -1) for r in rows], -2).clamp(0, 1).permute(1, 2, 0)
+    imwrite(path, picture.mul(255).round().byte().numpy())
+
+
 def measure(film, epochs, seed, runs):
     "One film: what was run, and its errors."
-    words = [
-        "train",
-        "--data",
-        str(film),
-        "--preset",
-        "demo",
-        "--data.steps",
-        str(STEPS),
-        "--data.binarize",
-        "false",
-        "--model.pixels",
-        "gaussian",
-        "--model.dim_a",
-        "4",
-        "--model.dim_z",
-        "8",
-        "--train.batch_size",
-        "4",
-        "--train.lr",
-        "0.003",
-        "--train.decode_frames",
-        "0",
-        "--train.threads",
-        "1",
-        "--epochs",
-        str(epochs),
-        "--seed",
-        str(seed),
-        "--data.test",
-        "0.2",
-        "--out",
-        runs,
-    ]
+    words = training_words(film, epochs, seed, runs)
     start = time.perf_counter()
     if kvae(words):
         raise SystemExit(f"{film}: kvae train did not succeed")
@@ -104,32 +102,14 @@ def measure(film, epochs, seed, runs):
     split = run_data(run)
     x = to_float(split.test.frames)
     mask = mask_gap(len(x), STEPS, START, LENGTH)
-    with torch.no_grad():
-        out, seen = run.model.impute(x, mask), run.model.impute(x, torch.ones_like(mask)).smoothed.frames
-    fillers = {
-        "smoothed": out.smoothed.frames,
-        "filtered": out.filtered.frames,
-        "last frame again": copy_last(x, mask),
-        "straight line": straight_lines(x, mask),
-        "smoothed, nothing hidden": seen,
-        "mean frame of the training": to_float(split.train.frames).mean((0, 1)).expand_as(x),
-    }
+    fillers = filled_in(run.model, split.train, x, mask)
     errors = {name: round(255 * (f - x)[~mask].square().mean().sqrt().item(), 2) for name, f in fillers.items()}
     rows = [
         x[0],
         x[0] * mask[0, :, None, None, None],
         *(fillers[n][0] for n in ("smoothed", "filtered", "straight line")),
     ]
-    picture = (
-        torch.cat([torch.cat(list(r), -1) for r in rows], -2)
-        .clamp(0, 1)
-        .permute(1, 2, 0)
-        .mul(255)
-        .round()
-        .byte()
-        .numpy()
-    )
-    imwrite(HERE.parent / f"nbs/images/own_{film.stem}.png", picture)
+    draw(rows, HERE.parent / f"nbs/images/own_{film.stem}.png")
     command = " ".join(["kvae", *words]).replace(str(film), film.name).replace(runs, "runs")
     return {
         "film": film.name,

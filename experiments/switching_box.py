@@ -117,6 +117,37 @@ def surplus(model, test) -> float:
     return round((soft.per_frame - hard.per_frame).item(), 4)
 
 
+def checked(folder):
+    "The configuration of a run that exists already; ends the script unless it was made by this recipe."
+    config = load_run(folder).config
+    ours, theirs = asdict(wanted(config.kind, config.data.path, config.train.seed)), asdict(config)
+    for c in (ours, theirs):
+        c["train"]["threads"], c["data"]["binarize"] = 0, None
+    if ours != theirs:
+        raise SystemExit(f"{folder} was not made by this recipe: its config.yaml differs.")
+    return config
+
+
+def write(stored):
+    "Writes the results of all runs, and prints the last one."
+    content = {
+        "command": f"kvae train --model KIND --preset demo --data FILE --epochs {EPOCHS} --seed SEED; "
+        "python experiments/switching_box.py --data FILE",
+        "machine": f"{platform.machine()} CPU, 1 thread",
+        "torch": torch.__version__,
+        "published": {
+            kind: {n: {w: PUBLISHED[kind][str(n)][w] for w in ("smoothing", "filtering")} for n in PUBLISHED[kind]}
+            for kind in ("gap", "drop")
+        },
+        "runs": stored,
+    }
+    with atomic_write(RESULT) as tmp:
+        tmp.write_text(json.dumps(content, indent=1) + "\n")
+    r = stored[-1]
+    gaps = {n: (e["smoothing"], e["filtering"]) for n, e in r["imputation"]["gap"].items()}
+    print(r["data"], r["kind"], r["seed"], r["elbo_per_frame"], gaps, r.get("regimes"), flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="", help="the .npz file; none: simulated videos")
@@ -134,42 +165,15 @@ def main():
     )
     for item in todo:
         if isinstance(item, Path):
-            config = load_run(item).config
+            config = checked(item)
             kind, seed = config.kind, config.train.seed
-            ours, theirs = asdict(wanted(kind, config.data.path, seed)), asdict(config)
-            for c in (ours, theirs):
-                c["train"]["threads"], c["data"]["binarize"] = 0, None
-            if ours != theirs:
-                raise SystemExit(f"{item} was not made by this recipe: its config.yaml differs.")
         else:
             kind, seed = item
         if (source(config.data.path if isinstance(item, Path) else args.data), kind, seed) in done:
             continue
         folder = item if isinstance(item, Path) else fit(wanted(kind, args.data, seed))
         stored.append(measure(folder))
-        content = {
-            "command": f"kvae train --model KIND --preset demo --data FILE --epochs {EPOCHS} --seed SEED; "
-            "python experiments/switching_box.py --data FILE",
-            "machine": f"{platform.machine()} CPU, 1 thread",
-            "torch": torch.__version__,
-            "published": {
-                kind: {n: {w: PUBLISHED[kind][str(n)][w] for w in ("smoothing", "filtering")} for n in PUBLISHED[kind]}
-                for kind in ("gap", "drop")
-            },
-            "runs": stored,
-        }
-        with atomic_write(RESULT) as tmp:
-            tmp.write_text(json.dumps(content, indent=1) + "\n")
-        r = stored[-1]
-        print(
-            r["data"],
-            kind,
-            seed,
-            r["elbo_per_frame"],
-            {n: (e["smoothing"], e["filtering"]) for n, e in r["imputation"]["gap"].items()},
-            r.get("regimes"),
-            flush=True,
-        )
+        write(stored)
 
 
 if __name__ == "__main__":

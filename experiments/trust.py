@@ -297,27 +297,24 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def unreadable(run: Path | None) -> list[str]:
+    "The checkpoints of a run that cannot be read."
+    files = [] if run is None else (run / "checkpoints").glob("*.safetensors")
+    return [p.name for p in files if not p.name.startswith(".") and outcome(lambda: read_checkpoint(p))[0] != "read"]
+
+
 def kills(args, there: Path) -> dict:
     "A training killed and resumed again and again, and one left alone."
-    config = RunConfig(
-        data=DataConfig(sequences=32, steps=8, size=16),
-        model=SMALL,
-        train=TrainConfig(epochs=args.epochs, batch_size=8, device="cpu", threads=1),
-    )
-    fit(
-        replace(config, train=replace(config.train, epochs=1)), there / "first", quiet=True
-    )  # imports what the children need
+    train = TrainConfig(epochs=args.epochs, batch_size=8, device="cpu", threads=1)
+    config = RunConfig(data=DataConfig(sequences=32, steps=8, size=16), model=SMALL, train=train)
+    fit(replace(config, train=replace(train, epochs=1)), there / "first", quiet=True)  # imports for the children
     started = time.perf_counter()
     assert ended(child(fit, config, there / "whole")) == 0
     whole, alone = next((there / "whole").iterdir()), time.perf_counter() - started
     rng, shots, broken, run, when = random.Random(args.seed), 0, [], None, Counter()
-    epoch = alone / args.epochs
     while shots < args.kills:
-        if run is None:
-            pid = child(fit, config, there / "shot")
-        else:
-            pid = child(lambda: fit(resume=run))
-        time.sleep(rng.uniform(0, 0.5 + 3 * epoch))
+        pid = child(fit, config, there / "shot") if run is None else child(lambda: fit(resume=run))
+        time.sleep(rng.uniform(0, 0.5 + 3 * (alone / args.epochs)))
         os.kill(pid, signal.SIGKILL)
         code = ended(pid)
         if code == 0:  # it was finished before: go back to where it was, so that there is something to kill
@@ -331,23 +328,11 @@ def kills(args, there: Path) -> dict:
             shutil.rmtree(there / "shot", ignore_errors=True)
         last = None if run is None else run / "checkpoints" / "last.safetensors"
         when[read_checkpoint(last)[1].epoch if last and last.exists() else "before the first checkpoint"] += 1
-        left = (
-            []
-            if run is None
-            else [
-                p.name
-                for p in (run / "checkpoints").glob("*.safetensors")
-                if not p.name.startswith(".") and outcome(lambda: read_checkpoint(p))[0] != "read"
-            ]
-        )
-        broken += left
+        broken += unreadable(run)
     assert ended(child(lambda: fit(resume=run) if run else fit(config, there / "shot"))) == 0
     run = run or next((there / "shot").iterdir())
     same = {
-        name: same_checkpoint(
-            whole / "checkpoints" / f"{name}.safetensors", run / "checkpoints" / f"{name}.safetensors"
-        )
-        for name in ("last", "best")
+        n: same_checkpoint(*(r / "checkpoints" / f"{n}.safetensors" for r in (whole, run))) for n in ("last", "best")
     }
     return {
         "kills": shots,

@@ -7,8 +7,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 from jaxtyping import install_import_hook
 
 # Every annotation of the library, `Float[Tensor, "batch time"]` above all, is checked while the tests run; so this
-# comes
-# before any import of it. As everywhere in Python, an int may stand where a float is annotated.
+# comes before any import of it. As everywhere in Python, an int may stand where a float is annotated.
 install_import_hook("kvae_nb", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import random

@@ -57,10 +57,8 @@ def house(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def lab(house):
-    "The address of a JupyterLab of this environment that serves the copy on 127.0.0.1, behind a token."
-    port, token = free_port(), secrets.token_hex(16)
+def environment(house):
+    "The variables with which the server runs: folders and settings of its own."
     chosen = {
         "notebook-extension/tracker": {"windowingMode": "none"},  # all cells are in the page, seen or not
         "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -70,7 +68,7 @@ def lab(house):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values))
     paths = {name: str(house / f".jupyter/{name}") for name in ("config", "runtime", "data")}
-    env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {
+    return {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {
         "JUPYTER_CONFIG_DIR": paths["config"],
         "JUPYTER_RUNTIME_DIR": paths["runtime"],
         "JUPYTER_DATA_DIR": paths["data"],
@@ -79,6 +77,13 @@ def lab(house):
         "JUPYTERLAB_WORKSPACES_DIR": str(house / "workspaces"),
         "OMP_NUM_THREADS": "1",
     }
+
+
+@pytest.fixture(scope="module")
+def lab(house):
+    "The address of a JupyterLab of this environment that serves the copy on 127.0.0.1, behind a token."
+    port, token = free_port(), secrets.token_hex(16)
+    env = environment(house)
     command = [
         sys.executable,
         "-m",
