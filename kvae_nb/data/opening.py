@@ -202,8 +202,6 @@ class DataConfig:
     ".npz, .npy, film, folder of PNG images, or folder of shards (left on the disk); empty: simulate"
     world: str = "box"
     "simulated world: box, gravity, polygon or pong"
-    look: str = "ours"
-    "how simulated films are drawn: ours, or published (as by the generator of the paper's authors)"
     sequences: int = 5000
     "how many sequences to simulate (a file is used whole)"
     steps: int = 20
@@ -238,6 +236,8 @@ class DataConfig:
     "decides which sequence goes where"
     simulate_seed: int = 0
     "seed of the simulator"
+    look: str = "ours"
+    "how simulated films are drawn: ours, or published (as by the generator of the paper's authors)"
 
 # %% ../../nbs/74b_opening.ipynb #b16118f6
 def check_data_config(
