@@ -9,6 +9,7 @@ __all__ = ['ParticlePaths', 'trace_ancestors', 'choose_paths', 'ancestor_paths',
            'path_moments']
 
 # %% ../../nbs/08c_particle_smoother.ipynb #d64f776f
+#| code-fold: true
 import math
 from typing import NamedTuple
 
