@@ -11,7 +11,7 @@ __all__ = ['StepSystem', 'SystemSource', 'Cloud', 'start_cloud', 'select_rows', 
 # %% ../../nbs/08_particles.ipynb #af2d5a97
 import math
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -42,7 +42,6 @@ class StepSystem(NamedTuple):
     shift: Float[Tensor, "*batch n"] | None = None  # what controls add to z_t; None: nothing
 
 
-@runtime_checkable
 class SystemSource(Protocol):
     "Makes the system of step t from the past of a; a row is one past."
 

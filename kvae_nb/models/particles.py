@@ -7,7 +7,7 @@ __all__ = ['DECODED', 'AT_ONCE', 'PATHS', 'PARTICLES', 'FILMS', 'DynamicsSource'
            'mean_frames', 'filled_frames', 'path_beliefs', 'drawn_paths', 'follow_particles', 'put_rows', 'joined',
            'known_paths', 'pushed_by', 'mixed_rows', 'next_particles']
 
-# %% ../../nbs/08b_particle_imputation.ipynb #c409db70
+# %% ../../nbs/08b_particle_imputation.ipynb #5c8907b2
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,7 +30,8 @@ from .dynamics import DynamicsParameters, filter_observed, mix
 from .kvae import KVAE, plugged_in
 from .protocol import Beliefs, Imputed, Paths, check_generator, check_inputs, hide, particle_count
 
-# %% ../../nbs/08b_particle_imputation.ipynb #2bad0b8a
+# %% ../../nbs/08b_particle_imputation.ipynb #083c4b1a
+#| code-fold: true
 @dataclass(frozen=True)
 class DynamicsSource:
     "The `SystemSource` of mixed dynamics: α and with it A, B and C of a step, from a past of a."
@@ -75,7 +76,7 @@ def dynamics_source(
     "What the particles of these dynamics need to know."
     return DynamicsSource(dynamics, u, dynamics.Q(), dynamics.R(), dynamics.mean1, dynamics.cov1)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #621e9461
+# %% ../../nbs/08b_particle_imputation.ipynb #32102cb5
 def quantile_particles(
     a: Float[Tensor, "rows particles p"],  # particles
     log_weights: Float[Tensor, "rows particles"],  # normalised
@@ -89,7 +90,7 @@ def quantile_particles(
     chosen = systematic(log_weights.gather(1, order).exp(), middle, number)
     return a.gather(1, order.gather(1, chosen)[..., None].expand(-1, -1, a.shape[-1]))
 
-# %% ../../nbs/08b_particle_imputation.ipynb #847f33de
+# %% ../../nbs/08b_particle_imputation.ipynb #7ab2533f
 DECODED = 32  # particles that are decoded for a hidden frame
 AT_ONCE = 256  # frames
 
@@ -119,7 +120,7 @@ def filled_frames(
     frames[~mask] = mean_frames(model, a[~mask], log_weights[~mask]).to(frames.dtype)
     return frames
 
-# %% ../../nbs/08b_particle_imputation.ipynb #4c73dd1b
+# %% ../../nbs/08b_particle_imputation.ipynb #0000b517
 def path_beliefs(
     model: KVAE,  # has the dynamics
     paths: ParticlePaths,  # of all of a, where seen as well as hidden
@@ -137,7 +138,7 @@ def path_beliefs(
     alpha = torch.einsum("fn,fntk->ftk", paths.log_weights.exp(), run.alpha.unflatten(0, (films, N)))
     return *laws, alpha
 
-# %% ../../nbs/08b_particle_imputation.ipynb #6286bb69
+# %% ../../nbs/08b_particle_imputation.ipynb #3a6d2b71
 PATHS = 64  # smoothed paths that are kept of each film
 
 
@@ -174,7 +175,7 @@ def follow_particles(
     filtered = Beliefs(filled_frames(model, mask, now, run.a, run.log_weights), now, Gaussian(run.mean, run.cov))
     return Imputed(Beliefs(drawn, law, z), filtered, alpha, paths)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #78078b8f
+# %% ../../nbs/08b_particle_imputation.ipynb #6c1b97df
 PARTICLES = 256  # of a film, unless another number is asked for
 FILMS = 64  # worked on at once
 
@@ -211,7 +212,7 @@ def known_paths(
     equal = a.new_full((len(a), number), 1 / number).log()
     return Paths(a[:, None].expand(-1, number, -1, -1).clone(), equal)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #75bfe0f0
+# %% ../../nbs/08b_particle_imputation.ipynb #5d1becf7
 @patch
 def impute(
     self: KVAE,
@@ -241,7 +242,8 @@ def impute(
         whole = plugged_in(self, x, mask, u)._replace(paths=known_paths(self, x, mask, min(PATHS, count)))
         return put_rows(whole, some, found)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #1a6688c3
+# %% ../../nbs/08b_particle_imputation.ipynb #d20789bd
+#| code-fold: true
 def pushed_by(
     source: DynamicsSource,  # the model's
     u: Float[Tensor, " dim_u"] | None,  # the control of a step; None for a model without
