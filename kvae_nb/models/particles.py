@@ -7,7 +7,7 @@ __all__ = ['DECODED', 'AT_ONCE', 'PATHS', 'PARTICLES', 'FILMS', 'DynamicsSource'
            'mean_frames', 'filled_frames', 'path_beliefs', 'drawn_paths', 'follow_particles', 'put_rows', 'joined',
            'known_paths', 'pushed_by', 'mixed_rows', 'next_particles']
 
-# %% ../../nbs/08b_particle_imputation.ipynb #5c8907b2
+# %% ../../nbs/08b_particle_imputation.ipynb #4220937c
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,7 +30,7 @@ from .dynamics import DynamicsParameters, filter_observed, mix
 from .kvae import KVAE, plugged_in
 from .protocol import Beliefs, Imputed, Paths, check_generator, check_inputs, hide, particle_count
 
-# %% ../../nbs/08b_particle_imputation.ipynb #083c4b1a
+# %% ../../nbs/08b_particle_imputation.ipynb #b6379865
 #| code-fold: true
 @dataclass(frozen=True)
 class DynamicsSource:
@@ -76,7 +76,7 @@ def dynamics_source(
     "What the particles of these dynamics need to know."
     return DynamicsSource(dynamics, u, dynamics.Q(), dynamics.R(), dynamics.mean1, dynamics.cov1)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #32102cb5
+# %% ../../nbs/08b_particle_imputation.ipynb #15442936
 def quantile_particles(
     a: Float[Tensor, "rows particles p"],  # particles
     log_weights: Float[Tensor, "rows particles"],  # normalised
@@ -90,7 +90,7 @@ def quantile_particles(
     chosen = systematic(log_weights.gather(1, order).exp(), middle, number)
     return a.gather(1, order.gather(1, chosen)[..., None].expand(-1, -1, a.shape[-1]))
 
-# %% ../../nbs/08b_particle_imputation.ipynb #7ab2533f
+# %% ../../nbs/08b_particle_imputation.ipynb #9b749c6f
 DECODED = 32  # particles that are decoded for a hidden frame
 AT_ONCE = 256  # frames
 
@@ -107,7 +107,7 @@ def mean_frames(
     parts = zip(*(v.split(max(1, AT_ONCE // number)) for v in (chosen, w)))
     return torch.cat([torch.einsum("rn,rnchw->rchw", v, model.decode(part)) for part, v in parts])
 
-
+# %% ../../nbs/08b_particle_imputation.ipynb #e6c2e806
 def filled_frames(
     model: KVAE,  # decodes
     mask: Bool[Tensor, "films time"],  # True = seen
@@ -120,7 +120,7 @@ def filled_frames(
     frames[~mask] = mean_frames(model, a[~mask], log_weights[~mask]).to(frames.dtype)
     return frames
 
-# %% ../../nbs/08b_particle_imputation.ipynb #0000b517
+# %% ../../nbs/08b_particle_imputation.ipynb #1f7cdc1b
 def path_beliefs(
     model: KVAE,  # has the dynamics
     paths: ParticlePaths,  # of all of a, where seen as well as hidden
@@ -138,7 +138,7 @@ def path_beliefs(
     alpha = torch.einsum("fn,fntk->ftk", paths.log_weights.exp(), run.alpha.unflatten(0, (films, N)))
     return *laws, alpha
 
-# %% ../../nbs/08b_particle_imputation.ipynb #3a6d2b71
+# %% ../../nbs/08b_particle_imputation.ipynb #c1e938b6
 PATHS = 64  # smoothed paths that are kept of each film
 
 
@@ -153,7 +153,7 @@ def drawn_paths(
     path = trace_ancestors(list(run.ancestors.unbind(1)), list(run.a.unbind(1)), chosen)
     return ParticlePaths(path, weights, run.log_prob.sum(-1))
 
-
+# %% ../../nbs/08b_particle_imputation.ipynb #19922f28
 def follow_particles(
     model: KVAE,  # encodes, predicts and decodes
     x: Float[Tensor, "films time channel height width"],  # frames; hidden ones may hold anything
@@ -175,7 +175,7 @@ def follow_particles(
     filtered = Beliefs(filled_frames(model, mask, now, run.a, run.log_weights), now, Gaussian(run.mean, run.cov))
     return Imputed(Beliefs(drawn, law, z), filtered, alpha, paths)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #6c1b97df
+# %% ../../nbs/08b_particle_imputation.ipynb #87881cb9
 PARTICLES = 256  # of a film, unless another number is asked for
 FILMS = 64  # worked on at once
 
@@ -190,7 +190,7 @@ def put_rows(
         return whole if whole is None else whole.index_put((rows,), new.to(whole.dtype))
     return type(whole)(*(put_rows(w, rows, n) for w, n in zip(whole, new)))
 
-
+# %% ../../nbs/08b_particle_imputation.ipynb #85e4e621
 def joined(
     parts: list,  # the same named tuple of tensors for some films each
 ) -> object:
@@ -200,7 +200,7 @@ def joined(
         return first if first is None else torch.cat(parts)
     return type(first)(*(joined(list(part)) for part in zip(*parts)))
 
-
+# %% ../../nbs/08b_particle_imputation.ipynb #f76de879
 def known_paths(
     model: KVAE,  # encodes
     x: Float[Tensor, "films time channel height width"],  # frames; hidden ones may hold anything
@@ -212,7 +212,7 @@ def known_paths(
     equal = a.new_full((len(a), number), 1 / number).log()
     return Paths(a[:, None].expand(-1, number, -1, -1).clone(), equal)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #5d1becf7
+# %% ../../nbs/08b_particle_imputation.ipynb #455355ae
 @patch
 def impute(
     self: KVAE,
@@ -242,7 +242,7 @@ def impute(
         whole = plugged_in(self, x, mask, u)._replace(paths=known_paths(self, x, mask, min(PATHS, count)))
         return put_rows(whole, some, found)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #d20789bd
+# %% ../../nbs/08b_particle_imputation.ipynb #d08568b7
 #| code-fold: true
 def pushed_by(
     source: DynamicsSource,  # the model's
