@@ -1,11 +1,14 @@
 """Every sequence model of the package is put to the same questions."""
 
+import inspect
+
 import pytest
 import torch
 from models import MODELS, awake
 
+from kvae_nb.core.errors import InputError
 from kvae_nb.evaluation.checks import future_leak, hidden_frames_leak
-from kvae_nb.models.protocol import SequenceModel, rows_of
+from kvae_nb.models.protocol import SequenceModel, asked_particles, hide, rows_of
 
 
 @pytest.fixture(params=MODELS, ids=str)
@@ -100,9 +103,37 @@ def test_nothing_hidden_is_seen_and_no_filter_sees_the_future(model, x, u, mask)
 
 def test_the_last_filtered_belief_is_the_last_smoothed_one(model, x, u, mask):
     with torch.no_grad():
-        out = model.impute(x, mask, first(u, 9))
+        out = model.impute(x, mask, first(u, 9), **asked_particles(model, 0))
     torch.testing.assert_close(out.filtered.z.mean[:, -1], out.smoothed.z.mean[:, -1], rtol=1e-4, atol=1e-4)
     assert (torch.linalg.eigvalsh(out.smoothed.z.cov) > 0).all()
+
+
+def test_hidden_frames_by_particles(model, x, u, mask):
+    """The same answer twice, and another one from a generator; films in which nothing is hidden are exact; the path
+    of a holds what was seen; without particles the answer is the plugged-in one, which has no paths."""
+    if "particles" not in inspect.signature(model.impute).parameters:
+        with pytest.raises(InputError, match="without particles"):
+            asked_particles(model, 8)
+        return
+    mask[2] = True
+    with torch.no_grad():
+        out, again = (model.impute(x, mask, first(u, 9), particles=32) for _ in range(2))
+        other = model.impute(x, mask, first(u, 9), 32, torch.Generator().manual_seed(1))
+        plain, a = model.impute(x, mask, first(u, 9), particles=0), model.encode(hide(x, mask))
+    assert torch.equal(out.smoothed.frames, again.smoothed.frames) and out.smoothed.frames.isfinite().all()
+    assert not torch.equal(out.smoothed.frames[0], other.smoothed.frames[0])
+    torch.testing.assert_close(out.smoothed.z.mean[2], plain.smoothed.z.mean[2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(out.filtered.frames[2], plain.filtered.frames[2], rtol=1e-4, atol=1e-4)
+    assert plain.paths is None
+    if out.paths is not None and hasattr(out.paths, "a"):
+        wide = a[:, None].expand_as(out.paths.a)
+        seen = mask[:, None].expand(wide.shape[:3])
+        torch.testing.assert_close(out.paths.a[seen], wide[seen], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(out.paths.log_weights.exp().sum(-1), torch.ones(3))
+    assert (torch.linalg.eigvalsh(out.filtered.z.cov) > 0).all()
+    for wrong in (-1, 2.5, "many"):
+        with pytest.raises(InputError, match="whole number from 0"):
+            model.impute(x, mask, first(u, 9), particles=wrong)
 
 
 def test_generation_repeats_itself_with_a_seed(model, x, u):

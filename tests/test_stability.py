@@ -16,6 +16,7 @@ import torch
 from kvae_nb.core.runtime import tune_cpu
 from kvae_nb.data.films import mask_gap, take
 from kvae_nb.data.opening import DataConfig, open_data
+from kvae_nb.models.protocol import asked_particles
 from kvae_nb.training.config import TrainConfig
 from kvae_nb.training.records import summary, validate
 from kvae_nb.training.runs import KINDS, RunConfig, build_model
@@ -54,7 +55,7 @@ def nudge(model: torch.nn.Module, seed: int):
 @torch.no_grad()
 def answers(model: torch.nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
     "What the model says about four frames hidden in two sequences, and how it goes on with them."
-    out = model.impute(x, mask_gap(len(x), x.shape[1], 3, 4))
+    out = model.impute(x, mask_gap(len(x), x.shape[1], 3, 4), **asked_particles(model, 0))
     dream = model.generate(4, x=x, generator=torch.Generator().manual_seed(0))
     found = {"weights": out.weights, "generated a": dream.a, "posterior variance": model.posterior(x).var}
     for name, b in (("smoothed", out.smoothed), ("filtered", out.filtered)):

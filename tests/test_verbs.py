@@ -125,6 +125,42 @@ def test_results_never_follow_a_link_out_of_the_run(here, capsys):
     assert code == 2 and "leads out" in err and (here / "elsewhere").read_text() == "precious"
 
 
+# by how many particles
+
+
+def test_particles_are_used_said_and_stored(here, capsys):
+    for n in (0, 8):
+        said = f"by {n} particles" if n else "without particles"
+        code, out, _ = kvae(f"evaluate run {QUICK} --measure.particles {n}", capsys)
+        assert (
+            code == 0 and said in out and json.loads((here / "run" / "evaluation.json").read_text())["particles"] == n
+        )
+        code, out, _ = kvae(f"impute run --data c.npz --gap 4:6 --particles {n} --out x{n}.npz", capsys)
+        assert code == 0 and said in out and ("paths" in np.load(here / f"x{n}.npz")) == (n > 0)
+
+
+@pytest.mark.parametrize("n", ["-2", "many", "2.5", "100000"])
+def test_a_wrong_number_of_particles_is_refused(here, capsys, n):
+    for line in (
+        f"evaluate run {QUICK} --measure.particles {n}",
+        f"impute run --data c.npz --gap 4:6 --particles {n} --out x.npz",
+    ):
+        code, _, err = kvae(line, capsys)
+        assert code == 2 and "particles" in err and err.count("\n") == 1 and not (here / "x.npz").exists()
+
+
+def test_a_model_without_particles_says_so(here, capsys):
+    assert kvae(f"train --model rnn --data c.npz {SMALL.replace('alpha_units', 'rnn_units')}")[0] == 0
+    run = next(Path("runs").iterdir())
+    for line in (
+        f"evaluate {run} {QUICK} --measure.particles 8",
+        f"impute {run} --data c.npz --gap 4:6 --particles 8 --out x.npz",
+    ):
+        code, _, err = kvae(line, capsys)
+        assert code == 2 and "without particles" in err and err.count("\n") == 1
+    assert kvae(f"impute {run} --data c.npz --gap 4:6 --out x.npz", capsys)[0] == 0
+
+
 # held out means held out
 
 

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['DECODED', 'AT_ONCE', 'PATHS', 'PARTICLES', 'FILMS', 'DynamicsSource', 'dynamics_source', 'quantile_particles',
            'mean_frames', 'filled_frames', 'path_beliefs', 'drawn_paths', 'follow_particles', 'put_rows', 'joined',
-           'known_paths']
+           'known_paths', 'pushed_by', 'mixed_rows', 'next_particles']
 
-# %% ../../nbs/08b_particle_imputation.ipynb #9fb0e59e
-from dataclasses import dataclass
+# %% ../../nbs/08b_particle_imputation.ipynb #4220937c
+from dataclasses import dataclass, replace
 
 import torch
 from fastcore.basics import patch
@@ -17,22 +17,21 @@ from torch import Tensor
 
 from ..core.gaussians import Gaussian
 from ..inference.batched import observe, rts_smoother
-from ..inference.particle_smoother import ParticlePaths, choose_paths, path_moments, trace_ancestors
-from kvae_nb.inference.particles import (
-    ParticleFiltered,
+from kvae_nb.inference.particle_parts import (
     ParticleNoise,
-    StepSystem,
     draw_particle_noise,
     mixture_moments,
     noise_of,
-    particle_filter,
     systematic,
 )
+from ..inference.particle_smoother import ParticlePaths, choose_paths, path_moments, trace_ancestors
+from ..inference.particles import Cloud, ParticleFiltered, StepSystem, innovation, particle_filter, predict_rows
 from .dynamics import DynamicsParameters, filter_observed, mix
 from .kvae import KVAE, plugged_in
 from .protocol import Beliefs, Imputed, Paths, check_generator, check_inputs, hide, particle_count
 
-# %% ../../nbs/08b_particle_imputation.ipynb #6e433108
+# %% ../../nbs/08b_particle_imputation.ipynb #b6379865
+#| code-fold: true
 @dataclass(frozen=True)
 class DynamicsSource:
     "The `SystemSource` of mixed dynamics: α and with it A, B and C of a step, from a past of a."
@@ -77,7 +76,7 @@ def dynamics_source(
     "What the particles of these dynamics need to know."
     return DynamicsSource(dynamics, u, dynamics.Q(), dynamics.R(), dynamics.mean1, dynamics.cov1)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #d5c213a9
+# %% ../../nbs/08b_particle_imputation.ipynb #15442936
 def quantile_particles(
     a: Float[Tensor, "rows particles p"],  # particles
     log_weights: Float[Tensor, "rows particles"],  # normalised
@@ -91,7 +90,7 @@ def quantile_particles(
     chosen = systematic(log_weights.gather(1, order).exp(), middle, number)
     return a.gather(1, order.gather(1, chosen)[..., None].expand(-1, -1, a.shape[-1]))
 
-# %% ../../nbs/08b_particle_imputation.ipynb #6aa9d806
+# %% ../../nbs/08b_particle_imputation.ipynb #9b749c6f
 DECODED = 32  # particles that are decoded for a hidden frame
 AT_ONCE = 256  # frames
 
@@ -108,7 +107,7 @@ def mean_frames(
     parts = zip(*(v.split(max(1, AT_ONCE // number)) for v in (chosen, w)))
     return torch.cat([torch.einsum("rn,rnchw->rchw", v, model.decode(part)) for part, v in parts])
 
-
+# %% ../../nbs/08b_particle_imputation.ipynb #e6c2e806
 def filled_frames(
     model: KVAE,  # decodes
     mask: Bool[Tensor, "films time"],  # True = seen
@@ -121,7 +120,7 @@ def filled_frames(
     frames[~mask] = mean_frames(model, a[~mask], log_weights[~mask]).to(frames.dtype)
     return frames
 
-# %% ../../nbs/08b_particle_imputation.ipynb #b589efab
+# %% ../../nbs/08b_particle_imputation.ipynb #1f7cdc1b
 def path_beliefs(
     model: KVAE,  # has the dynamics
     paths: ParticlePaths,  # of all of a, where seen as well as hidden
@@ -139,7 +138,7 @@ def path_beliefs(
     alpha = torch.einsum("fn,fntk->ftk", paths.log_weights.exp(), run.alpha.unflatten(0, (films, N)))
     return *laws, alpha
 
-# %% ../../nbs/08b_particle_imputation.ipynb #2c2d354e
+# %% ../../nbs/08b_particle_imputation.ipynb #c1e938b6
 PATHS = 64  # smoothed paths that are kept of each film
 
 
@@ -154,7 +153,7 @@ def drawn_paths(
     path = trace_ancestors(list(run.ancestors.unbind(1)), list(run.a.unbind(1)), chosen)
     return ParticlePaths(path, weights, run.log_prob.sum(-1))
 
-
+# %% ../../nbs/08b_particle_imputation.ipynb #19922f28
 def follow_particles(
     model: KVAE,  # encodes, predicts and decodes
     x: Float[Tensor, "films time channel height width"],  # frames; hidden ones may hold anything
@@ -176,7 +175,7 @@ def follow_particles(
     filtered = Beliefs(filled_frames(model, mask, now, run.a, run.log_weights), now, Gaussian(run.mean, run.cov))
     return Imputed(Beliefs(drawn, law, z), filtered, alpha, paths)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #5fcd305d
+# %% ../../nbs/08b_particle_imputation.ipynb #87881cb9
 PARTICLES = 256  # of a film, unless another number is asked for
 FILMS = 64  # worked on at once
 
@@ -191,7 +190,7 @@ def put_rows(
         return whole if whole is None else whole.index_put((rows,), new.to(whole.dtype))
     return type(whole)(*(put_rows(w, rows, n) for w, n in zip(whole, new)))
 
-
+# %% ../../nbs/08b_particle_imputation.ipynb #85e4e621
 def joined(
     parts: list,  # the same named tuple of tensors for some films each
 ) -> object:
@@ -201,7 +200,7 @@ def joined(
         return first if first is None else torch.cat(parts)
     return type(first)(*(joined(list(part)) for part in zip(*parts)))
 
-
+# %% ../../nbs/08b_particle_imputation.ipynb #f76de879
 def known_paths(
     model: KVAE,  # encodes
     x: Float[Tensor, "films time channel height width"],  # frames; hidden ones may hold anything
@@ -213,7 +212,7 @@ def known_paths(
     equal = a.new_full((len(a), number), 1 / number).log()
     return Paths(a[:, None].expand(-1, number, -1, -1).clone(), equal)
 
-# %% ../../nbs/08b_particle_imputation.ipynb #136f031c
+# %% ../../nbs/08b_particle_imputation.ipynb #455355ae
 @patch
 def impute(
     self: KVAE,
@@ -242,3 +241,39 @@ def impute(
             return found
         whole = plugged_in(self, x, mask, u)._replace(paths=known_paths(self, x, mask, min(PATHS, count)))
         return put_rows(whole, some, found)
+
+# %% ../../nbs/08b_particle_imputation.ipynb #d08568b7
+#| code-fold: true
+def pushed_by(
+    source: DynamicsSource,  # the model's
+    u: Float[Tensor, " dim_u"] | None,  # the control of a step; None for a model without
+    t: int,  # which step
+) -> DynamicsSource:
+    "The source for this step; nothing else is remembered of the controls."
+    return source if u is None else replace(source, u=u.expand(1, t + 1, -1))
+
+
+def mixed_rows(
+    cloud: Cloud,  # gives the weights
+    law: Gaussian,  # of every particle
+) -> Gaussian:
+    "Mean and covariance of one film's particles; the first axis is of length one."
+    return mixture_moments(cloud.log_weights.log_softmax(-1), *(v[None] for v in law))
+
+
+def next_particles(
+    source: DynamicsSource,  # the model's
+    cloud: Cloud,  # particles after a frame
+    t: int,  # number of the next frame
+    noise: Float[Tensor, "particles p"],  # standard normal
+) -> tuple[Gaussian, Gaussian, tuple[Tensor, Tensor]]:
+    "What is expected of the next state and of the next a, with its noise, and particles of that a with log-weights."
+    B, film = source.dynamics.B, torch.zeros(len(cloud.a), dtype=torch.long, device=cloud.a.device)
+    given = 0 if B is None else B.shape[-1] - source.dynamics.infer_u
+    rest = pushed_by(source, cloud.a.new_zeros(given) if given else None, t)
+    system, _ = rest.step(cloud.a, cloud.memory, t, film)
+    z = predict_rows(source, cloud, system, t)
+    law = innovation(z, system.C, source.R)
+    a = Gaussian(law.expected, law.seen + source.R)
+    drawn = law.expected + (law.root @ noise[: len(film), :, None])[..., 0]
+    return mixed_rows(cloud, z), mixed_rows(cloud, a), (drawn[None], cloud.log_weights.log_softmax(-1))

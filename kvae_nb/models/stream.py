@@ -6,7 +6,7 @@
 __all__ = ['filter_stream', 'StreamState', 'Streamed', 'Cell', 'StreamParts', 'to_array', 'lay_out', 'stream_parts', 'mixed',
            'read_one', 'forget', 'run_layers', 'checked_frame', 'read_frame', 'corrected', 'carried', 'stream_start',
            'as_gaussian', 'stream_step', 'with_controls', 'kalman_stream', 'on_cpu', 'switching_stream',
-           'recurrent_stream']
+           'recurrent_stream', 'particle_stream']
 
 # %% ../../nbs/29_stream.ipynb #175d2e72
 from collections.abc import Iterable, Iterator
@@ -21,12 +21,15 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian
+from ..inference.particle_parts import SEED, draw_particle_noise
+from ..inference.particles import resample, spread, start_cloud, step_cloud
 from ..inference.slds import STEPS, expected_observation, first_hypotheses, merged, ticks, update_all
 from ..inference.slds_smoother import observe_all
 from .dynamics import LSTMWeights
 from .kvae import KVAE
 from .networks import Encoder
-from .protocol import as_tensor, number_tensor
+from .particles import dynamics_source, mean_frames, mixed_rows, next_particles, pushed_by
+from .protocol import as_tensor, check_generator, number_tensor, particle_count
 from .rnn import RecurrentVAE
 from .skvae import SwitchingKVAE, controls
 from .vae import FrameModel
@@ -52,11 +55,16 @@ class Streamed(NamedTuple):
     next_z: Gaussian  # distribution of the next state; with given controls: before the control acts
     next_a: Gaussian  # distribution of the next pseudo-observation, with its noise
     model: FrameModel  # can draw what is expected
+    cloud: tuple | None = (
+        None  # particles of the next a, [1, particles, dim_a], and their log-weights, if there are any
+    )
 
     @property
     def next_frame(self) -> Float[Tensor, "channel height width"]:
         "Expected pixels of the next frame, decoded when they are asked for; on the model's device."
         with torch.no_grad():
+            if self.cloud is not None:
+                return mean_frames(self.model, *self.cloud)[0]
             return self.model.decode(self.next_a.mean[None])[0]
 
 # %% ../../nbs/29_stream.ipynb #22dc0641
@@ -401,15 +409,53 @@ def recurrent_stream(
         then = on_cpu(Gaussian(ahead.mean[:, 0], ahead.var[:, 0].diag_embed()))
         yield Streamed(now, now, torch.ones(1, dtype=mean.dtype), then, then, model)
 
+# %% ../../nbs/29_stream.ipynb #75673fbd
+@torch.no_grad()
+def particle_stream(
+    model: KVAE,  # trained
+    frames: Iterable,  # one after the other
+    given: Iterable | None,  # their controls
+    particles: int,  # how many
+    generator: torch.Generator | None = None,  # of the particles; None: the noise that `impute` uses
+) -> Iterator[Streamed]:
+    "What is known after each frame: as `impute` filters, with the same particles, but a frame at a time."
+    source, zero = dynamics_source(model.dynamics), model.dynamics.a0
+    cloud, film, parted = start_cloud(source, 1, zero), torch.zeros(1, dtype=torch.long, device=zero.device), False
+    generator = torch.Generator().manual_seed(SEED) if generator is None else generator
+    for t, (frame, u) in enumerate(with_controls(model, frames, given)):
+        a = zero[None] if frame is None else model.encoder(checked_frame(model, frame)).mean
+        noise, now = draw_particle_noise(1, 1, particles, len(zero), generator, zero), pushed_by(source, u, t)
+        if parted:
+            cloud, _ = resample(source, cloud, noise.resample[:, 0])
+        elif frame is None:
+            cloud, parted = spread(source, cloud, particles), True
+        weights = (cloud.log_weights.softmax(-1) @ source.weigh(cloud.a, cloud.memory, t)[0])[0]
+        step = step_cloud(now, cloud, t, film, a, torch.full_like(film, frame is not None).bool(), noise.a[:, 0])
+        cloud = step.cloud
+        known = [mixed_rows(cloud, law) for law in (step.state, step.shown)]
+        *then, ahead = next_particles(source, cloud, t + 1, noise.a[0, 0].flip(0))
+        z, seen, next_z, next_a = map(on_cpu, known + then)
+        yield Streamed(z, seen, weights.cpu(), next_z, next_a, model, ahead if parted else None)
+
 # %% ../../nbs/29_stream.ipynb #49f121ec
 @patch
 def filter_stream(
     self: FrameModel,
     frames: Iterable,  # one after the other, [channel, height, width], floats or uint8; None where one is missing
     controls: Iterable | None = None,  # one [dim_u] for each frame, if the model was trained with them
+    particles: int = 0,  # how many follow a KVAE's missing frames; 0: the weights of the predicted mean of a
+    generator: torch.Generator | None = None,  # of the particles; None: the noise that `impute` uses
 ) -> Iterator:  # of `Streamed`
     """Yields for each frame what is known and what comes next, in constant memory; all tensors but the pixels on
-    the CPU. Raises `InputError` for a frame or control that does not fit, and for a model without such a filter."""
+    the CPU. Raises `InputError` for a frame or control that does not fit, and for a model without such a filter, or
+    without particles where some are asked for."""
+    if particle_count(particles):
+        if not isinstance(self, KVAE):
+            raise InputError(
+                f"the stream of a {type(self).__name__} has no particles; leave their number out, or give 0."
+            )
+        check_generator(generator, self.dynamics.a0)
+        return particle_stream(self, frames, controls, particles, generator)
     for kind, stream in ((KVAE, kalman_stream), (SwitchingKVAE, switching_stream), (RecurrentVAE, recurrent_stream)):
         if isinstance(self, kind):
             return stream(self, frames, controls)
