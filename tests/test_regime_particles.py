@@ -55,7 +55,7 @@ def test_evidence_is_unbiased_and_probabilities_are_right(K, n, p):
     paths = ancestor_paths(f)
     share = (paths.log_weights.exp()[:, :, None, None] * one_hot(paths.s, K, a)).sum(1).view(runs, 2, 4, K)
     for found, want in ((ratio, torch.ones(2)), (ratio[..., None, None] * share, exact.weights)):
-        error = found.std(0) / runs**0.5
+        error = found.std(0).maximum(want.sqrt() * (want < 0.01)) / runs**0.5  # what is rare may not have come at all
         assert ((found.mean(0) - want).abs() < 5 * error + 1e-9).all()
 
 
@@ -114,6 +114,6 @@ def test_scores_that_are_certain_or_impossible_give_no_nan():
 
 def test_what_does_not_fit_is_refused():
     slds, a, mask, u = case(2, 2, 1, 3)
-    for bad, said in (({"particles": 0}, "at least 1"), ({"noise": draw_regime_noise(3, 4, 5, a)}, "the noise has")):
+    for bad, said in (({"particles": 0}, "at least 1"), ({"noise": draw_regime_noise(1, 3, 5, a)}, "the noise has")):
         with pytest.raises(InputError, match=said):
             regime_filter(slds, a, mask, u, **bad)

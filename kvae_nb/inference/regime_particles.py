@@ -10,6 +10,7 @@ __all__ = ['REGIME_SEED', 'RegimeNoise', 'draw_regime_noise', 'Continued', 'inve
            'regime_backward_paths', 'regime_smoother']
 
 # %% ../../nbs/09c_regime_particles.ipynb #708e2238
+#| code-fold: true
 import math
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -54,7 +55,7 @@ class RegimeNoise(NamedTuple):
 
 REGIME_SEED = 2000  # of the noise that is used where none is given
 
-
+# %% ../../nbs/09c_regime_particles.ipynb #cea6e29d
 def draw_regime_noise(
     films: int,  # how many sequences get noise of their own
     steps: int,  # their length
@@ -124,7 +125,7 @@ class Reading(NamedTuple):
     memory: object
     each: bool  # whether every particle has a memory of its own
 
-
+# %% ../../nbs/09c_regime_particles.ipynb #a799084b
 def read_on(
     transitions: TableSource,  # computes tables
     reading: Reading,  # what it remembers
@@ -193,7 +194,7 @@ def first_pairs(
     wide = [v.unsqueeze(1).expand(-1, particles, *v.shape[1:]) for v in first]
     return Hypotheses(wide[0] - math.log(particles), *wide[1:])
 
-
+# %% ../../nbs/09c_regime_particles.ipynb #503603d7
 def check_regime_noise(slds, a, mask, u, noise, particles, generator) -> RegimeNoise:
     "The noise that is used. Raises `InputError` on what does not fit."
     check_slds(slds, a, mask, u)
@@ -219,7 +220,7 @@ class Population(NamedTuple):
     a: Float[Tensor, "films particles p"]  # its observation
     reading: Reading | None  # what the source of tables remembers of the steps before
 
-
+# %% ../../nbs/09c_regime_particles.ipynb #91a391b7
 def continue_particles(
     pairs: Hypotheses,  # the scores (1), with axes [films, particles, K]
     tick: Tick,  # the model of this step
@@ -345,7 +346,7 @@ def with_observation(
     CR = torch.where(seen[..., None, None], torch.cholesky_solve(C, cholesky_or_nan(R)).mT, 0.0)
     return Outlook(later.precision + CR @ C, later.information + matvec(CR, a))
 
-
+# %% ../../nbs/09c_regime_particles.ipynb #58c7ae6b
 def before_transition(
     later: Outlook,  # about the state after it
     A: Float[Tensor, "*#batch n n"],  # takes the state there

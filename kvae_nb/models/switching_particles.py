@@ -6,6 +6,7 @@
 __all__ = ['choose_regime_paths', 'mixed_beliefs', 'follow_regimes']
 
 # %% ../../nbs/11b_switching_particles.ipynb #812072a7
+#| code-fold: true
 import math
 
 import torch
@@ -50,7 +51,7 @@ def choose_regime_paths(
     equal = torch.full_like(paths.log_weights[:, :1], -math.log(number)).expand(-1, number)
     return RegimePaths(paths.s[row, chosen], paths.a[row, chosen], equal)
 
-
+# %% ../../nbs/11b_switching_particles.ipynb #8c935de4
 def mixed_beliefs(
     model: SwitchingKVAE,  # decodes
     slds: SLDS,  # supplies C
