@@ -206,7 +206,7 @@ def noise(
     particles = torch.randn(batch, steps, c.particles, c.dim_a, device=like.device, dtype=like.dtype)
     return Noise(a, frames, z, particles, torch.rand(batch, steps, device=like.device, dtype=like.dtype))
 
-
+# %% ../../nbs/07_kvae.ipynb #72277578
 @patch
 def parts(
     self: KVAE,
