@@ -76,7 +76,7 @@ class KVAEConfig(FrameConfig):
     stable: float = 0.0
     "the most by which a step may lengthen a state, in a learned scale, above 0 and at most 1; 0: no limit"
     particles: int = 0
-    "particles in the bound where frames are hidden (on a GPU with train.graph false); 0: their prediction is plugged in"
+    "particles in the bound where frames are hidden (on a GPU with train.graph false); 0: predictions plugged in"
 
 # %% ../../nbs/07_kvae.ipynb #8c0f0cfe
 def check_model(
