@@ -12,6 +12,7 @@ the error of a hidden gap of seven frames. Writes experiments/results/fivo.json.
 import argparse
 import json
 import platform
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def measure(folder: Path, arm: str) -> dict:
 def store(runs: list[dict], args):
     "Writes the result file, atomically."
     content = {
-        "command": "python experiments/fivo.py" + (f" --seeds {args.seeds}" if args.seeds != 1 else ""),
+        "command": " ".join(["python experiments/fivo.py", *(f"'{w}'" if " " in w else w for w in sys.argv[1:])]),
         "machine": f"{platform.machine()} CPU, 1 thread",
         "torch": torch.__version__,
         "arms": {k: dict(zip(("drop", "particles"), v)) for k, v in ARMS.items()},
