@@ -6,7 +6,7 @@
 __all__ = ['SEED', 'ParticleNoise', 'draw_particle_noise', 'noise_of', 'small_root', 'small_solve', 'white_log_prob',
            'systematic', 'effective_number', 'mixture_moments']
 
-# %% ../../nbs/76c_particle_parts.ipynb #f56c7587
+# %% ../../nbs/76c_particle_parts.ipynb #0b4962f3
 import math
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.gaussians import LOG_2PI, Gaussian
 from .linear import cholesky_or_nan
 
-# %% ../../nbs/76c_particle_parts.ipynb #7ceec6f7
+# %% ../../nbs/76c_particle_parts.ipynb #99a99566
 class ParticleNoise(NamedTuple):
     "All random numbers of a particle filter or smoother; with a first axis of 1, all films share them."
 
@@ -53,7 +53,7 @@ def draw_particle_noise(
     ]
     return ParticleNoise(*(torch.stack(x, 1).to(like.device) for x in zip(*drawn)))
 
-# %% ../../nbs/76c_particle_parts.ipynb #c82d93a0
+# %% ../../nbs/76c_particle_parts.ipynb #3207ae8c
 def noise_of(
     noise: ParticleNoise,  # of all films
     film: Int[Tensor, " some"],  # some of them
@@ -61,7 +61,7 @@ def noise_of(
     "The noise of these films."
     return noise if len(noise.a) == 1 else ParticleNoise(*(x[film] for x in noise))
 
-# %% ../../nbs/76c_particle_parts.ipynb #7afb6176
+# %% ../../nbs/76c_particle_parts.ipynb #5550c639
 def small_root(
     S: Float[Tensor, "*batch p p"],  # covariances
 ) -> Float[Tensor, "*batch p p"]:
@@ -99,7 +99,7 @@ def white_log_prob(
     w = small_solve(L, e[..., None])[..., 0]
     return -0.5 * (w.square().sum(-1) + e.shape[-1] * LOG_2PI) - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
-# %% ../../nbs/76c_particle_parts.ipynb #3611693d
+# %% ../../nbs/76c_particle_parts.ipynb #8842dc1c
 def systematic(
     weights: Float[Tensor, "films particles"],  # probabilities
     uniform: Float[Tensor, " films"],  # one random number for each film
@@ -118,7 +118,7 @@ def effective_number(
     "1 / Σ W², between 1 and the number of particles."
     return 1 / log_weights.softmax(-1).square().sum(-1)
 
-# %% ../../nbs/76c_particle_parts.ipynb #1033ffe4
+# %% ../../nbs/76c_particle_parts.ipynb #3344492f
 def mixture_moments(
     log_weights: Float[Tensor, "films particles"],  # normalised
     mean: Float[Tensor, "films particles n"],  # of each component
