@@ -31,6 +31,7 @@ from kvae_nb.models.dynamics import (
     filter_dynamics,
     mix,
 )
+from .fivo import particle_log_prior
 from .parts import check_affordable, check_range, check_variances
 from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
 from .stable import limit_modes
@@ -75,6 +76,8 @@ class KVAEConfig(FrameConfig):
     "B and C start as normal numbers of this size"
     stable: float = 0.0
     "the most by which a step may lengthen a state, in a learned scale, above 0 and at most 1; 0: no limit"
+    particles: int = 0
+    "particles in the bound where frames are hidden (on a GPU with train.graph false); 0: predictions plugged in"
 
 # %% ../../nbs/07_kvae.ipynb #8c0f0cfe
 def check_model(
@@ -84,6 +87,7 @@ def check_model(
     check_frames(config)
     check_range(config, dim_z=(1, 256), K=(1, 4096), alpha_units=(1, 8192), alpha_window=(1, 4096))
     check_range(config, alpha_layers=(1, 16), dim_u=(0, 4096), infer_u=(0, 4096), scale=(0, 1e6))
+    check_range(config, particles=(0, 4096))
     check_variances(config, "Q", "R", "cov1")
     check_vague(config.cov1, config.Q, config.R)
     for name, known in (("alpha", ("lstm", "mlp", "constant")), ("bound", ("exact", "published"))):
@@ -140,6 +144,8 @@ class Noise(NamedTuple):
     a: Float[Tensor, "batch time dim_a"]  # standard normal: ε of the sample of q(a|x)
     frames: Int[Tensor, "batch n"] | None = None  # times of the frames to decode; None: all
     z: Float[Tensor, "batch time dim_z"] | None = None  # standard normal: ε of the states in the published estimator
+    particles: Float[Tensor, "batch time particles dim_a"] | None = None  # standard normal: for drawing what is hidden
+    resample: Float[Tensor, "batch time"] | None = None  # uniform: for resampling particles
 
 # %% ../../nbs/07_kvae.ipynb #aa5c34ed
 class KVAE(FrameModel):
@@ -173,7 +179,9 @@ class KVAE(FrameModel):
         q = self.encoder(x)
         a = q.mean if self.config.autoencoder else q.sample(noise.a)
         with torch.autocast(x.device.type, enabled=False):
-            if self.config.bound == "exact":
+            if self.config.particles and mask is not None and self.config.bound == "exact":
+                log_prior = particle_log_prior(self.dynamics, a, mask, u, noise.particles, noise.resample)
+            elif self.config.bound == "exact":
                 log_prior = evidence_dynamics(self.dynamics, a, mask, u)
             else:
                 log_prior = marginals_log_prior(filter_dynamics(self.dynamics, a, mask, u), a, mask, noise.z)
@@ -193,9 +201,13 @@ def noise(
     like, c = self.dynamics.a0, self.config
     normal = lambda n: torch.randn(batch, steps, n, device=like.device, dtype=like.dtype)
     a, frames = normal(c.dim_a), pick_frames(batch, steps, decode, like.device) if 0 < decode < steps else None
-    return Noise(a, frames, normal(c.dim_z) if c.bound == "published" else None)
+    z = normal(c.dim_z) if c.bound == "published" else None
+    if not c.particles:
+        return Noise(a, frames, z)
+    particles = torch.randn(batch, steps, c.particles, c.dim_a, device=like.device, dtype=like.dtype)
+    return Noise(a, frames, z, particles, torch.rand(batch, steps, device=like.device, dtype=like.dtype))
 
-
+# %% ../../nbs/07_kvae.ipynb #72277578
 @patch
 def parts(
     self: KVAE,
