@@ -3,7 +3,7 @@
 from kvae_nb.house import door
 
 __getattr__, __dir__ = door(
-    __name__, "protocol", "parts", "networks", "vae", "dynamics", "kvae", "particles", "slds", "skvae", "rnn", "stream"
+    __name__, "protocol", "parts", "networks", "vae", "dynamics", "kvae", "particles", "slds", "skvae", "switching_particles", "rnn", "stream"
 )
 
-from kvae_nb.models import particles, stream  # noqa: E402, F401: they give models the methods impute and filter_stream
+from kvae_nb.models import particles, stream, switching_particles  # noqa: E402, F401: they give models methods
