@@ -2,8 +2,8 @@
 
     python experiments/story.py
 
-A film of the world `gravity` that training has not used, the pretrained models `simulated_gravity` and `box_switching`, and for
-the third picture a small linear-Gaussian model. Writes nbs/images/story_1.png to story_6.png. Takes seconds.
+A film of the world `gravity` that training has not used, the pretrained models `simulated_gravity` and `box_switching`,
+and for the third picture a small linear-Gaussian model. Writes nbs/images/story_1.png to story_6.png. Takes seconds.
 """
 
 from dataclasses import replace

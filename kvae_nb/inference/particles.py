@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['StepSystem', 'SystemSource', 'Cloud', 'start_cloud', 'select_rows', 'spread', 'Twist', 'twisted', 'ParticleStep',
            'draw_or_take', 'predict_rows', 'Innovation', 'innovation', 'update_rows', 'step_cloud', 'shown', 'resample',
-           'Twists', 'run_particles', 'ParticleFiltered', 'summary', 'film_groups', 'check_particles']
+           'Twists', 'run_particles', 'ParticleFiltered', 'summary', 'film_groups', 'check_particles',
+           'particle_filter', 'particle_evidence']
 
 # %% ../../nbs/08_particles.ipynb #af2d5a97
 import math
@@ -419,5 +420,3 @@ def particle_evidence(
         steps = run_particles(source, a[film], mask[film], film, noise_of(noise, film), threshold)
         found.append(sum(step.log_prob for step in steps))
     return torch.cat(found)[torch.cat(groups).argsort()]
-
-← [KVAE](07_kvae.ipynb) · [contents](index.ipynb) · [Frames by particles](08b_particle_imputation.ipynb) →

@@ -33,6 +33,7 @@ from kvae_nb.models.dynamics import (
 )
 from .parts import check_affordable, check_range, check_variances
 from .protocol import Beliefs, ElboTerms, Generated, Imputed, check_generation, check_inputs, hide
+from .stable import limit_modes
 from .vae import FrameConfig, FrameModel, check_frames, pick_frames
 
 # %% ../../nbs/07_kvae.ipynb #2eec58aa
@@ -72,6 +73,8 @@ class KVAEConfig(FrameConfig):
     "share of the units between two layers of the lstm that are silenced in training"
     scale: float = 0.05
     "B and C start as normal numbers of this size"
+    stable: float = 0.0
+    "the most by which a step may lengthen a state, in a learned scale, above 0 and at most 1; 0: no limit"
 
 # %% ../../nbs/07_kvae.ipynb #8c0f0cfe
 def check_model(
@@ -104,9 +107,10 @@ def build_dynamics(
             "mlp": lambda: WindowWeights(c.dim_a, outputs, c.alpha_units, c.alpha_window),
             "constant": lambda: ConstantWeights(outputs),
         }[c.alpha]()
-        return DynamicsParameters(
+        dynamics = DynamicsParameters(
             network, c.dim_a, c.dim_z, c.K, c.dim_u, c.infer_u, c.Q, c.R, c.learn_noise, c.cov1, c.scale
         )
+        return limit_modes(dynamics, c.stable) if c.stable else dynamics
 
     check_affordable(build)
     return build()

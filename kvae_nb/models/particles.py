@@ -242,5 +242,3 @@ def impute(
             return found
         whole = plugged_in(self, x, mask, u)._replace(paths=known_paths(self, x, mask, min(PATHS, count)))
         return put_rows(whole, some, found)
-
-← [Particles](08_particles.ipynb) · [contents](index.ipynb) · [Particles with hindsight](08c_particle_smoother.ipynb) →
