@@ -6,7 +6,6 @@ compare with what is right. Everything that can be prepared once (conversion, co
 `build` or in the first call of `run`.
 """
 
-import importlib
 import math
 from contextlib import nullcontext
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from kvae_nb.core.errors import InputError
-from kvae_nb.inference import lgssm
+from kvae_nb.inference import routes
 
 OPERATIONS = {"filter": "Filter + evidence", "smoother": "Filter + smoother", "gradient": "Evidence and its gradient"}
 
@@ -61,20 +60,20 @@ class Contender:
 
 
 class Ours(Contender):
-    "A back end of kvae_nb.inference.routes; without that module, the plain loop of kvae_nb.inference.lgssm."
+    "A back end of kvae_nb.inference.routes."
 
     package = "kvae_nb"
 
-    def __init__(self, name: str, functions, backend: str | None):
+    def __init__(self, name: str, backend: str):
         super().__init__(name)
-        self.f, self.key = functions, {} if backend is None else {"backend": backend}
-        if backend in (None, "loop"):
+        self.key = {"backend": backend}
+        if backend == "loop":
             self.limits = {"gradient": 50_000}
 
     def filter(self, problem):
         def run():
             with torch.no_grad():
-                found = self.f.kalman_filter(problem.model, problem.a, **self.key)
+                found = routes.kalman_filter(problem.model, problem.a, **self.key)
                 return found.log_prob.sum(-1), found.mean, found.cov
 
         return run, lambda r: read_filter(*r)
@@ -82,9 +81,7 @@ class Ours(Contender):
     def smoother(self, problem):
         def run():
             with torch.no_grad():
-                if self.key:
-                    return self.f.smoother(problem.model, problem.a, **self.key)
-                return lgssm.rts_smoother(problem.model, lgssm.kalman_filter(problem.model, problem.a))
+                return routes.smoother(problem.model, problem.a, **self.key)
 
         return run, lambda r: read_smoother(r.mean, r.cov)
 
@@ -95,7 +92,7 @@ class Ours(Contender):
         model, a = problem.model._replace(**{k: v for k, v in leaves.items() if k != "a"}), leaves.get("a", problem.a)
 
         def run():
-            value = self.f.log_evidence(model, a, **self.key)
+            value = routes.log_evidence(model, a, **self.key)
             return value, torch.autograd.grad(value.sum(), list(leaves.values()))
 
         return run, lambda r: {"evidence": r[0].detach(), **{f"d/d{k}": g for k, g in zip(leaves, r[1])}}
@@ -376,16 +373,9 @@ class PyKalman(Contender):
 
 
 def our_contenders() -> list[Contender]:
-    "The plain loop and, where kvae_nb.inference.routes is there, every back end it names, and the one it picks itself."
-    loop = [Ours("kvae_nb loop", lgssm, None)]
-    try:
-        fast = importlib.import_module("kvae_nb.inference.routes")
-    except ModuleNotFoundError as error:
-        if error.name != "kvae_nb.inference.routes":
-            raise
-        return loop
-    names = [b for b in getattr(fast, "BACKENDS", ()) if b not in ("auto", "loop")]
-    return [Ours("kvae_nb auto", fast, "auto"), *(Ours(f"kvae_nb {b}", fast, b) for b in names), *loop]
+    "Every back end that kvae_nb.inference.routes names, and the one it picks itself."
+    names = ["auto", *(b for b in routes.BACKENDS if b not in ("auto", "loop")), "loop"]
+    return [Ours(f"kvae_nb {b}", b) for b in names]
 
 
 PEERS = {  # name: how it is made

@@ -16,7 +16,7 @@ from kvae_nb.evaluation.videos import video_rows, write_video
 from kvae_nb.models.kvae import KVAE
 from kvae_nb.training.pretrained import load_pretrained
 
-WORLD, STEPS, SEEN, HIDDEN = "gravity", 60, 4, 8
+WORLD, STEPS, SEEN, HIDDEN = "simulated_gravity", 60, 4, 8
 
 
 @torch.no_grad()

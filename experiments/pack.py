@@ -1,6 +1,6 @@
 """Pretrained weights of the package from run folders, measured on their held-out films.
 
-    python experiments/pack.py box=runs/2026-01-31_12-00-00 gravity=runs/2026-01-31_13-00-00
+    python experiments/pack.py box=runs/2026-01-31_12-00-00 simulated_gravity=runs/2026-01-31_13-00-00
 
 Writes kvae_nb/weights/NAME.safetensors for each: the best checkpoint by validation (--checkpoint last for the last),
 its configuration, the command that trains it again, and its metrics: the plain bound and the imputation errors at gaps
@@ -41,7 +41,11 @@ def command(config: RunConfig) -> str:
     found_so = (
         None if config.data.binarize else config.data.binarize
     )  # black and white is what the reader finds by itself
-    config = replace(config, data=replace(config.data, path=Path(config.data.path).name, binarize=found_so))
+    config = replace(
+        config,
+        data=replace(config.data, path=Path(config.data.path).name, binarize=found_so),
+        train=replace(config.train, name=""),  # only a label of the folder
+    )
     wanted, written = (
         flat(asdict(config)),
         lambda v: json.dumps(v) if isinstance(v, (dict, list, tuple, bool)) else str(v),

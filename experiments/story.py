@@ -2,8 +2,8 @@
 
     python experiments/story.py
 
-A film of the world `gravity` that training has not used, the pretrained models `gravity` and `box_switching`, and for
-the third picture a small linear-Gaussian model. Writes nbs/images/story_1.png to story_6.png. Takes seconds.
+A film of the world `gravity` that training has not used, the pretrained models `simulated_gravity` and `box_switching`,
+and for the third picture a small linear-Gaussian model. Writes nbs/images/story_1.png to story_6.png. Takes seconds.
 """
 
 from dataclasses import replace
@@ -23,7 +23,7 @@ from kvae_nb.evaluation.plots import CYCLE, PALETTE
 from kvae_nb.inference.lgssm import sample_prior
 
 IMAGES = Path(__file__).parents[1] / "nbs" / "images"
-WORLD, STEPS, FILMS, HIDDEN = "gravity", 24, 80, (8, 15)
+WORLD, STEPS, FILMS, HIDDEN = "simulated_gravity", 24, 80, (8, 15)
 
 
 def films() -> VideoData:

@@ -38,6 +38,8 @@ from kvae_nb.training.pretrained import (
     write_weights,
 )
 from kvae_nb.training.runs import KINDS, RunConfig, load_run, run_data
+from kvae_nb.worlds.balls import PUBLISHED, WORLDS, draw_walls
+from kvae_nb.worlds.published import published_walls
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = pretrained_names()
@@ -99,6 +101,44 @@ def test_packaged_file(name):
     )
     assert {"elbo_per_frame", "gap", "command", "seed", "epochs"} <= found.metrics.keys()
     assert found.films.size == found.config.size and found.films.channels == found.config.channels
+
+
+OURS = {  # bound and errors at gap 7 of the weights that were called gravity, polygon and pong before
+    "simulated_gravity": ("gravity", -5.362, 0.00152, 0.00411),
+    "simulated_polygon": ("polygon", -6.01165, 0.00364, 0.00504),
+    "simulated_pong": ("pong", -5.526, 0.00148, 0.00293),
+}
+THEIRS = {"box": "box.npz", "gravity": "box_gravity.npz", "polygon": "polygon.npz", "pong": "pong.npz"}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_names_with_simulated_are_our_simulators_worlds(name):
+    "Renamed, and the same weights with the same numbers as before."
+    found, (world, elbo, smoothing, filtering) = load_pretrained(name), OURS[name]
+    assert (found.data.path, found.data.world, found.data.look) == ("", world, "ours")
+    gap = found.metrics["gap"]["7"]
+    assert (found.metrics["elbo_per_frame"], gap["smoothing"], gap["filtering"]) == (elbo, smoothing, filtering)
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_plain_names_are_the_authors_worlds(name):
+    found = load_pretrained(name)
+    assert found.data.path == THEIRS[name] and THEIRS[name] in found.metrics["command"]
+
+
+@pytest.mark.parametrize("name", ("gravity", "polygon", "pong"))
+def test_the_authors_worlds_are_drawn_in_the_published_look(name):
+    "Their films have every wall pixel of our published look, and our look's walls are at other places."
+    films = load_pretrained(name).films.frames[:, :, 0] > 0
+    world = PUBLISHED[name]
+    assert films[:, :, torch.from_numpy(published_walls(world.corners, world.paddle))].all()
+    assert not films[:, :, torch.from_numpy(draw_walls(WORLDS[name], 32)[0])].all()
+
+
+@pytest.mark.parametrize(("asked", "meant"), [("box_gravity", "gravity"), ("our_pong", "simulated_pong")])
+def test_who_asks_for_a_name_that_is_near_is_told(asked, meant):
+    with pytest.raises(InputError, match=f"{meant}.*simulated_… are for films of our simulator"):
+        load_pretrained(asked)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['REGIMES', 'price', 'LatentMap', 'on_map', 'latent_map', 'draw_point', 'gliding', 'Track', 'sample_track', 'Landscape',
            'evidence_landscape', 'outlines', 'draw_tracking', 'tiled', 'film_over', 'imputed', 'draw_band',
-           'draw_imputed', 'RegimeView', 'regimes_until', 'draw_ribbons', 'draw_regimes', 'turned', 'draw_dreams',
-           'beta_at', 'collapse_frames', 'draw_collapse']
+           'draw_paths', 'draw_imputed', 'RegimeView', 'regimes_until', 'draw_ribbons', 'draw_regimes', 'turned',
+           'draw_dreams', 'beta_at', 'collapse_frames', 'draw_collapse']
 
 # %% ../../nbs/55b_panels.ipynb #49aab3ab
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from ..inference.chains import marginals
 from ..inference.lgssm import LGSSM, sample_prior
 from ..inference.routes import kalman_filter, log_evidence
 from ..inference.slds_smoother import smoother_chain
-from ..models.protocol import Generated, Imputed, hide
+from ..models.protocol import Generated, Imputed, asked_particles, hide
 from ..models.skvae import SwitchingKVAE, run_filter, show
 from ..models.vae import FrameModel
 from ..training.annealing import Schedule, value
@@ -235,13 +235,14 @@ def imputed(
     model: FrameModel,  # trained
     film: Float[Tensor, "time channel height width"],  # frames in [0, 1]
     hidden: Sequence[bool],  # True where the model does not see the frame
+    particles: int = 0,  # paths that are followed through what is hidden; 0: the predicted mean is plugged in
 ) -> Imputed:
     "What the model believes about each frame of this one film. Raises `InputError` unless `hidden` is as long."
     if len(hidden) != len(film):
         raise InputError(
             f"{len(hidden)} frames are hidden or not, but the film has {len(film)}; give one entry for each."
         )
-    return model.impute(film[None], ~torch.tensor(list(hidden))[None])
+    return model.impute(film[None], ~torch.tensor(list(hidden))[None], **asked_particles(model, particles))
 
 # %% ../../nbs/55b_panels.ipynb #6bfba032
 def draw_band(
@@ -257,15 +258,32 @@ def draw_band(
     plot.line(range(len(mean)), mean, color=color, lw=1.5)
     return plot
 
+# %% ../../nbs/55b_panels.ipynb #e9fb4917
+def draw_paths(
+    plot: Plot,  # where to draw
+    paths: Float[Tensor, "paths time n"],  # sampled, with equal weights
+    i: int,  # which coordinate
+    true: Float[Tensor, "time n"],  # subtracted
+) -> Plot:
+    "`plot` with one thin line for each path of this coordinate."
+    lines = as_array((paths - true)[..., i])
+    along = np.broadcast_to(np.arange(lines.shape[1], dtype=lines.dtype), lines.shape)
+    plot.add(
+        LineCollection(list(np.stack([along, lines], -1)), colors=to_rgba(PALETTE["smoothing"], 0.35), linewidths=0.7)
+    )
+    return plot
+
 # %% ../../nbs/55b_panels.ipynb #7faaa42f
 @torch.no_grad()
 def draw_imputed(
     model: FrameModel,  # trained
     film: Float[Tensor, "time channel height width"],  # frames in [0, 1]
     hidden: Sequence[bool],  # True where the model does not see the frame
+    particles: int = 0,  # paths that are followed through what is hidden; 0: the predicted mean is plugged in
 ) -> Figure:
-    "The film, what was seen and what is believed of it, and the errors of two coordinates of a with ±2σ."
-    found, gone, a = imputed(model, film, hidden), np.array(hidden), model.encode(film[None])[0]
+    "The film, what was seen and what is believed of it, and the errors of two coordinates of a: ±2σ, sampled paths."
+    found, gone = imputed(model, film, hidden, particles), np.array(hidden)
+    a = model.encode(film[None])[0]
     rows = {
         "true": film,
         "seen": film.masked_fill(torch.tensor(gone)[:, None, None, None], 0.8),
@@ -279,6 +297,8 @@ def draw_imputed(
     top.title(f"{gone.sum()} hidden; wrong pixels: smoothed {wrong[0]:.1%}, filtered {wrong[1]:.1%}")
     for i, plot in enumerate(below):
         plot.line([-0.5, len(film) - 0.5], [0, 0], color=PALETTE["truth"], lw=1)
+        if found.paths is not None:
+            draw_paths(plot, found.paths.a[0], i, a)
         for name, b in (("filtering", found.filtered.a), ("smoothing", found.smoothed.a)):
             draw_band(plot, Gaussian(b.mean[0], b.cov[0]), i, PALETTE[name], a)
     return fig

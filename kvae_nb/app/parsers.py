@@ -23,7 +23,7 @@ from ..training.config import TrainConfig
 from ..training.pretrained import ENDING, pretrained_names
 from ..training.runs import KINDS, kind_of, preset
 from ..training.starts import flat
-from ..worlds.balls import WORLDS
+from ..worlds.balls import LOOKS, WORLDS
 
 # %% ../../nbs/52b_parsers.ipynb #55811145
 SCHEDULES = [f"--train.{f.name}" for f in fields(TrainConfig) if f.type is Schedule]
@@ -91,6 +91,7 @@ def simulate_parser() -> ArgumentParser:
     p.add_argument("--size", type=int, default=32, help="pixels on a side")
     p.add_argument("--radius", type=float, default=3.0, help="of the balls, in 1/32 of the side")
     p.add_argument("--balls", type=int, default=1, help="in each sequence")
+    p.add_argument("--look", type=str, default="ours", help=f"how films are drawn: {' or '.join(LOOKS)} (the authors')")
     p.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
     out = "the .npz file to write, or a new folder for shards: sets that are larger than memory"
     p.add_argument("--out", type=str, required=True, help=out)
@@ -168,6 +169,8 @@ def impute_parser() -> ArgumentParser:
     drop = "probability with which each frame after the fourth is hidden"
     p.add_argument("--drop", type=float, default=0.0, help=drop)
     p.add_argument("--seed", type=int, default=0, help="of the dropped frames")
+    many = "by how many particles; 0: with plugged-in weights; -1: as the model does by itself"
+    p.add_argument("--particles", type=int, default=-1, help=many)
     out = "the .npz file to write; a picture of the first film goes beside it"
     p.add_argument("--out", type=str, required=True, help=out)
     return add_force(p)

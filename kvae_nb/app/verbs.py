@@ -49,7 +49,8 @@ from ..worlds.balls import simulate
 # %% ../../nbs/52e_verbs.ipynb #703ba301
 def simulate_shards(args: Namespace) -> str:
     "Writes a folder of shards; returns what is in it."
-    chunks = simulated_chunks(args.world, args.sequences, args.steps, args.seed, args.size, args.radius, args.balls)
+    wanted = (args.world, args.sequences, args.steps, args.seed, args.size, args.radius, args.balls)
+    chunks = simulated_chunks(*wanted, look=args.look)
     data = write_shards(args.out, chain([next(chunks)], chunks))
     return (
         f"{len(data)} sequences of {data.steps} frames in {len(data.index.clips)} shard(s), "
@@ -85,7 +86,8 @@ def do_simulate(args: Namespace):
             f"{frames / 2**30:.1f} GiB of frames are too many for one file, which is made in memory; "
             "let --out be a folder, for shards."
         )
-    sim = simulate(args.world, args.sequences, args.steps, args.seed, args.size, args.radius, balls=args.balls)
+    wanted = (args.world, args.sequences, args.steps, args.seed, args.size, args.radius)
+    sim = simulate(*wanted, balls=args.balls, look=args.look)
     save_video_data(out, from_simulation(sim))
     note = ", in the place of earlier simulated films" if again else ""
     print(f"{out}: {args.sequences} sequences of {args.steps} frames, {sim.contacts.sum()} wall contacts{note}")

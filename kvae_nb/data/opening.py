@@ -27,7 +27,18 @@ from .films import VideoData, from_simulation
 from .levels import arrange, check_wanted
 from .readers import Reading, film_frames, frames_of, is_film, read_frames
 from .shards import is_shards, open_shards
-from ..worlds.balls import BLOCK, UNITS, WORLDS, Simulation, World, draw, simulate, simulate_blocks, top_speed
+from kvae_nb.worlds.balls import (
+    BLOCK,
+    UNITS,
+    Simulation,
+    World,
+    check_look,
+    draw_in,
+    simulate,
+    simulate_blocks,
+    top_speed,
+    world_in,
+)
 from ..worlds.pendulum import Pendulum, film_pendulum
 
 # %% ../../nbs/74b_opening.ipynb #c2851ea7
@@ -225,6 +236,8 @@ class DataConfig:
     "decides which sequence goes where"
     simulate_seed: int = 0
     "seed of the simulator"
+    look: str = "ours"
+    "how simulated films are drawn: ours, or published (as by the generator of the paper's authors)"
 
 # %% ../../nbs/74b_opening.ipynb #b16118f6
 def check_data_config(
@@ -246,7 +259,9 @@ def check_data_config(
     for name, value in (("test", config.test), ("valid", config.valid)):
         if not 0 <= value < 1:
             raise InputError(f"{name} is {value}, but must be a fraction of at least 0 and below 1.")
+    check_look(config.look)
     if not config.path:
+        world_in(config.world, config.look, config.size)
         size = f"{config.size}×{config.size}"
         what = f"{config.sequences} sequences of {config.steps} frames of {size} pixels"
         check_memory(config.sequences * config.steps * config.size**2, what)
@@ -255,7 +270,7 @@ def check_data_config(
 def _opened(c: DataConfig) -> VideoData:
     "The data set that is described, with the levels that it has."
     if not c.path:
-        return from_simulation(simulate(c.world, c.sequences, c.steps, c.simulate_seed, c.size))
+        return from_simulation(simulate(c.world, c.sequences, c.steps, c.simulate_seed, c.size, look=c.look))
     if is_shards(c.path) and not (c.stride or c.layout != "auto" or c.white):
         return open_shards(c.path, c.steps, c.size)
     return read_video_data(c.path, c.steps, c.size, None, c.stride, c.layout, c.white)
@@ -278,10 +293,13 @@ def simulated_chunks(
     radius: float = 3.0,  # of the balls, in units
     balls: int = 1,  # in each film
     chunk: int = 496,  # films in a chunk, rounded up to a multiple of 31
+    look: str = "ours",  # or "published"
 ) -> Iterator[VideoData]:
     "The films of `simulate`, with states and contacts, in pieces. Raises `InputError` as `simulate`."
-    simulate(world, min(sequences, 1), steps, seed, size, radius, balls=balls)  # refuses what it would refuse
-    world = WORLDS[world] if isinstance(world, str) else world
+    simulate(
+        world, min(sequences, 1), steps, seed, size, radius, balls=balls, look=look
+    )  # refuses what it would refuse
+    world = world_in(world, look, size, radius)
     substeps = max(10, math.ceil(top_speed(world, world.speed, balls) * 0.2 / 0.3))
     speed = tuple(map(float, world.speed))
     task = dict(steps=steps, seed=seed, radius=float(radius), speed=speed, balls=balls, dt=0.2, substeps=substeps)
@@ -290,7 +308,8 @@ def simulated_chunks(
         state, contacts = simulate_blocks(range(first, min(first + width, blocks)), world, **task)
         left = sequences - first * BLOCK
         state = (state[:left] * (size / UNITS)).astype(np.float32)
-        yield from_simulation(Simulation(draw(state, world, size, radius * size / UNITS), state, contacts[:left]))
+        images = draw_in(look, state, world, size, radius * size / UNITS)
+        yield from_simulation(Simulation(images, state, contacts[:left]))
 
 # %% ../../nbs/74b_opening.ipynb #28583749
 def file_chunks(

@@ -22,7 +22,7 @@ from ..core.runtime import derived_seed
 from ..data.films import VideoData, mask_gap, mask_random
 from .checks import FIRST, model_batches
 from .plots import plot_gap_curves
-from ..models.protocol import SequenceModel, hide
+from ..models.protocol import OWN, SequenceModel, asked_particles, hide
 
 # %% ../../nbs/15_evaluation.ipynb #fc85da83
 def pick_hidden(
@@ -159,10 +159,11 @@ def fill_in(
     x: Float[Tensor, "batch time channel height width"],  # frames in [0, 1]
     mask: Bool[Tensor, "batch time"],  # True = observed
     u: Float[Tensor, "batch time dim_u"] | None = None,  # controls
+    particles: int = OWN,  # how many, for a model with particles; OWN: as many as it takes by itself
 ) -> Fillings:
     "The film as filled in by the model and by the three baselines; the model never receives the hidden frames."
     x = hide(x, mask)
-    imputed = model.impute(x, mask, u)
+    imputed = model.impute(x, mask, u, **asked_particles(model, particles))
     straight = x.clone()
     straight[~mask] = model.decode(interpolate_latents(model.encode(x), mask)[~mask][None])[0].to(x.dtype)
     pale = interpolate_latents(x.flatten(2), mask).view_as(x)
@@ -192,8 +193,10 @@ def imputation_errors(
     mask: Bool[Tensor, "batch time"],  # True = shown to the model
     batch_size: int = 32,  # how many films at a time
     threshold: float = 0.5,  # brighter than this counts as on
+    particles: int = OWN,  # how many, as in `fill_in`
 ) -> ImputationErrors:
-    "Errors of all methods, pooled over all hidden frames. Raises `InputError` if nothing was hidden."
+    """Errors of all methods, pooled over all hidden frames. Raises `InputError` if nothing was hidden, or for
+    particles that the model does not have."""
     if mask.shape != data.frames.shape[:2]:
         raise InputError(
             f"the mask has shape {tuple(mask.shape)}; for these films it should be {tuple(data.frames.shape[:2])}"
@@ -205,7 +208,7 @@ def imputation_errors(
         if not hidden.any():
             continue
         films = [
-            *fill_in(model, batch.x, batch.mask & m, batch.u),
+            *fill_in(model, batch.x, batch.mask & m, batch.u, particles),
             model.decode(model.encode(hide(batch.x, batch.mask))),
         ]
         table.append(
@@ -230,12 +233,13 @@ def imputation_curves(
     batch_size: int = 32,  # how many films at a time
     threshold: float = 0.5,  # brighter than this counts as on
     first: int = FIRST,  # how many frames are always shown
+    particles: int = OWN,  # how many, as in `fill_in`
 ) -> dict[str, dict[str, ImputationErrors]]:
     """Errors by kind of mask and its size: `{'gap': {'1': …}, 'drop': {'0.1': …}}`.
     What measures nothing is left out; `curve_masks` says why."""
     masks, _ = curve_masks(data, gaps, drops, seed, first)
     return {
-        kind: {size: imputation_errors(model, data, m, batch_size, threshold) for size, m in sizes.items()}
+        kind: {size: imputation_errors(model, data, m, batch_size, threshold, particles) for size, m in sizes.items()}
         for kind, sizes in masks.items()
     }
 

@@ -70,7 +70,7 @@ from kvae_nb.evaluation.scores import (
     weak_bound,
 )
 from .videos import video_rows, write_video
-from ..models.protocol import SequenceModel, hide
+from ..models.protocol import MOST_PARTICLES, OWN, SequenceModel, asked_particles, hide
 
 # %% ../../nbs/64_report.ipynb #2d77eb55
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ class EvaluationConfig:
     "use only the first so many films; 0 for all"
     seed: int = 0
     "of the random masks, the draws of a and the generation"
+    particles: int = OWN
+    "by how many particles hidden frames are filled in; 0: with plugged-in weights; -1: as the model does by itself"
 
     def __post_init__(self):
         "Raises `InputError` for numbers that measure nothing, or never end."
@@ -111,6 +113,7 @@ class EvaluationConfig:
             "first": (1, 100_000),
             "sequences": (0, 2**62),
             "seed": (0, 2**63 - 1),
+            "particles": (OWN, MOST_PARTICLES),
         }
         for name, (low, high) in ends.items():
             if not low <= getattr(self, name) <= high:
@@ -208,7 +211,7 @@ def one_step(
 ) -> dict[str, float]:
     "Errors of the next frame given all before it, and of a copy of the frame before."
     mask = one_hidden(len(data), data.steps, config.first)
-    e = imputation_errors(model, data, mask, config.batch_size, config.threshold)
+    e = imputation_errors(model, data, mask, config.batch_size, config.threshold, config.particles)
     found = {"prediction": e.filtering, "persistence": e.copy_last}
     return found | {"prediction_rms": e.rms["filtering"], "persistence_rms": e.rms["copy_last"]}
 
@@ -226,7 +229,7 @@ def measure_hidden(
         raise InputError(
             f"nothing can be measured on these films ({'; '.join(unmeasured)}); ask for shorter gaps or more drops"
         )
-    errors = lambda mask: imputation_errors(model, data, mask, c.batch_size, c.threshold)._asdict()
+    errors = lambda mask: imputation_errors(model, data, mask, c.batch_size, c.threshold, c.particles)._asdict()
     curves = {kind: {size: errors(m) for size, m in sizes.items()} for kind, sizes in masks.items()}
     pixels = "grey levels" if grey else "black and white"
     return {"pixels": pixels, "imputation": curves, "unmeasured": unmeasured, "verdict": verdict(curves, grey)}
@@ -261,7 +264,7 @@ def evaluate(
             f"there are {len(data)} films of {test.steps} frames; the first {c.first} are always shown, "
             f"so at least {c.first + 1} are needed"
         )
-    hidden = measure_hidden(model, data, c)
+    hidden, how = measure_hidden(model, data, c), asked_particles(model, c.particles)
     known = data.state is not None and data.state.shape[-1] >= 2 and len(data) > 1
     gap, found = (
         mask_gap(len(data), data.steps, c.first, figure_gap(data.steps, c.first)),
@@ -272,11 +275,12 @@ def evaluate(
         **hidden,
         "one_step": one_step(model, data, c),
         "generated": generated_error(model, data, c.seed, c.threshold, c.first),
-        "a_nrmse": latent_errors(model, data, gap, c.batch_size),
+        "a_nrmse": latent_errors(model, data, gap, c.batch_size, c.particles),
         "position_r2": position_r2(model, data, c.state_lag, c.batch_size) if known else None,
         "generation": check_generation(model, data, c),
         "leaks": {k: float(v) for k, v in found.items()},
         "leaking_output": {k: v.output for k, v in found.items() if v > 1e-3},
+        "particles": how.get("particles", 0),
         "test": {"sequences": len(data), "steps": data.steps, "fingerprint": data.fingerprint()},
         "config": json.loads(json.dumps(asdict(c))),
     }
@@ -301,11 +305,12 @@ def examples(
     data: VideoData,  # its first 32 films are looked at
     mask: Bool[Tensor, "batch time"],  # True = observed, one row per film
     count: int = 1,  # how many examples
+    particles: int = OWN,  # by how many particles hidden frames are filled in; OWN: as the model does
 ) -> list[Example]:
     "The `count` films whose smoothing errors are nearest to the median, most typical first."
     x, seen, u = next(model_batches(model, data[:32], 32))
     m, grey = mask[: len(x)].to(x.device) & seen, has_grey(data[:32])
-    out = model.impute(hide(x, m), m, u)
+    out = model.impute(hide(x, m), m, u, **asked_particles(model, particles))
     wrong = (out.smoothed.frames - x).square() if grey else ((out.smoothed.frames > 0.5) != (x > 0.5)).float()
     error = (wrong.mean((2, 3, 4)) * ~m).cpu().double().sum(1) / (~m).cpu().sum(1).clamp(min=1)
     order = (error - error.median()).abs().argsort(stable=True)[:count].tolist()
@@ -467,8 +472,8 @@ def write_evaluation(
     Raises `InputError` if a link leads out of it."""
     folder, (N, T), grey, first = Path(folder), data.frames.shape[:2], results["pixels"] == "grey levels", config.first
     at = {file: inside(folder, folder / (name if file == RESULTS[0] else file)) for file in RESULTS}
-    shown = examples(model, data, mask_gap(N, T, first, figure_gap(T, first)))[0]
-    strips = examples(model, data, drop_mask(N, T, 0.6, config.seed, first), 3)
+    shown = examples(model, data, mask_gap(N, T, first, figure_gap(T, first)), 1, config.particles)[0]
+    strips = examples(model, data, drop_mask(N, T, 0.6, config.seed, first), 3, config.particles)
     return [
         write_json(at["evaluation.json"], results),
         write_curves(at["curves.csv"], results["imputation"]),

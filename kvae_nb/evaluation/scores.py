@@ -20,7 +20,7 @@ from ..core.runtime import kept_random_state
 from ..data.films import VideoData, mask_gap
 from .checks import FIRST, generate_from, model_batches
 from .imputation import hamming, imputation_errors, squared_error
-from ..models.protocol import SequenceModel, hide
+from ..models.protocol import OWN, SequenceModel, asked_particles, hide
 
 # %% ../../nbs/60_scores.ipynb #b010d83b
 class HeldOutElbo(NamedTuple):
@@ -156,15 +156,16 @@ def latent_errors(
     data: VideoData,  # films whose truth is known
     mask: Bool[Tensor, "batch time"],  # True = shown to the model
     batch_size: int = 32,  # how many films at a time
+    particles: int = OWN,  # how many, for a model with particles; OWN: as many as it takes by itself
 ) -> dict[str, float]:
     """Root mean squared error of the believed a in hidden frames over the standard deviation of a, smoothed and
     filtered. Raises `InputError` if nothing was hidden."""
-    wrong, true = [], []
+    wrong, true, how = [], [], asked_particles(model, particles)
     for batch, m in zip(model_batches(model, data, batch_size), mask.split(batch_size)):
         m, x = m.to(batch.x.device), hide(batch.x, batch.mask)
         hidden, out, a = (
             (batch.mask & ~m).cpu(),
-            model.impute(hide(x, m & batch.mask), m & batch.mask, batch.u),
+            model.impute(hide(x, m & batch.mask), m & batch.mask, batch.u, **how),
             model.encode(x).cpu().double(),
         )
         wrong.append(

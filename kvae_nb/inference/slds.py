@@ -266,7 +266,7 @@ def imm_step(
 # %% ../../nbs/09_slds.ipynb #4fa90947
 def all_pairs(
     h: Hypotheses,  # after the last observation
-    table: Float[Tensor, "*#batch K K"],  # log Π of this step
+    table: Float[Tensor, "*#batch J K"],  # log Π of this step
     tick: Tick,  # the model
     a: Float[Tensor, "*batch p"],  # the observation
     observed: Bool[Tensor, "*batch"] | None,  # False where it is missing

@@ -3,7 +3,8 @@
 from kvae_nb.house import door
 
 __getattr__, __dir__ = door(
-    __name__, "protocol", "parts", "networks", "vae", "dynamics", "kvae", "slds", "skvae", "rnn", "stream"
+    __name__, "protocol", "parts", "networks", "vae", "dynamics", "masked", "stable", "kvae", "particles",
+    "slds", "skvae", "switching_particles", "rnn", "stream"
 )
 
-from kvae_nb.models import stream  # noqa: E402, F401: it gives every model the method filter_stream
+from kvae_nb.models import particles, stream, switching_particles  # noqa: E402, F401: they give models methods

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['VAGUE', 'mix', 'check_dropout', 'LSTMWeights', 'WindowWeights', 'ConstantWeights', 'DiagonalCovariance',
            'DynamicsParameters', 'Pass', 'Mixed', 'mix_observed', 'filter_observed', 'filter_masked', 'check_controls',
-           'filter_dynamics', 'evidence_dynamics', 'check_vague']
+           'filter_dynamics', 'evidence_masked', 'evidence_dynamics', 'check_vague']
 
 # %% ../../nbs/06_dynamics.ipynb #8dcd5e02
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from ..core.gaussians import Gaussian
 from ..inference.batched import Filtered, loop_filter, predict_step, update_step
 from ..inference.lgssm import LGSSM
 from ..inference.routes import log_evidence
+from .masked import ConstantCell, LSTMCell, WindowCell, masked_evidence, masked_fits
 from .networks import glorot_
 
 # %% ../../nbs/06_dynamics.ipynb #de66470e
@@ -78,6 +80,12 @@ class LSTMWeights(nn.Module):
         h, state = self.lstm(previous[:, None], state)
         return self.out(h[:, 0]), state
 
+    def cell(self):
+        "The same for compiled turns, and its weights; None if there is no such cell."
+        if self.lstm.num_layers > 1:
+            return None
+        return LSTMCell, (*self.lstm.parameters(), *self.out.parameters())
+
 # %% ../../nbs/06_dynamics.ipynb #8ecd0d18
 class WindowWeights(nn.Module):
     "Reads the last `window` values of a through a small perceptron."
@@ -111,6 +119,10 @@ class WindowWeights(nn.Module):
         state = new.expand(-1, self.window, -1) if state is None else torch.cat([state[:, 1:], new], 1)
         return self.net(state.flatten(1)), state
 
+    def cell(self):
+        "The same for compiled turns, and its weights."
+        return partial(WindowCell, window=self.window), tuple(self.net.parameters())
+
 # %% ../../nbs/06_dynamics.ipynb #978835e0
 class ConstantWeights(nn.Module):
     "Looks at nothing: its outputs are zero, so that a single mode has weight 1."
@@ -130,6 +142,10 @@ class ConstantWeights(nn.Module):
     def step(self, previous: Float[Tensor, "batch dim_a"], state):
         "Zeros, and nothing to remember."
         return previous.new_zeros(len(previous), self.outputs), None
+
+    def cell(self):
+        "The same for compiled turns, and no weights."
+        return partial(ConstantCell, outputs=self.outputs), ()
 
 # %% ../../nbs/06_dynamics.ipynb #d94cc080
 class DiagonalCovariance(nn.Module):
@@ -257,12 +273,12 @@ def filter_masked(
     batch, steps, _ = a.shape
     state = Gaussian(dynamics.mean1.expand(batch, -1), dynamics.cov1.expand(batch, -1, -1))
     previous = dynamics.a0.expand(batch, -1)
-    Q, R, memory = dynamics.Q(), dynamics.R(), dynamics.network.start(batch, a)
+    modes, Q, R, memory = dynamics.A, dynamics.Q(), dynamics.R(), dynamics.network.start(batch, a)
     seen = {name: [] for name in ("alpha", "inferred", "mean_p", "cov_p", "mean", "cov", "log_prob")}
     for t in range(steps):
         out, memory = dynamics.network.step(previous, memory)
         alpha, inferred = dynamics.split(out)
-        A, C = mix(alpha, dynamics.A), mix(alpha, dynamics.C)
+        A, C = mix(alpha, modes), mix(alpha, dynamics.C)
         if t:
             v = dynamics.controls(None if u is None else u[:, t], inferred)
             state = predict_step(state, A, Q, None if v is None else (mix(alpha, dynamics.B) @ v[..., None])[..., 0])
@@ -302,6 +318,21 @@ def filter_dynamics(
     check_controls(dynamics, u)
     return filter_observed(dynamics, a, u) if mask is None else filter_masked(dynamics, a, mask, u)
 
+# %% ../../nbs/06_dynamics.ipynb #c65237bf
+def evidence_masked(
+    dynamics: DynamicsParameters,  # modes and network
+    a: Float[Tensor, "batch time dim_a"],  # pseudo-observations; where hidden they may hold anything
+    mask: Bool[Tensor, "batch time"],  # True = observed
+    u: Float[Tensor, "batch time dim_u"] | None = None,  # given controls
+) -> Float[Tensor, " batch"]:
+    "log p of the plug-in (2): the sum of `filter_masked`'s terms, by compiled turns where these can be used."
+    d = dynamics
+    cell = d.network.cell() if hasattr(d.network, "cell") else None
+    modes, fixed = (d.A, d.B, d.C), (d.a0, d.Q(), d.R(), d.mean1, d.cov1)
+    if cell is None or not masked_fits(a, (u, *modes, *fixed, *cell[1]), d.mean1.shape[-1]):
+        return filter_masked(d, a, mask, u).filtered.log_prob.sum(-1)
+    return masked_evidence(*cell, a, mask, u, modes, fixed)
+
 # %% ../../nbs/06_dynamics.ipynb #c710644e
 def evidence_dynamics(
     dynamics: DynamicsParameters,  # modes and network
@@ -310,9 +341,9 @@ def evidence_dynamics(
     u: Float[Tensor, "batch time dim_u"] | None = None,  # given controls
 ) -> Float[Tensor, " batch"]:
     "log p(a|u) in nats: exact if all is observed, else of the plug-in (2). Raises `InputError` as `check_controls`."
-    if mask is not None:
-        return filter_dynamics(dynamics, a, mask, u).filtered.log_prob.sum(-1)
     check_controls(dynamics, u)
+    if mask is not None:
+        return evidence_masked(dynamics, a, mask, u)
     system, u, _ = mix_observed(dynamics, a, u)
     return log_evidence(system, a, u=u)
 

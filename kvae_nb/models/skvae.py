@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MOST_NUMBERS', 'SwitchingKVAEConfig', 'check_switching', 'table_network', 'build_switching', 'SwitchingNoise',
            'SwitchingKVAE', 'SwitchingPass', 'check_given', 'controls', 'run_filter', 'regime_bound', 'show',
-           'regimes_of', 'pick_regime', 'warm_up_switching', 'ContactScores', 'detection', 'contact_scores']
+           'plugged_in_regimes', 'regimes_of', 'pick_regime', 'warm_up_switching', 'ContactScores', 'detection',
+           'contact_scores']
 
 # %% ../../nbs/11_switching_kvae.ipynb #07d844c6
 from dataclasses import dataclass
@@ -306,6 +307,24 @@ def show(
     return Beliefs(model.decode(a.mean), a, merged(h))
 
 # %% ../../nbs/11_switching_kvae.ipynb #da6c2cdb
+def plugged_in_regimes(
+    model: SwitchingKVAE,  # encodes, filters and decodes
+    x: Float[Tensor, "batch time channel height width"],  # frames; hidden ones may hold anything
+    mask: Bool[Tensor, "batch time"] | None = None,  # True = observed; None = all observed
+    u: Float[Tensor, "batch time dim_u"] | None = None,  # controls
+) -> Imputed:
+    "Smoothed and filtered beliefs by merged hypotheses; the tables read the predicted mean of a hidden a."
+    a = model.encoder(hide(x, mask)).mean
+    with torch.autocast(x.device.type, enabled=False):
+        run = run_filter(model, a, mask, u)
+        smoothed = switching_smoother(run.slds, run.filtered, run.u)
+    return Imputed(
+        show(model, run.slds, smoothed.hypotheses),
+        show(model, run.slds, run.filtered.hypotheses),
+        smoothed.log_weights.exp(),
+    )
+
+
 @patch
 def impute(
     self: SwitchingKVAE,
@@ -315,16 +334,7 @@ def impute(
 ) -> Imputed:
     """Smoothed (all observed frames) and filtered (observed frames up to each step) beliefs, both by merged hypotheses,
     and the smoothed probabilities of the regimes. Raises `InputError` for inputs that do not fit."""
-    x, mask, u = check_inputs(self, x, mask, u)
-    a = self.encoder(hide(x, mask)).mean
-    with torch.autocast(x.device.type, enabled=False):
-        run = run_filter(self, a, mask, u)
-        smoothed = switching_smoother(run.slds, run.filtered, run.u)
-    return Imputed(
-        show(self, run.slds, smoothed.hypotheses),
-        show(self, run.slds, run.filtered.hypotheses),
-        smoothed.log_weights.exp(),
-    )
+    return plugged_in_regimes(self, *check_inputs(self, x, mask, u))
 
 # %% ../../nbs/11_switching_kvae.ipynb #0fd0d8f3
 def regimes_of(

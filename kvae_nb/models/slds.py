@@ -10,7 +10,7 @@ __all__ = ['Bound', 'slds_bound', 'Covariances', 'Transitions', 'SLDSParameters'
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..core.errors import InputError
@@ -131,6 +131,12 @@ class Transitions(nn.Module):
             return self.table(), None
         out, memory = self.network.step(previous, memory)
         return self.table(out), memory
+
+    def select(self, memory, rows: Int[Tensor, " chosen"]):
+        "What these sequences' network remembers: an LSTM has its layers first, a window the sequences."
+        return (
+            tuple(m[:, rows] for m in memory) if isinstance(memory, tuple) else None if memory is None else memory[rows]
+        )
 
 # %% ../../nbs/10b_slds_learning.ipynb #ad6f1eec
 class SLDSParameters(nn.Module):

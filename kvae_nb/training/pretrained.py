@@ -246,8 +246,9 @@ def load_pretrained(
         return read_pretrained(name)
     if name not in pretrained_names():
         raise InputError(
-            f"there are no pretrained weights {name!r}; choose one of: {', '.join(pretrained_names())}; or "
-            f"give the path of a {ENDING} file."
+            f"there are no pretrained weights {name!r}; choose one of: {', '.join(pretrained_names())} "
+            "(simulated_… are for films of our simulator, the same names without it for those of the paper's authors); "
+            f"or give the path of a {ENDING} file."
         )
     with resources.as_file(WEIGHTS / f"{name}{ENDING}") as path:
         return read_pretrained(path)

@@ -260,6 +260,7 @@ def changes(page, cell, act, name):
 SLIDERS = {
     "draw_point": 0,
     "draw_tracking": 1,
+    "draw_imputed": 0,
     "draw_regimes": 0,
     "draw_dreams": 0,
     "draw_collapse": 0,
@@ -275,7 +276,7 @@ def test_the_notebook_ran_without_an_error(page):
 def test_a_slider_moved_with_the_keyboard_changes_the_picture(page, function):
     cell = panel_with(page, function)
     handle = cell.locator(".noUi-handle").nth(SLIDERS[function])
-    key = "ArrowLeft" if function in ("draw_collapse", "draw_point") else "ArrowRight"
+    key = "ArrowLeft" if function in ("draw_collapse", "draw_point", "draw_imputed") else "ArrowRight"
 
     def move():
         handle.focus()
@@ -288,6 +289,17 @@ def test_a_slider_moved_with_the_keyboard_changes_the_picture(page, function):
 def test_hiding_a_frame_by_a_click_changes_the_picture(page):
     cell = panel_with(page, "draw_imputed")
     assert changes(page, cell, lambda: cell.locator("button.widget-toggle-button").nth(15).click(), "draw_imputed")
+
+
+def test_the_particles_can_be_switched_off(page):
+    cell = panel_with(page, "draw_imputed")
+    handle = cell.locator(".noUi-handle").first
+
+    def home():
+        handle.focus()
+        page.keyboard.press("Home")
+
+    assert changes(page, cell, home, "draw_imputed_plugged_in")
 
 
 @pytest.mark.parametrize("function, button", [("draw_collapse", "annealed"), ("draw_regimes", "2")])
