@@ -161,7 +161,8 @@ def draw_law(table: Table, mean: Tensor, cov: Tensor, draws: int = 200) -> Tenso
     images = table.images.flatten(0, 1).float().flatten(1)
     index = at[..., 0] * GRID + at[..., 1]
     counts = torch.zeros(len(mean), GRID * GRID).scatter_add_(1, index, torch.full(index.shape, 1 / draws))
-    return (counts @ images).unflatten(1, (GRID, GRID))
+    drawn = images.any(1)
+    return (counts[:, drawn] @ images[drawn]).unflatten(1, (GRID, GRID))
 
 
 @torch.no_grad()
