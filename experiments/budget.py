@@ -13,7 +13,7 @@ a per cell. An affine map, fitted over the training films, takes positions in pi
   and decoder or with straight ones;
 - encoder: a is the true position, not the middle of the cell;
 - dynamics and inference: the engine's own rule, exactly (experiments/limits.py), with the model's encoder and decoder;
-- noise and number of films: experiments/levers.py (`noise`, `films_500`, …).
+- noise: experiments/levers.py (`noise`, `noise_of_modes`).
 
 Writes experiments/results/budget.json.
 """

@@ -1,6 +1,6 @@
 """Levers tried on the motion alone: the dynamics of a trained model are trained on, on its encoder's fixed a.
 
-    python experiments/levers.py --data ../shared/data/box.npz --run RUN --levers longer mode_noise engine fresh
+    python experiments/levers.py --data ../shared/data/box.npz --run RUN --levers longer mode_noise engine decoder
 
 In whole-pixel films all frames of a cell are the same picture, so the encoder is a table of one a (mean and deviation)
 per cell, and an epoch over 4250 films costs a second or two, without any image. Encoder and decoder stay as they are;
@@ -63,8 +63,6 @@ LEVERS = {
     "engine": Lever(
         "the engine's rule as modes; α, Q and R trained", "engine", 25, mode_noise=True, epochs=30, lr=5e-3
     ),
-    "films_500": Lever("trained on on 500 films", films=500, epochs=255),
-    "films_1500": Lever("trained on on 1500 films", films=1500, epochs=85),
 }
 
 
@@ -314,7 +312,10 @@ def main():
             train_decoder(run.model, parts["train"], table, lever.decoder_steps)
         if lever.epochs:
             train(dynamics, parts["train"], parts["valid"], table, lever)
-        row = {"about": lever.about, "command": f"python experiments/levers.py --data box.npz --levers {name}"}
+        row = {
+            "about": lever.about,
+            "command": f"python experiments/levers.py --data box.npz --run RUN --levers {name}",
+        }
         row |= {"seed": run.config.train.seed, "seconds": round(time.perf_counter() - started), "epochs": lever.epochs}
         row |= {where: measure(dynamics, run.model, parts[where], table) for where in ("valid", "report")}
         store(name, row, args)
