@@ -53,6 +53,7 @@ class Lever:
 
 
 LEVERS = {
+    "none": Lever("the run as it is", epochs=0),
     "longer": Lever("the same dynamics, trained on"),
     "mode_noise": Lever("trained on with Q and R of every mode", mode_noise=True),
     "noise": Lever("Q and R alone trained on", epochs=8, only_noise=True, lr=1e-2),
@@ -304,8 +305,8 @@ def main():
     parts = open_films(args.data, run.config.data)
     original = {k: v.clone() for k, v in run.model.decoder.state_dict().items()}
     table = encode_table(run.model, parts)
-    for name in ["none", *args.levers]:
-        started, lever = time.perf_counter(), LEVERS.get(name, Lever("the run as it is", epochs=0))
+    for name in dict.fromkeys(["none", *args.levers]):
+        started, lever = time.perf_counter(), LEVERS[name]
         dynamics = build(run, lever, table)
         run.model.decoder.load_state_dict(original)
         if lever.decoder_steps:
