@@ -101,6 +101,8 @@ def flat(found) -> list:
     "All tensors of nested named tuples."
     if torch.is_tensor(found):
         return [found]
+    if found is None:
+        return []  # paths, where nothing was sampled
     return [t for v in found for t in flat(v)] if isinstance(found, tuple) else [torch.tensor(found)]
 
 

@@ -10,9 +10,9 @@ from kvae_nb.core.errors import InputError
 from kvae_nb.inference.batched import rts_smoother
 from kvae_nb.inference.chains import Chain, one_hot
 from kvae_nb.inference.regime_particles import (
-    ancestor_paths,
     draw_continuations,
     draw_regime_noise,
+    regime_ancestor_paths,
     regime_backward_paths,
     regime_filter,
     regime_smoother,
@@ -52,7 +52,7 @@ def test_evidence_is_unbiased_and_probabilities_are_right(K, n, p):
     x, seen, push = often(runs, a, mask, u)
     f = regime_filter(slds, x, seen, push, noise)
     ratio = (f.log_prob.sum(-1).view(runs, 2) - exact.log_evidence).exp()
-    paths = ancestor_paths(f)
+    paths = regime_ancestor_paths(f)
     share = (paths.log_weights.exp()[:, :, None, None] * one_hot(paths.s, K, a)).sum(1).view(runs, 2, 4, K)
     for found, want in ((ratio, torch.ones(2)), (ratio[..., None, None] * share, exact.weights)):
         error = found.std(0).maximum(want.sqrt() * (want < 0.01)) / runs**0.5  # what is rare may not have come at all

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['REGIME_SEED', 'RegimeNoise', 'draw_regime_noise', 'Continued', 'inverse_cdf', 'draw_continuations',
            'SelectableTables', 'Reading', 'read_on', 'draw_hidden', 'RegimeFiltered', 'first_pairs',
-           'check_regime_noise', 'Population', 'continue_particles', 'regime_filter', 'RegimePaths', 'ancestor_paths',
-           'states_along', 'merge_paths', 'Outlook', 'with_observation', 'before_transition', 'expected_outlook',
-           'regime_backward_paths', 'regime_smoother']
+           'check_regime_noise', 'Population', 'continue_particles', 'regime_filter', 'RegimePaths',
+           'regime_ancestor_paths', 'states_along', 'merge_paths', 'Outlook', 'with_observation', 'before_transition',
+           'expected_outlook', 'regime_backward_paths', 'regime_smoother']
 
 # %% ../../nbs/09c_regime_particles.ipynb #708e2238
 #| code-fold: true
@@ -288,7 +288,7 @@ class RegimePaths(NamedTuple):
     log_weights: Float[Tensor, "films paths"]  # normalised
 
 
-def ancestor_paths(
+def regime_ancestor_paths(
     filtered: RegimeFiltered,  # what the filter returned
 ) -> RegimePaths:
     "The paths that lead to the last particles."
@@ -383,7 +383,9 @@ def regime_backward_paths(
 ) -> RegimePaths:
     "Paths drawn backwards from the particles of each step, equation (4), with equal weights. Raises `InputError`."
     if filtered.table is None:
-        raise InputError("particles had tables of their own, through which there is no way back; use ancestor_paths.")
+        raise InputError(
+            "particles had tables of their own, through which there is no way back; use regime_ancestor_paths."
+        )
     noise = draw_regime_noise(1, a.shape[1], 64, a) if noise is None else noise
     (films, steps, _), M, p = filtered.s.shape, noise.backward.shape[2], filtered.particles
     each, row, n = ticks(slds, u, steps), torch.arange(films, device=a.device)[:, None], p.mean.shape[-1]
@@ -416,5 +418,7 @@ def regime_smoother(
 ) -> SwitchingSmoothed:
     "Regimes and states given the whole sequence, by particles, in the form of Kim's smoother."
     own = filtered.table is None  # hidden observations were drawn, and are a part of the path
-    paths = ancestor_paths(filtered) if noise is None else regime_backward_paths(slds, filtered, a, mask, u, noise)
+    paths = (
+        regime_ancestor_paths(filtered) if noise is None else regime_backward_paths(slds, filtered, a, mask, u, noise)
+    )
     return merge_paths(paths, states_along(slds, paths, None if own else mask, u), number_of_regimes(slds))

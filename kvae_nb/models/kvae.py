@@ -178,15 +178,27 @@ class KVAE(FrameModel):
         noise = self.noise(*x.shape[:2]) if noise is None else noise
         q = self.encoder(x)
         a = q.mean if self.config.autoencoder else q.sample(noise.a)
-        with torch.autocast(x.device.type, enabled=False):
-            if self.config.particles and mask is not None and self.config.bound == "exact":
-                log_prior = particle_log_prior(self.dynamics, a, mask, u, noise.particles, noise.resample)
-            elif self.config.bound == "exact":
-                log_prior = evidence_dynamics(self.dynamics, a, mask, u)
-            else:
-                log_prior = marginals_log_prior(filter_dynamics(self.dynamics, a, mask, u), a, mask, noise.z)
+        log_prior = self.log_prior(a, mask, u, noise)
         log_posterior = torch.zeros_like(log_prior) if self.config.autoencoder else (q.log_prob(a) * seen).sum(-1)
         return ElboTerms(self.log_likelihood(x, a, seen, noise.frames), log_prior, log_posterior, seen.sum(-1).float())
+
+# %% ../../nbs/07_kvae.ipynb #bd24ac15
+@patch
+def log_prior(
+    self: KVAE,
+    a: Float[Tensor, "batch time dim_a"],  # a sample of q(a|x)
+    mask: Bool[Tensor, "batch time"] | None,  # True = observed
+    u: Float[Tensor, "batch time dim_u"] | None,  # controls
+    noise: Noise,  # what is random in its estimates
+) -> Float[Tensor, " batch"]:
+    "log p(a|u) as the configuration wants it: from the filter, by particles where frames are hidden, or estimated."
+    d, c = self.dynamics, self.config
+    with torch.autocast(a.device.type, enabled=False):
+        if c.bound == "published":
+            return marginals_log_prior(filter_dynamics(d, a, mask, u), a, mask, noise.z)
+        if c.particles and mask is not None:
+            return particle_log_prior(d, a, mask, u, noise.particles, noise.resample)
+        return evidence_dynamics(d, a, mask, u)
 
 # %% ../../nbs/07_kvae.ipynb #c497cceb
 @patch
@@ -239,10 +251,10 @@ def plugged_in(
     with torch.autocast(x.device.type, enabled=False):
         run = filter_dynamics(model.dynamics, a, mask, u)
         smoothed = rts_smoother(run.system, run.filtered)
-    laws = (Gaussian(smoothed.mean, smoothed.cov), Gaussian(run.filtered.mean, run.filtered.cov))
-    return Imputed(*(beliefs(model, run, z) for z in laws), run.alpha)
+    states = (Gaussian(smoothed.mean, smoothed.cov), Gaussian(run.filtered.mean, run.filtered.cov))
+    return Imputed(*(beliefs(model, run, z) for z in states), run.alpha)
 
-
+# %% ../../nbs/07_kvae.ipynb #a353cf2d
 @patch
 def impute(
     self: KVAE,

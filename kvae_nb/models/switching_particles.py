@@ -18,9 +18,9 @@ from ..inference.particle_parts import systematic
 from kvae_nb.inference.regime_particles import (
     RegimeNoise,
     RegimePaths,
-    ancestor_paths,
     draw_regime_noise,
     merge_paths,
+    regime_ancestor_paths,
     regime_filter,
     states_along,
 )
@@ -81,7 +81,7 @@ def follow_regimes(
     with torch.autocast(x.device.type, enabled=False):
         slds = d.system(d.transitions.resting())
         f = regime_filter(slds, a, mask, v, noise, transitions=d.transitions)
-        paths = choose_regime_paths(ancestor_paths(f), noise.resample[:, 0], min(PATHS, f.s.shape[2]))
+        paths = choose_regime_paths(regime_ancestor_paths(f), noise.resample[:, 0], min(PATHS, f.s.shape[2]))
         smoothed = merge_paths(paths, states_along(slds, paths, None, v), model.config.K)
     wide = paths.log_weights.unsqueeze(1).expand(-1, a.shape[1], -1)
     after = mixed_beliefs(model, slds, smoothed.hypotheses, mask, paths.a.transpose(1, 2), wide)

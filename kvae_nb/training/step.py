@@ -295,7 +295,7 @@ def replayable(
     trainer: Trainer,  # device, precision, processes
     data: VideoData,  # on the device or not
 ) -> bool:
-    "Whether steps can be recorded: a CUDA device that holds the data, one process, no gradient scaler."
+    "Whether steps can be recorded: a CUDA device that holds the data, one process, no scaler, no particles."
     config, acc = trainer.config, trainer.accelerator
     return (
         config.graph
@@ -303,6 +303,7 @@ def replayable(
         and acc.num_processes == 1
         and config.precision != "fp16"
         and data.frames.device.type == "cuda"
+        and not getattr(trainer.bare.config, "particles", 0)  # which are resampled where numbers on the host say so
     )
 
 # %% ../../nbs/13_step.ipynb #0e297a3a
