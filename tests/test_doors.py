@@ -97,6 +97,11 @@ def asked(model, x, mask=None, u=None):
     }
 
 
+def plugged_in(model, x, mask, u):
+    "Filled in as a stream does by default: with the mean of what is hidden in its place."
+    return model.impute(x, mask, u) if isinstance(model, RecurrentVAE) else model.impute(x, mask, u, particles=0)
+
+
 def flat(found) -> list:
     "All tensors of nested named tuples."
     if torch.is_tensor(found):
@@ -468,7 +473,7 @@ def test_streams_say_what_the_filter_says(model, x, u):
     gaps = torch.tensor([True, True, False, False, True, True])
     with torch.no_grad():
         for mask in (torch.ones(6, dtype=torch.bool), gaps):
-            whole = model.impute(x[:1], mask[None], None if u is None else u[:1, :6]).filtered
+            whole = plugged_in(model, x[:1], mask[None], None if u is None else u[:1, :6]).filtered
             outs = list(
                 model.filter_stream([f if m else None for f, m in zip(x[0], mask)], None if u is None else u[0, :6])
             )
@@ -490,7 +495,7 @@ def test_forecasts_of_a_stream_are_beliefs_about_a_frame_to_come_that_nobody_pus
         None if u is None else torch.cat([u[:1, :5], torch.zeros(1, 1, u.shape[-1])], 1),
     )
     with torch.no_grad():
-        whole = model.impute(x[:1], mask, rest).filtered
+        whole = plugged_in(model, x[:1], mask, rest).filtered
         assert_close(last.next_z.mean, whole.z.mean[0, 5], rtol=2e-3, atol=2e-3)
         assert_close(last.next_z.cov, whole.z.cov[0, 5], rtol=2e-3, atol=2e-3)
         assert_close(last.next_a.mean, whole.a.mean[0, 5], rtol=2e-3, atol=2e-3)
@@ -550,7 +555,8 @@ def test_without_noise_generation_is_the_filter_in_an_endless_gap(name):
     )
     mask = torch.arange(9).expand(2, -1) < 4
     with torch.no_grad():
-        gone = model.impute(torch.cat([x, torch.full((2, 5, 1, 16, 16), torch.nan)], 1), mask, u).filtered
+        hidden = torch.full((2, 5, 1, 16, 16), torch.nan)
+        gone = plugged_in(model, torch.cat([x, hidden], 1), mask, u).filtered
         assert_close(model.generate(5, x=x, u=u, noise=False).a, gone.a.mean[:, 4:], rtol=1e-4, atol=1e-4)
 
 

@@ -9,7 +9,7 @@ __all__ = ['emission_covariance', 'Calibration', 'distances', 'probe_calibration
 
 # %% ../../nbs/61_calibration.ipynb #1ec0d451
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -160,6 +160,7 @@ class Predicted(NamedTuple):
     smoothed: Gaussian | Weighted  # given all observed frames
 
 
+@runtime_checkable
 class Predictor(Protocol):
     "A way to predict a: from beliefs, or from particles."
 

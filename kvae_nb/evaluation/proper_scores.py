@@ -199,7 +199,7 @@ def mean_norm(
     nodes: int = 100,  # of the quadrature
 ) -> Float[Tensor, "*batch"]:
     "E‖D‖ of a Gaussian vector, in double precision."
-    m, S = gaussian.mean.double(), gaussian.cov.double()
+    m, S = gaussian.mean.cpu().double(), gaussian.cov.cpu().double()
     scale = (m.square().sum(-1) + S.diagonal(dim1=-2, dim2=-1).sum(-1)).clamp(min=1e-300)
     variance, U = torch.linalg.eigh(S / scale[..., None, None])
     along = (U.mT @ (m / scale.sqrt()[..., None])[..., None])[..., 0].square()
