@@ -51,7 +51,7 @@ def one_arm(demo, decode, args, data, length):
     epochs = max(1, round(60 * args.minutes / (len(data.train) // demo.train.batch_size * seconds)))
     folder = fit(replace(config, train=replace(config.train, epochs=epochs)), tempfile.mkdtemp(), quiet=True)
     metrics, model = json.loads((folder / "metrics.json").read_text()), load_run(folder, "last").model
-    errors = imputation_errors(model, data.test, mask_gap(len(data.test), length, 4, 7))
+    errors = imputation_errors(model, data.test, mask_gap(len(data.test), length, 4, 7), particles=0)
     return {
         "decode_frames": decode,
         "step_seconds": round(seconds, 4),

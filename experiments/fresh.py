@@ -53,7 +53,7 @@ def wrong_pixels(model, data: VideoData, mask: torch.Tensor) -> dict:
     shares = {"smoothing": [], "filtering": []}
     for films, seen in zip(data.frames.split(50), mask.split(50)):
         x = films.float() / 255
-        found = model.impute(x, seen)
+        found = model.impute(x, seen, particles=0)  # particles have a script of their own, particles.py
         for how, beliefs in (("smoothing", found.smoothed), ("filtering", found.filtered)):
             shares[how].append(((beliefs.frames > 0.5) != (x > 0.5)).double().mean((2, 3, 4)))
     hidden = (~mask).double().numpy()

@@ -28,7 +28,7 @@ def main():
     )
     x = film.frames.float() / 255
     mask = torch.arange(STEPS)[None] % (SEEN + HIDDEN) < SEEN
-    found = KVAE.from_pretrained(WORLD).impute(x, mask)
+    found = KVAE.from_pretrained(WORLD).impute(x, mask, particles=0)
     shown = x.where(mask[..., None, None, None], torch.tensor(0.45))
     wrong = {
         how: ((f.frames > 0.5) != (x > 0.5))[~mask].float().mean()

@@ -74,7 +74,10 @@ def training_words(film, epochs, seed, runs):
 def filled_in(model, train, x, mask):
     "Whole films for those with hidden frames, by each way of filling them in."
     with torch.no_grad():
-        out, seen = model.impute(x, mask), model.impute(x, torch.ones_like(mask)).smoothed.frames
+        out, seen = (
+            model.impute(x, mask, particles=0),
+            model.impute(x, torch.ones_like(mask), particles=0).smoothed.frames,
+        )
     return {
         "smoothed": out.smoothed.frames,
         "filtered": out.filtered.frames,

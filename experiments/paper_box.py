@@ -42,9 +42,8 @@ def rounded(value, digits: int = 5):
 def measure(folder: Path, checkpoint: str) -> dict:
     "All measures of one checkpoint of a run, on its held-out sequences."
     run = load_run(folder, checkpoint)
-    results = evaluate(
-        run.model, run_data(run).test, EvaluationConfig(state_lag=1)
-    )  # that generator's states are one step ahead
+    lagging = EvaluationConfig(state_lag=1, particles=0)  # that generator's states are one step ahead
+    results = evaluate(run.model, run_data(run).test, lagging)
     return {
         "epoch": run.progress.epoch,
         "sequences": results["test"]["sequences"],

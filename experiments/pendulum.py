@@ -162,7 +162,7 @@ def measure(folder: Path) -> dict:
     data, mask = run_data(run), mask_gap(500, STEPS, 4, 7)
     blind = VideoData(data.test.frames, data.test.state, torch.zeros_like(data.test.controls))
     gap = {
-        name: {k: round(v, 6) for k, v in imputation_errors(run.model, films, mask).mse.items()}
+        name: {k: round(v, 6) for k, v in imputation_errors(run.model, films, mask, particles=0).mse.items()}
         for name, films in (("with the torque", data.test), ("torque replaced by 0", blind))
     }
     return {

@@ -79,7 +79,7 @@ def hidden(fig, data: VideoData, model):
     x = data.frames[:1].float() / 255
     mask = torch.ones(1, STEPS, dtype=torch.bool)
     mask[:, slice(*HIDDEN)] = False
-    found = model.impute(x, mask).smoothed.frames
+    found = model.impute(x, mask, particles=0).smoothed.frames
     shown = x.where(mask[..., None, None, None], torch.tensor(0.35))
     rows = [torch.cat([f[0, t, 0] for t in range(6, 18, 2)], -1) for f in (x, shown, found)]
     for ax, row in zip(fig.subplots(3, 1), rows):
@@ -92,7 +92,7 @@ def regimes(ax: Axes):
     found = load_pretrained("box_switching")
     x = found.films.frames[:8].float() / 255
     a = found.model.encode(x)
-    s = found.model.impute(x, torch.ones(x.shape[:2], dtype=torch.bool)).weights.argmax(-1)
+    s = found.model.impute(x, torch.ones(x.shape[:2], dtype=torch.bool), particles=0).weights.argmax(-1)
     for film, r in zip(a, s):
         for t in range(len(film) - 1):
             ax.plot(*film[t : t + 2].T, color=CYCLE[r[t + 1] % len(CYCLE)], lw=1.6)

@@ -83,7 +83,7 @@ def measure(folder: Path, drops=DROPS) -> dict:
     "Everything that is stored about a run."
     run, history = load_run(folder), json.loads((folder / "metrics.json").read_text())
     test = run_data(run).test
-    curves = imputation_curves(run.model, test, GAPS, drops)
+    curves = imputation_curves(run.model, test, GAPS, drops, particles=0)
     mask = mask_gap(4, test.steps, 4, 7)
     row = {
         "data": source(run.config.data.path),

@@ -60,6 +60,19 @@ def test_functions_of_scripts_have_at_most_40_lines(path):
     assert not long, f"{path}: {', '.join(sorted(long))} have over 40 lines"
 
 
+MEASURE = {"impute", "imputation_errors", "imputation_curves", "EvaluationConfig"}
+
+
+@pytest.mark.parametrize("path", [p for p in SCRIPTS if Path(p).parts[0] == "experiments"])
+def test_scripts_that_fill_in_hidden_frames_say_by_how_many_particles(path):
+    "A stored result must not change because a default does."
+    calls = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Call)]
+    asked = [n for n in calls if getattr(n.func, "attr", getattr(n.func, "id", "")) in MEASURE]
+    hides_none = lambda n: len(n.args) > 1 and isinstance(n.args[1], ast.Constant)  # a mask of None
+    silent = [n.lineno for n in asked if not hides_none(n) and not {k.arg for k in n.keywords} & {"particles", None}]
+    assert not silent, f"{path}, lines {silent}"
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_functions_in_cells_have_at_most_40_lines(name):
     nodes = [n for s in code(name) for n in ast.walk(ast.parse(s)) if isinstance(n, FUNCTION)]

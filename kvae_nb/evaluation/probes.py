@@ -29,7 +29,7 @@ from .checks import FIRST, centroid_steps, device_of, inspect, look_of, model_ba
 from .imputation import GAPS, PUBLISHED
 from .plots import CYCLE, PALETTE, curve, plain, quiet
 from .scores import least_squares_r2
-from ..models.protocol import SequenceModel, hide
+from ..models.protocol import SequenceModel, asked_particles, hide
 
 # %% ../../nbs/62_probes.ipynb #cacff860
 def speeds(
@@ -166,7 +166,10 @@ def continue_films(
                 frames = model.generate(steps, len(x), u, x, generator).frames
         else:
             frames = model.impute(
-                torch.cat([x, rest], 1), mask_gap(len(x), FIRST + steps, FIRST, steps).to(x.device), u
+                torch.cat([x, rest], 1),
+                mask_gap(len(x), FIRST + steps, FIRST, steps).to(x.device),
+                u,
+                **asked_particles(model, 0),
             ).filtered.frames[:, FIRST:]
         new.append(frames.float().cpu())
     return torch.cat(new)
@@ -403,7 +406,7 @@ def has_spread(
     x, m, u = next(model_batches(model, data[:1], 1))
     m = m & mask_gap(1, x.shape[1], FIRST, x.shape[1] - FIRST).to(x.device)
     with torch.no_grad():
-        cov = model.impute(hide(x, m), m, u).filtered.a.cov[:, -1]
+        cov = model.impute(hide(x, m), m, u, **asked_particles(model, 0)).filtered.a.cov[:, -1]
     return bool((cov.diagonal(dim1=-2, dim2=-1) > 0).all())
 
 # %% ../../nbs/62_probes.ipynb #176b9a96

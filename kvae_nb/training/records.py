@@ -22,7 +22,7 @@ from ..core.files import atomic_write, inside
 from ..core.runtime import kept_random_state
 from ..data.batches import batches
 from ..data.films import Batch, VideoData, mask_gap
-from ..models.protocol import ElboTerms, hide
+from ..models.protocol import ElboTerms, asked_particles, hide
 from .annealing import CollapseReport, collapse_report
 from .checkpoints import Progress
 from .config import TrainConfig
@@ -72,7 +72,7 @@ def draw_progress(
     mask = mask_gap(1, steps, min(4, steps // 2), max(1, steps // 3)).to(x.device)
     mask = mask if known is None else mask & known
     model.eval()
-    out = model.impute(x, mask, u)
+    out = model.impute(x, mask, u, **asked_particles(model, 0))  # a glance between epochs, so without particles
     model.train()
     rows = [v[0].nan_to_num().float().cpu() for v in (x, out.smoothed.frames, out.filtered.frames)]
     fig, ax = plt.subplots(figsize=(0.52 * steps + 0.6, 3.8))
