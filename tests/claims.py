@@ -54,6 +54,7 @@ README = [
         ),
     ),
     Claim("and interpolating is much better ({} and {})", lambda: tuple(of.own(f, "straight line") for f in of.REAL)),
+    Claim("and by {} [particles]", lambda: ({r["particles"] for r in of.particles().values()}.pop(),)),
     Claim("never trained on ({} of 5000)", lambda: (best()[0]["sequences"],)),
     Claim("small budget of the preset `demo` ({} epochs)", lambda: (len(budget("kvae")[0][EPOCHS]),)),
     Claim(
@@ -92,6 +93,10 @@ README = [
 ]
 
 RESULTS_PAGE = [
+    Claim(
+        "the same {} runs fill in the same {} films twice", lambda: (len(of.particles()), of.particles()["0"]["films"])
+    ),
+    Claim("films twice, so and by {} [particles]", lambda: ({r["particles"] for r in of.particles().values()}.pop(),)),
     Claim("(5000 of 20 frames; {} of them held out", lambda: (best()[0]["sequences"],)),
     Claim("on the same {} films; its band", lambda: (of.stored("limits")["sequences"],)),
     Claim(
@@ -253,6 +258,18 @@ EXPERIMENTS = [
 CLAIMS = README + RESULTS_PAGE + EXPERIMENTS
 
 FACTS = [
+    Fact(
+        "In the longest gaps particles halve the error of smoothing; filtering gains little",
+        lambda: (
+            all(of.by_particles("smoothing", "gap", n) < 0.53 for n in (13, 15))
+            and all(0.9 < of.by_particles("filtering", "gap", n) < 1.02 for n in GAPS)
+        ),
+    ),
+    Fact("by smoothing it is met in gaps of 13 frames only", lambda: of.thirds_met() == [("gap", "13")]),
+    Fact(
+        "particles are at least as good as plugging in at every point",
+        lambda: all(of.by_particles("smoothing", *k) <= 1 for k in of.POINTS),
+    ),
     Fact("lies below the published curves in the mean of", lambda: of.switching_below("filtering") == GAPS[-1]),
     Fact(
         "The preset `best` filters better than both",

@@ -45,6 +45,26 @@ def fresh() -> list[dict]:
     return stored("fresh")["runs"]
 
 
+def particles() -> dict[str, dict]:
+    "The runs on fresh films whose hidden frames were filled in twice, by seed."
+    return stored("particles")["runs"]
+
+
+def filled(way: str, how: str, kind: str = "gap", n: object = 15) -> float:
+    "Their mean error, plugged in or by particles."
+    return float(np.mean([r["imputation"][kind][str(n)][way][how]["mean"] for r in particles().values()]))
+
+
+def by_particles(how: str, kind: str, n: object) -> float:
+    "The error by particles as a share of the plugged-in one."
+    return filled("particles", how, kind, n) / filled("plugged_in", how, kind, n)
+
+
+def thirds_met() -> list[tuple[str, str]]:
+    "The points of figure 3 at which smoothing by particles has at most a third of the published error."
+    return [k for k in POINTS if filled("particles", "smoothing", *k) <= PUBLISHED[k[0]][k[1]]["smoothing"] / 3]
+
+
 def vae_rnn() -> list[dict]:
     return films(method="VAE-RNN")
 
