@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['SEED', 'ParticleNoise', 'draw_particle_noise', 'noise_of', 'wide', 'small_root', 'small_solve', 'white_log_prob',
-           'systematic', 'effective_number', 'mixture_moments']
+           'systematic', 'effective_number', 'mixture_moments', 'checked_mask', 'fitting_noise', 'check_particles',
+           'film_groups', 'each_group']
 
 # %% ../../nbs/76c_particle_parts.ipynb #0b4962f3
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..core.errors import InputError
 from ..core.gaussians import LOG_2PI, Gaussian
+from .checks import Unchecked, check_alike, check_mask
 from .linear import cholesky_or_nan
 
 # %% ../../nbs/76c_particle_parts.ipynb #99a99566
@@ -25,7 +29,7 @@ class ParticleNoise(NamedTuple):
     resample: Float[Tensor, "films time"]  # uniform: for resampling before step t; the first chooses whole paths
     backward: Float[Tensor, "films time particles"]  # uniform: for backward simulation
 
-
+# %% ../../nbs/76c_particle_parts.ipynb #f8f586c3
 SEED = 2017  # of the noise that is used where none is given
 
 
@@ -43,14 +47,9 @@ def draw_particle_noise(
         films, generator = 1, torch.Generator().manual_seed(SEED)
     like = torch.empty(0) if like is None else like
     kind = {"dtype": like.dtype, "device": generator.device, "generator": generator}
-    drawn = [
-        (
-            torch.randn(films, particles, dim_a, **kind),
-            torch.rand(films, **kind),
-            torch.rand(films, particles, **kind),
-        )
-        for _ in range(steps)
-    ]
+    uniform = lambda *shape: torch.rand(films, *shape, **kind)
+    normal = lambda *shape: torch.randn(films, *shape, **kind)
+    drawn = [(normal(particles, dim_a), uniform(), uniform(particles)) for _ in range(steps)]
     return ParticleNoise(*(torch.stack(x, 1).to(like.device) for x in zip(*drawn)))
 
 # %% ../../nbs/76c_particle_parts.ipynb #3207ae8c
@@ -84,7 +83,7 @@ def small_root(
     rows = first, torch.zeros_like(first), below, torch.where(left > 0, left, math.nan).sqrt()
     return torch.stack(rows, -1).unflatten(-1, (2, 2))
 
-
+# %% ../../nbs/76c_particle_parts.ipynb #ddceaaae
 def small_solve(
     L: Float[Tensor, "*batch p p"],  # lower triangular
     X: Float[Tensor, "*batch p k"],  # right-hand sides
@@ -97,7 +96,7 @@ def small_solve(
     first = X[..., :1, :] / L[..., :1, :1]
     return torch.cat([first, (X[..., 1:, :] - L[..., 1:, :1] * first) / L[..., 1:, 1:]], -2)
 
-
+# %% ../../nbs/76c_particle_parts.ipynb #9d3c7190
 def white_log_prob(
     L: Float[Tensor, "*batch p p"],  # roots of covariances
     e: Float[Tensor, "*batch p"],  # values
@@ -118,7 +117,7 @@ def systematic(
     chosen = torch.searchsorted(edges / edges[:, -1:], places.expand(len(edges), -1).contiguous(), right=True)
     return chosen.clamp(max=weights.shape[-1] - 1)
 
-
+# %% ../../nbs/76c_particle_parts.ipynb #ad3fda37
 def effective_number(
     log_weights: Float[Tensor, "*batch particles"],  # need not be normalised
 ) -> Float[Tensor, "*batch"]:
@@ -136,3 +135,80 @@ def mixture_moments(
     m = (w @ mean)[:, 0]
     d = mean - m[:, None]
     return Gaussian(m, (w @ cov.flatten(2)).view(-1, *cov.shape[2:]) + (d * w.mT).mT @ d)
+
+# %% ../../nbs/76c_particle_parts.ipynb #9eec66b8
+def checked_mask(
+    source: object,  # a `SystemSource`: gives Q, R, mean1 and cov1
+    a: Float[Tensor, "films time p"] | Unchecked,  # observations
+    mask: Bool[Tensor, "films time"] | None | Unchecked,  # True = seen; None: all
+) -> Bool[Tensor, "films time"]:
+    "The mask that is used. Raises `InputError` where observations or mask do not fit."
+    check_alike(mean1=source.mean1, cov1=source.cov1, Q=source.Q, R=source.R, a=a)
+    if a.dim() != 3 or a.shape[-1] != source.R.shape[-1]:
+        raise InputError(f"a has shape {list(a.shape)}, but [films, time, {source.R.shape[-1]}] is needed.")
+    if mask is None:
+        return torch.ones(a.shape[:2], dtype=torch.bool, device=a.device)
+    check_mask(mask, a)
+    if mask.shape != a.shape[:2]:
+        raise InputError(f"the mask has shape {list(mask.shape)}, but {list(a.shape[:2])} is needed, as a has it.")
+    return mask
+
+# %% ../../nbs/76c_particle_parts.ipynb #54e6a5a8
+def fitting_noise(
+    a: Float[Tensor, "films time p"],  # observations
+    noise: ParticleNoise | None,  # None: drawn
+    particles: int,  # how many, where no noise is given
+    generator: torch.Generator | None = None,  # draws the noise; None: one fixed noise for all films
+) -> ParticleNoise:
+    "The noise that is used. Raises `InputError` where given noise does not fit."
+    if particles < 1:
+        raise InputError(f"{particles} particles follow nothing; give at least 1.")
+    if noise is None:
+        return draw_particle_noise(*a.shape[:2], particles, a.shape[2], generator, a)
+    films, steps, _, p = noise.a.shape
+    if films not in (1, len(a)) or steps < a.shape[1] or p != a.shape[2] or noise.resample.shape != (films, steps):
+        raise InputError(
+            f"the noise has shape {list(noise.a.shape)}, but [{len(a)} or 1, {a.shape[1]} or more, particles, "
+            f"{a.shape[2]}] is needed."
+        )
+    return noise
+
+# %% ../../nbs/76c_particle_parts.ipynb #adf78553
+def check_particles(
+    source: object,  # a `SystemSource`
+    a: Float[Tensor, "films time p"] | Unchecked,  # observations
+    mask: Bool[Tensor, "films time"] | None | Unchecked,  # True = seen; None: all
+    noise: ParticleNoise | None,  # None: drawn
+    particles: int,  # how many, where no noise is given
+    generator: torch.Generator | None = None,  # draws the noise
+) -> tuple[Bool[Tensor, "films time"], ParticleNoise]:
+    "Mask and noise as they are used. Raises `InputError` on what does not fit."
+    return checked_mask(source, a, mask), fitting_noise(a, noise, particles, generator)
+
+# %% ../../nbs/76c_particle_parts.ipynb #c24c5973
+def film_groups(
+    mask: Bool[Tensor, "films time"],  # True = seen
+    particles: int,  # of each film
+    rows: int,  # how many rows to work on at once
+) -> list[Int[Tensor, " some"]]:
+    "Films that are run together: those without a hidden step, then the others by their first hidden step."
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    first = torch.where(mask, mask.shape[1], steps).amin(-1)
+    order, whole = first.argsort(stable=True, descending=True), int((first == mask.shape[1]).sum())
+    parts = order[:whole].split(max(rows, 1)) if whole else ()
+    return [*parts, *(order[whole:].split(max(rows // particles, 1)) if whole < len(mask) else ())]
+
+# %% ../../nbs/76c_particle_parts.ipynb #6272dae1
+def each_group(
+    run: Callable,  # of source, a, mask, film numbers and noise; gives a NamedTuple of tensors with films first
+    source: object,  # a `SystemSource`
+    a: Float[Tensor, "films time p"],  # observations
+    mask: Bool[Tensor, "films time"],  # True = seen
+    noise: ParticleNoise,  # of these films, or of all
+    rows: int,  # films × particles that are worked on at once
+) -> tuple:  # a NamedTuple like those that `run` gives
+    "What `run` finds for every group of films, in the order of the films."
+    groups = film_groups(mask, noise.a.shape[2], rows)
+    found = [run(source, a[film], mask[film], film, noise_of(noise, film)) for film in groups]
+    back = torch.cat(groups).argsort()
+    return type(found[0])(*(torch.cat(x)[back] for x in zip(*found)))

@@ -9,7 +9,6 @@ __all__ = ['ParticlePaths', 'trace_ancestors', 'choose_paths', 'ancestor_paths',
            'path_moments']
 
 # %% ../../nbs/08c_particle_smoother.ipynb #d64f776f
-#| code-fold: true
 import math
 from typing import NamedTuple
 
@@ -25,18 +24,19 @@ from .linear import matvec
 from kvae_nb.inference.particle_parts import (
     SEED,
     ParticleNoise,
+    check_particles,
     draw_particle_noise,
+    each_group,
     mixture_moments,
     noise_of,
     systematic,
+    wide,
 )
 from kvae_nb.inference.particles import (
     Cloud,
     ParticleStep,
     SystemSource,
     Twists,
-    check_particles,
-    film_groups,
     innovation,
     predict_rows,
     run_particles,
@@ -48,7 +48,6 @@ from kvae_nb.inference.particles import (
 from .routes import smoother
 
 # %% ../../nbs/08c_particle_smoother.ipynb #f869f4d6
-#| code-fold: true
 class ParticlePaths(NamedTuple):
     "Weighted paths of a given all that was seen."
 
@@ -72,7 +71,6 @@ def trace_ancestors(
     return torch.stack(path[::-1], 2)
 
 # %% ../../nbs/08c_particle_smoother.ipynb #53004ae7
-#| code-fold: true
 def choose_paths(
     log_weights: Float[Tensor, "films particles"],  # of the particles of the last step
     uniform: Float[Tensor, " _"],  # one random number for each film, or for all
@@ -90,7 +88,6 @@ def choose_paths(
     return chosen, torch.full_like(log_weights[:, :1], -math.log(paths)).expand(-1, paths)
 
 # %% ../../nbs/08c_particle_smoother.ipynb #2b54e088
-#| code-fold: true
 def ancestor_paths(source, a, mask, film, noise: ParticleNoise, threshold, twists: Twists, paths) -> ParticlePaths:
     "One pass over a group of films, and the paths of its last particles."
     run = run_particles(source, a, mask, film, noise, threshold, twists)
@@ -100,7 +97,6 @@ def ancestor_paths(source, a, mask, film, noise: ParticleNoise, threshold, twist
     return ParticlePaths(trace_ancestors(list(ancestors), drawn, chosen), weights, sum(grown))
 
 # %% ../../nbs/08c_particle_smoother.ipynb #ad7d4e24
-#| code-fold: true
 def future_log_prob(
     source: SystemSource,  # makes the systems of a path
     cloud: Cloud,  # candidates: rows are films × paths × candidates
@@ -119,7 +115,6 @@ def future_log_prob(
     return total
 
 # %% ../../nbs/08c_particle_smoother.ipynb #7acc4dbc
-#| code-fold: true
 def backward_simulation(
     source: SystemSource,  # makes the systems of a path
     a: Float[Tensor, "films time p"] | Unchecked,  # observations; anything, also NaN, where hidden
@@ -138,19 +133,17 @@ def backward_simulation(
     mask, noise = check_particles(source, a, mask, noise, particles, generator)
     if not 1 <= paths <= noise.a.shape[2]:
         raise InputError(f"{paths} paths cannot be drawn from {noise.a.shape[2]} particles; take from 1 to as many.")
-    found, number = [], torch.arange(len(a), device=a.device)
-    for film in number.split(1):
-        own, part = noise_of(noise, film), (source, a[film], mask[film], film)
-        steps = list(run_particles(*part, own, threshold))
-        seen = mask[film[0]].long()
-        first = min(int(seen.argmin()) if not seen.all() else a.shape[1], a.shape[1] - 1)
-        drawn = simulate_back(source, steps, film, own, paths, first, horizon)[None]
+
+    def run(source, a, mask, film, noise):
+        steps = list(run_particles(source, a, mask, film, noise, threshold))
+        first = min(int((~mask[0]).nonzero().min()) if not mask.all() else a.shape[1], a.shape[1] - 1)
+        drawn = simulate_back(source, steps, film, noise, paths, first, horizon)[None]
         even = torch.full_like(drawn[:, :, 0, 0], -math.log(paths))
-        found.append(ParticlePaths(drawn, even, sum(s.log_prob for s in steps)))
-    return ParticlePaths(*(torch.cat(x) for x in zip(*found)))
+        return ParticlePaths(drawn, even, sum(step.log_prob for step in steps))
+
+    return each_group(run, source, a, mask, noise, rows=1)
 
 # %% ../../nbs/08c_particle_smoother.ipynb #6d58d44a
-#| code-fold: true
 def simulate_back(
     source: SystemSource,  # makes the systems of a path
     steps: list[ParticleStep],  # of the filter, of one film
@@ -170,15 +163,14 @@ def simulate_back(
         weights = past.log_weights.expand(paths, -1)
         candidates = select_rows(source, past, rows, torch.zeros_like(weights))
         score = weights + future_log_prob(source, candidates, t, film.expand(paths), future[:, :horizon])
-        edges = score.softmax(-1).double().cumsum(-1)
-        u = noise.backward[0, t, :paths, None].double() * edges[:, -1:]
+        edges = wide(score.softmax(-1)).cumsum(-1)
+        u = wide(noise.backward[0, t, :paths, None]) * edges[:, -1:]
         chosen = torch.searchsorted(edges, u, right=True).clamp(max=N - 1)[:, 0]
         future = torch.cat([drawn[t - 1][chosen][:, None], future], 1)
     before = torch.stack([x[:paths] for x in drawn[:first]], 1) if first else future[:, :0]
     return torch.cat([before, future], 1)
 
 # %% ../../nbs/08c_particle_smoother.ipynb #0f1d7be0
-#| code-fold: true
 class Reference(NamedTuple):
     "The systems along one path, and the states they lead to."
 
@@ -199,9 +191,9 @@ def plug_in(
     for t in range(a.shape[1]):
         system, memory = source.step(cloud.a, cloud.memory, t, film)
         predicted = predict_rows(source, cloud, system, t)
-        law, seen = innovation(predicted, system.C, source.R), mask[:, t, None]
-        a_t = torch.where(seen, a[:, t], law.expected)
-        state, _ = update_rows(predicted, system.C, source.R, law, a_t)
+        prediction, seen = innovation(predicted, system.C, source.R), mask[:, t, None]
+        a_t = torch.where(seen, a[:, t], prediction.expected)
+        state, _ = update_rows(predicted, system.C, source.R, prediction, a_t)
         cov = torch.where(seen[..., None], state.cov, predicted.cov)
         cloud = cloud._replace(mean=state.mean, cov=cov, a=a_t, memory=memory)
         shift = torch.zeros_like(state.mean) if system.shift is None else system.shift
@@ -209,17 +201,16 @@ def plug_in(
     return Reference(*(torch.stack(x, 1) for x in zip(*found)))
 
 # %% ../../nbs/08c_particle_smoother.ipynb #c47227c0
-#| code-fold: true
 def backward_information(
     source: SystemSource,  # gives Q and R
     reference: Reference,  # the systems that are looked ahead through
     a: Float[Tensor, "films time p"],  # observations
     mask: Bool[Tensor, "films time"],  # True = seen
 ) -> tuple[Float[Tensor, "films time n n"], Float[Tensor, "films time n"]]:
-    "Λ_t and η_t of log p(seen a after t | z_t) = ηᵀz − zᵀΛz/2 + constant, equation (6), in float64."
-    A, C, shift, _ = (x.double() for x in reference)
-    Q, S = source.Q.double(), torch.linalg.inv(source.R.double())
-    a = torch.where(mask[..., None], a, 0.0).double()
+    "Λ_t and η_t of log p(seen a after t | z_t) = ηᵀz − zᵀΛz/2 + constant, equation (6)."
+    A, C, shift, _ = (wide(x) for x in reference)
+    Q, S = wide(source.Q), torch.linalg.inv(wide(source.R))
+    a = wide(torch.where(mask[..., None], a, 0.0))
     eye = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
     Lam, eta = torch.zeros_like(A[:, 0]), torch.zeros_like(shift[:, 0])
     found = [(Lam, eta)]
@@ -232,7 +223,6 @@ def backward_information(
     return tuple(torch.stack(x[::-1], 1) for x in zip(*found))
 
 # %% ../../nbs/08c_particle_smoother.ipynb #b9481a75
-#| code-fold: true
 def look_ahead(
     source: SystemSource,  # gives Q and R
     reference: Reference,  # the systems that are looked ahead through
@@ -242,7 +232,7 @@ def look_ahead(
 ) -> Twists:
     "What later observations say about every z_t, if the reference's systems were right, tempered."
     Lam, eta = backward_information(source, reference, a, mask)
-    steps, center = torch.arange(a.shape[1], device=a.device), reference.mean.double()
+    steps, center = torch.arange(a.shape[1], device=a.device), wide(reference.mean)
     last = torch.where(mask, -1, steps).amax(-1)
     power = temper * (steps <= last[:, None])
     found = power[..., None, None] * Lam, power[..., None] * (eta - matvec(Lam, center)), center
@@ -259,7 +249,6 @@ def no_look(
     return Twists(zeros[..., None] * zeros[..., None, :], zeros, zeros, torch.where(mask, -1, steps).amax(-1))
 
 # %% ../../nbs/08c_particle_smoother.ipynb #341d72b7
-#| code-fold: true
 def repeated(
     paths: ParticlePaths,  # of films whose paths are all the same
     number: int,  # how many there should be
@@ -298,16 +287,25 @@ def pooled(
     return ParticlePaths(a, weights, both.logsumexp(0) - math.log(2))
 
 
-def looking_passes(part, noise: ParticleNoise, other: ParticleNoise, temper: float, threshold: float, paths):
+def looking_passes(
+    source: SystemSource,  # makes the systems
+    a: Float[Tensor, "films time p"],  # observations
+    mask: Bool[Tensor, "films time"],  # True = seen
+    film: Int[Tensor, " films"],  # number of each film
+    noise: ParticleNoise,  # of the second pass
+    other: ParticleNoise,  # of the first
+    temper: float,  # power to which the future's information is raised
+    threshold: float,  # resample below this share of effective particles
+    paths: int | None,  # how many are chosen; None: all, with their weights
+) -> ParticlePaths:
     "A pass without a look ahead, one that looks ahead along the first one's best path, and both pooled."
-    source, a, mask, film = part
+    part = source, a, mask, film
     first = ancestor_paths(*part, other, threshold, no_look(mask, source.mean1), None)
     twists = look_ahead(source, along_best(source, first, film), a, mask, temper)
     second = ancestor_paths(*part, noise, threshold, twists, None)
     return pooled(first, second, noise.resample[:, 0], paths)
 
 # %% ../../nbs/08c_particle_smoother.ipynb #5bb2f858
-#| code-fold: true
 def particle_smoother(
     source: SystemSource,  # makes the systems of a path
     a: Float[Tensor, "films time p"] | Unchecked,  # observations; anything, also NaN, where hidden
@@ -327,23 +325,20 @@ def particle_smoother(
     returned (2N of them, if none are chosen). The first pass has random numbers of its own, from the generator, or
     fixed ones. Raises `InputError` as `particle_filter`."""
     mask, noise = check_particles(source, a, mask, noise, particles, generator)
-    N, found = noise.a.shape[2], []
+    N, other = noise.a.shape[2], None
     if lookahead:
         own = torch.Generator().manual_seed(SEED + 1) if generator is None else generator
         other = draw_particle_noise(1 if generator is None else len(a), a.shape[1], N, a.shape[2], own, a)
-    groups = film_groups(mask, N, rows)
-    for film in groups:
-        part, own = (source, a[film], mask[film], film), noise_of(noise, film)
-        if lookahead and not mask[film].all():
-            found.append(looking_passes(part, own, noise_of(other, film), temper, threshold, paths))
-            continue
-        plain = ancestor_paths(*part, own, threshold, no_look(mask[film], source.mean1), paths)
-        found.append(repeated(plain, 2 * N if lookahead and paths is None else plain.a.shape[1]))
-    back = torch.cat(groups).argsort()
-    return ParticlePaths(*(torch.cat(x)[back] for x in zip(*found)))
+
+    def run(source, a, mask, film, noise):
+        if lookahead and not mask.all():
+            return looking_passes(source, a, mask, film, noise, noise_of(other, film), temper, threshold, paths)
+        plain = ancestor_paths(source, a, mask, film, noise, threshold, no_look(mask, source.mean1), paths)
+        return repeated(plain, 2 * N if lookahead and paths is None else plain.a.shape[1])
+
+    return each_group(run, source, a, mask, noise, rows)
 
 # %% ../../nbs/08c_particle_smoother.ipynb #93bdc78f
-#| code-fold: true
 def path_system(
     source: SystemSource,  # makes the systems of a path
     a: Float[Tensor, "rows time p"],  # paths
@@ -360,7 +355,6 @@ def path_system(
     return LGSSM(A, B, C, source.Q[None], source.R[None], source.mean1, source.cov1), torch.ones_like(a[..., :1])
 
 # %% ../../nbs/08c_particle_smoother.ipynb #660e780d
-#| code-fold: true
 class PathStates(NamedTuple):
     "What is known about states once a whole path of a is given: for every path, by the exact smoother."
 
