@@ -55,7 +55,7 @@ class ParticlePaths(NamedTuple):
     log_weights: Float[Tensor, "films paths"]  # normalised
     log_prob: Float[Tensor, " films"]  # log of an unbiased estimate of the evidence
 
-
+# %% ../../nbs/08c_particle_smoother.ipynb #dee3566a
 def trace_ancestors(
     ancestors: list[Int[Tensor, "films _"]],  # of every step
     a: list[Float[Tensor, "films _ p"]],  # of every step
@@ -179,7 +179,7 @@ class Reference(NamedTuple):
     shift: Float[Tensor, "films time n"]
     mean: Float[Tensor, "films time n"]  # of z_t
 
-
+# %% ../../nbs/08c_particle_smoother.ipynb #9593c561
 def plug_in(
     source: SystemSource,  # makes the systems
     a: Float[Tensor, "films time p"],  # observations
@@ -238,7 +238,7 @@ def look_ahead(
     found = power[..., None, None] * Lam, power[..., None] * (eta - matvec(Lam, center)), center
     return Twists(*(x.to(a.dtype) for x in found), last)
 
-
+# %% ../../nbs/08c_particle_smoother.ipynb #899ca2bc
 def no_look(
     mask: Bool[Tensor, "films time"],  # True = seen
     like: Float[Tensor, " n"],  # gives size and type of a state
@@ -259,7 +259,7 @@ def repeated(
     a, even = paths.a[:, :1].expand(-1, number, -1, -1), torch.full_like(paths.log_weights[:, :1], -math.log(number))
     return ParticlePaths(a, even.expand(-1, number), paths.log_prob)
 
-
+# %% ../../nbs/08c_particle_smoother.ipynb #3176a8e3
 def along_best(
     source: SystemSource,  # makes the systems
     paths: ParticlePaths,  # of a first pass
@@ -271,7 +271,7 @@ def along_best(
     model, u = path_system(source, path, film)
     return Reference(model.A, model.C, model.B[..., 0], smoother(model, path, u=u).mean)
 
-
+# %% ../../nbs/08c_particle_smoother.ipynb #3835aa93
 def pooled(
     first: ParticlePaths,  # of one pass
     second: ParticlePaths,  # of another
@@ -286,7 +286,7 @@ def pooled(
     a = a.gather(1, chosen[..., None, None].expand(-1, -1, *a.shape[2:]))
     return ParticlePaths(a, weights, both.logsumexp(0) - math.log(2))
 
-
+# %% ../../nbs/08c_particle_smoother.ipynb #4eeb2a4f
 def looking_passes(
     source: SystemSource,  # makes the systems
     a: Float[Tensor, "films time p"],  # observations
@@ -363,7 +363,7 @@ class PathStates(NamedTuple):
     a_mean: Float[Tensor, "films paths time p"]  # of C_t z_t, the noise-free pseudo-observation
     a_cov: Float[Tensor, "films paths time p p"]
 
-
+# %% ../../nbs/08c_particle_smoother.ipynb #909ad39b
 def path_states(
     source: SystemSource,  # makes the systems of a path
     paths: ParticlePaths,  # of a
@@ -380,7 +380,7 @@ def path_states(
         found.append([x.unflatten(0, (len(film), -1)) for x in seen])
     return PathStates(*(torch.cat(x) for x in zip(*found)))
 
-
+# %% ../../nbs/08c_particle_smoother.ipynb #085d7177
 def path_moments(
     paths: ParticlePaths,  # of a, with weights
     mean: Float[Tensor, "films paths time n"],  # of something, given each path
