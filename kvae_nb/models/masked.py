@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'MOVING', 'FIXED', 'CARRIED', 'SUMS', 'ARGUMENTS', 'PLACE', 'LETTERS', 'plug', 'halved', 'back_plug',
-           'back_state', 'back_emission', 'back_transition', 'carry', 'turn_kernel', 'back_kernel', 'LSTMCell',
-           'WindowCell', 'ConstantCell', 'turned', 'Turns', 'MaskedEvidence', 'masked_fits', 'masked_evidence']
+           'back_state', 'back_emission', 'back_transition', 'carry', 'compiled_turn', 'filter_part', 'back_part',
+           'LSTMCell', 'WindowCell', 'ConstantCell', 'turned', 'Turns', 'MaskedEvidence', 'masked_fits',
+           'masked_evidence']
 
 # %% ../../nbs/28b_masked_kernel.ipynb #cc2a1ab1
 import ctypes
@@ -52,7 +53,7 @@ def back_plug(lam, seen):
     hidden = scaled(1.0 - seen[0][0], lam)
     return dict(hidden=hidden, da=minus(lam, hidden))
 
-
+# %% ../../nbs/28b_masked_kernel.ipynb #e0b0aca6
 def back_state(r, G, hidden, C, K, V, Ve, g):
     "Gradients of the predicted mean and covariance: (2)."
     J, CVe, gVe = eye_minus(product(K, C)), product(flip(C), Ve), scaled(g[0][0], Ve)
@@ -72,7 +73,7 @@ def back_emission(r, G, hidden, da, mp, m, P, K, V, Ve, g):
     own = scaled(0.5 * g[0][0], minus(product(Ve, flip(Ve)), V))
     return dict(dC=plus(dC, product(hidden, flip(mp))), dR=plus(dR, own), da=plus(da, minus(Kr, gVe)))
 
-
+# %% ../../nbs/28b_masked_kernel.ipynb #f6f064e3
 def back_transition(dm, N, m, P, A):
     "Gradients of A and of the moments of the step before."
     NA = product(N, A)
@@ -103,61 +104,58 @@ def carry(k: Kernel, verb: str, *names: str, t="t"):
         offset = k.mul(t, f"{name}.time") if name in MOVING else k.int(0)
         getattr(k, verb)(name, name, offset, k.int(1), "lanes")
 
-# %% ../../nbs/28b_masked_kernel.ipynb #3f62dd83
+# %% ../../nbs/28b_masked_kernel.ipynb #9e3c4e4e
 @lru_cache(None)
-def turn_kernel(
+def compiled_turn(
+    part: Callable[[Kernel], None],  # what is done with a register of sequences
     n: int,  # length of z
     p: int,  # length of a
     size: int,  # bytes of a number
 ) -> Callable:
-    "The filter's part of a turn: predict, update, and what the network reads next."
+    "The compiled loop over all sequences."
     k = Kernel(LETTERS, {"n": n, "p": p, "1": 1}, size)
     with k.loop("lanes", step=k.width) as start:
         k.block(start, "lanes")
-        for name in ("Q", "R"):
-            k.fetch(name, name, k.int(0), k.int(0))
-        carry(k, "recall", "A", "C", "a", "seen")
-        k.fill("total", 0.0)
-        with k.b.if_else(k.equal("t", 0)) as (first, later):
-            with first:
-                k.fetch("Pp", "cov1", k.int(0), k.int(0))
-                k.fetch("mp", "mean1", k.int(0), k.int(0))
-                k.do(prior_cov)
-            with later:
-                carry(k, "recall", "P", "m", t=k.add("t", -1))
-                carry(k, "recall", "c")
-                k.do(predict_cov)
-                k.do(predict_mean)
-        for step in (update_cov, update_mean, plug):
-            k.do(step)
-        carry(k, "keep", "P", "K", "V", "mp", "m", "Ve", "log_prob", "read")
+        part(k)
     return k.compile()
 
+# %% ../../nbs/28b_masked_kernel.ipynb #3f62dd83
+def filter_part(k: Kernel):
+    "The filter's part of a turn: predict, update, and what the network reads next."
+    for name in ("Q", "R"):
+        k.fetch(name, name, k.int(0), k.int(0))
+    carry(k, "recall", "A", "C", "a", "seen")
+    k.fill("total", 0.0)
+    with k.b.if_else(k.equal("t", 0)) as (first, later):
+        with first:
+            k.fetch("Pp", "cov1", k.int(0), k.int(0))
+            k.fetch("mp", "mean1", k.int(0), k.int(0))
+            k.do(prior_cov)
+        with later:
+            carry(k, "recall", "P", "m", t=k.add("t", -1))
+            carry(k, "recall", "c")
+            k.do(predict_cov)
+            k.do(predict_mean)
+    for step in (update_cov, update_mean, plug):
+        k.do(step)
+    carry(k, "keep", "P", "K", "V", "mp", "m", "Ve", "log_prob", "read")
+
 # %% ../../nbs/28b_masked_kernel.ipynb #1781dbe8
-@lru_cache(None)
-def back_kernel(
-    n: int,  # length of z
-    p: int,  # length of a
-    size: int,  # bytes of a number
-) -> Callable:
+def back_part(k: Kernel):
     "The way back through the filter's part of a turn."
-    k = Kernel(LETTERS, {"n": n, "p": p, "1": 1}, size)
-    with k.loop("lanes", step=k.width) as start:
-        k.block(start, "lanes")
-        carry(k, "recall", "A", "C", "seen", "P", "K", "V", "mp", "m", "Ve", "lam", "r", "G", "g")
-        for step in (back_plug, back_state, back_emission):
-            k.do(step)
-        carry(k, "keep", "dC", "da", "dm")
-        k.gather("dR", "dR", k.int(0), k.int(0))
-        with k.b.if_else(k.equal("t", 0)) as (first, later):
-            with first:
-                k.gather("N", "dcov1", k.int(0), k.int(0))
-            with later:
-                k.gather("N", "dQ", k.int(0), k.int(0))
-                carry(k, "recall", "P", "m", t=k.add("t", -1))
-                k.do(back_transition)
-                carry(k, "keep", "dA", "r", "G")
-    return k.compile()
+    carry(k, "recall", "A", "C", "seen", "P", "K", "V", "mp", "m", "Ve", "lam", "r", "G", "g")
+    for step in (back_plug, back_state, back_emission):
+        k.do(step)
+    carry(k, "keep", "dC", "da", "dm")
+    k.gather("dR", "dR", k.int(0), k.int(0))
+    with k.b.if_else(k.equal("t", 0)) as (first, later):
+        with first:
+            k.gather("N", "dcov1", k.int(0), k.int(0))
+        with later:
+            k.gather("N", "dQ", k.int(0), k.int(0))
+            carry(k, "recall", "P", "m", t=k.add("t", -1))
+            k.do(back_transition)
+            carry(k, "keep", "dA", "r", "G")
 
 # %% ../../nbs/28b_masked_kernel.ipynb #0a07a54c
 class LSTMCell:
@@ -192,7 +190,7 @@ def begin(self: LSTMCell):
     self.dread, self.dc = torch.zeros_like(self.read[0]), torch.zeros_like(self.tc[0])
     self.lam, self.lam_stride = self.dread, 0
 
-
+# %% ../../nbs/28b_masked_kernel.ipynb #f9f844c4
 @patch
 def back(self: LSTMCell, t: int, dout: Float[Tensor, "outputs batch"]):
     "Back through step t; the gradient of what was read is then in `lam`."
@@ -236,10 +234,12 @@ class WindowCell:
             kept.append(x)
         return torch.addmm(self.b[2], self.w[2], x)
 
-    def begin(self):
-        "Prepares the way back."
-        self.dread, self.d = torch.zeros_like(self.read), ([], [], [])
-        self.lam, self.lam_stride = self.dread[self.window :], self.stride
+# %% ../../nbs/28b_masked_kernel.ipynb #ef4e234b
+@patch
+def begin(self: WindowCell):  # noqa: F811
+    "Prepares the way back."
+    self.dread, self.d = torch.zeros_like(self.read), ([], [], [])
+    self.lam, self.lam_stride = self.dread[self.window :], self.stride
 
 
 @patch
@@ -252,7 +252,7 @@ def back(self: WindowCell, t: int, dout: Float[Tensor, "outputs batch"]):  # noq
     self.d[0].append(d)
     self.dread[t : t + self.window].flatten(0, 1).add_(self.w[0].T @ d)
 
-
+# %% ../../nbs/28b_masked_kernel.ipynb #7f8ae7ce
 @patch
 def grads(self: WindowCell) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: F811
     "Gradients of the weights, and of what was read first."
@@ -263,7 +263,7 @@ def grads(self: WindowCell) -> tuple[tuple[Tensor, ...], Tensor]:  # noqa: F811
         found += [torch.tensordot(d, x, ([0, 2], [0, 2])), d.sum((0, 2))]
     return tuple(found), self.dread[: self.window].sum((0, 2))
 
-
+# %% ../../nbs/28b_masked_kernel.ipynb #230f6452
 class ConstantCell:
     "Zeros, whatever is read."
 
@@ -296,41 +296,51 @@ class Turns:
     "One batch of sequences with hidden steps: its arrays, the pass forward and the pass back."
 
     def __init__(self, a, mask, u, A, B, C, fixed, cell):
-        (self.K, n, _), p, (steps, lanes) = A.shape, C.shape[1], (a.shape[1], a.shape[0])
-        self.n, self.p, self.steps, self.cell, self.shapes = n, p, steps, cell, [A.shape, C.shape]
-        self.given = 0 if u is None else u.shape[-1]
-        self.width, new = 0 if B is None else B.shape[-1], a.new_empty
-        self.modes = torch.cat([M.flatten(1) for M in (A, C, B) if M is not None], 1)
-        self.mixed, self.alpha = new(steps, self.modes.shape[1], lanes), new(steps, self.K, lanes)
-        seen = mask.T[:, None].to(a.dtype).contiguous()
-        self.arrays = {"a": turned(torch.where(mask[..., None], a, 0.0)), "seen": seen}
-        self.arrays |= {"A": self.mixed, "C": self.mixed[:, n * n :], "c": a.new_zeros(steps, n, lanes)}
-        sizes = dict(P=n * n, K=n * p, V=p * p, mp=n, m=n, Ve=p, log_prob=1)
-        self.arrays |= {k: new(steps, size, lanes) for k, size in sizes.items()} | {"read": cell.next}
-        self.fixed = dict(zip(FIXED, (M.contiguous() for M in fixed)))
-        self.v = a.new_zeros(steps, self.width, lanes)
+        (self.K, self.n, _), self.p, (lanes, self.steps, _) = A.shape, C.shape[1], a.shape
+        self.given, self.width = 0 if u is None else u.shape[-1], 0 if B is None else B.shape[-1]
+        self.cell, self.modes = cell, torch.cat([M.flatten(1) for M in (A, C, B) if M is not None], 1)
+        self.mixed = a.new_empty(self.steps, self.modes.shape[1], lanes)
+        self.alpha, self.v = a.new_empty(self.steps, self.K, lanes), a.new_zeros(self.steps, self.width, lanes)
         if self.given:
             self.v[:, : self.given] = turned(u)
+        self.fixed = dict(zip(FIXED, (M.contiguous() for M in fixed)))
+        self.arrays = self.allocate(torch.where(mask[..., None], a, 0.0), mask)
         self.numbers = (ctypes.c_int64 * len(ARGUMENTS))()
         self.numbers[PLACE["lanes"]] = lanes
         self.point(**self.arrays, **self.fixed)
 
-    def point(self, **arrays: Tensor):
-        "Tells the kernels where these arrays lie."
-        for k, M in arrays.items():
-            self.numbers[PLACE[k]] = M.data_ptr()
-            if k in MOVING:
-                self.numbers[PLACE[f"{k}.time"]] = M.stride(0)
+# %% ../../nbs/28b_masked_kernel.ipynb #d16ed84e
+@patch
+def allocate(
+    self: Turns, a: Float[Tensor, "batch time p"], mask: Bool[Tensor, "batch time"]
+) -> dict[str, Float[Tensor, "time entry batch"]]:
+    "The arrays of the pass forward by letter."
+    n, p, lanes, new = self.n, self.p, len(a), a.new_empty
+    given = {"a": turned(a), "seen": mask.T[:, None].to(a.dtype).contiguous()}
+    given |= {"A": self.mixed, "C": self.mixed[:, n * n :], "c": a.new_zeros(self.steps, n, lanes)}
+    sizes = dict(P=n * n, K=n * p, V=p * p, mp=n, m=n, Ve=p, log_prob=1)
+    return given | {k: new(self.steps, size, lanes) for k, size in sizes.items()} | {"read": self.cell.next}
 
-    def pushes(self, t: int) -> Float[Tensor, "n width batch"]:
-        "B of step t."
-        return self.mixed[t, self.n * (self.n + self.p) :].unflatten(0, (self.n, self.width))
+
+@patch
+def point(self: Turns, **arrays: Tensor):
+    "Tells the kernels where these arrays lie."
+    for k, M in arrays.items():
+        self.numbers[PLACE[k]] = M.data_ptr()
+        if k in MOVING:
+            self.numbers[PLACE[f"{k}.time"]] = M.stride(0)
 
 # %% ../../nbs/28b_masked_kernel.ipynb #8934c8c9
 @patch
+def pushes(self: Turns, t: int) -> Float[Tensor, "n width batch"]:
+    "B of step t."
+    return self.mixed[t, self.n * (self.n + self.p) :].unflatten(0, (self.n, self.width))
+
+
+@patch
 def forward(self: Turns) -> Float[Tensor, " batch"]:
     "log p of what was seen, for every sequence."
-    kernel = turn_kernel(self.n, self.p, self.mixed.element_size())
+    kernel = compiled_turn(filter_part, self.n, self.p, self.mixed.element_size())
     at, modes, PT = ctypes.addressof(self.numbers), self.modes.T, PLACE["t"]
     for t in range(self.steps):
         out = self.cell.step(t)
@@ -343,7 +353,7 @@ def forward(self: Turns) -> Float[Tensor, " batch"]:
         kernel(at)
     return self.arrays["log_prob"].sum((0, 1))
 
-
+# %% ../../nbs/28b_masked_kernel.ipynb #3551b9c9
 @patch
 def prepare(self: Turns, g: Float[Tensor, " batch"]):
     "Makes and points to the arrays of the way back."
@@ -358,12 +368,13 @@ def prepare(self: Turns, g: Float[Tensor, " batch"]):
     self.point(lam=self.cell.lam)
     self.numbers[PLACE["lam.time"]] = self.cell.lam_stride
 
-
+# %% ../../nbs/28b_masked_kernel.ipynb #b648af91
 @patch
 def backward(self: Turns, g: Float[Tensor, " batch"]):
     "Runs all turns back."
     self.prepare(g)
-    kernel, at = back_kernel(self.n, self.p, self.mixed.element_size()), ctypes.addressof(self.numbers)
+    kernel = compiled_turn(back_part, self.n, self.p, self.mixed.element_size())
+    at = ctypes.addressof(self.numbers)
     pushed = self.bars[:, self.n * (self.n + self.p) :].unflatten(1, (self.n, self.width)) if self.width else None
     for t in range(self.steps - 1, -1, -1):
         self.numbers[PLACE["t"]] = t
@@ -392,18 +403,23 @@ class MaskedEvidence(torch.autograd.Function):
     @staticmethod
     @first_only("masked")
     def backward(ctx, g):
-        a, u, A, B, C, a0, Q, R, mean1, cov1, *_ = ctx.saved_tensors
+        a, u, A, B, C, *_ = ctx.saved_tensors
+        ctx.turns.backward(g)
+        dA, dB, dC = ctx.turns.mode_grads(A, B, C)
+        weights, da0 = ctx.turns.cell.grads()
         run = ctx.turns
-        run.backward(g)
-        modes = torch.tensordot(run.alpha, run.bars, ([0, 2], [0, 2]))
-        dA, dC, dB = modes.split([A[0].numel(), C[0].numel(), modes.shape[1] - A[0].numel() - C[0].numel()], 1)
-        weights, da0 = run.cell.grads()
         dQ, dR, dcov1 = (run.sums[k].to(a.dtype) for k in SUMS)
         du = None if u is None else run.dv[:, : run.given].permute(2, 0, 1)
-        dB = None if B is None else dB.view_as(B)
-        first = run.dm[0].sum(1)
-        found = run.da.permute(2, 0, 1), du, dA.view_as(A), dB, dC.view_as(C), da0, dQ, dR, first, dcov1
-        return None, None, *found, *weights
+        return None, None, run.da.permute(2, 0, 1), du, dA, dB, dC, da0, dQ, dR, run.dm[0].sum(1), dcov1, *weights
+
+# %% ../../nbs/28b_masked_kernel.ipynb #e4531b2c
+@patch
+def mode_grads(self: Turns, A: Tensor, B: Tensor | None, C: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+    "Gradients of all A, B (None if there is none) and C."
+    bars = torch.tensordot(self.alpha, self.bars, ([0, 2], [0, 2]))
+    sizes = [A[0].numel(), C[0].numel()]
+    dA, dC, dB = bars.split([*sizes, bars.shape[1] - sum(sizes)], 1)
+    return dA.view_as(A), None if B is None else dB.view_as(B), dC.view_as(C)
 
 # %% ../../nbs/28b_masked_kernel.ipynb #e5fc5be2
 def masked_fits(
