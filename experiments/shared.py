@@ -25,11 +25,11 @@ def stored(name: str) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def store(name: str, content: dict):
+def store(name: str, content: dict, indent: int | None = 1):
     "Writes results/NAME.json, atomically, with the machine and the version of PyTorch."
     made_by = {"machine": f"{platform.machine()} CPU, 1 thread", "torch": torch.__version__}
     with atomic_write(RESULTS / f"{name}.json") as tmp:
-        tmp.write_text(json.dumps(made_by | content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        tmp.write_text(json.dumps(made_by | content, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")
 
 
 def missing(name: str, wanted: list[dict], measured: Callable[[dict], dict], head: dict):
