@@ -11,8 +11,6 @@ kind of hiding.
 """
 
 import argparse
-import json
-import platform
 import time
 from functools import partial
 from pathlib import Path
@@ -20,11 +18,11 @@ from pathlib import Path
 import torch
 from fresh import FRESH, fresh_films, parts
 from pack import command
+from shared import begin, store
 
 from kvae_nb.core.errors import InputError
-from kvae_nb.core.files import atomic_write
 from kvae_nb.core.gaussians import Gaussian
-from kvae_nb.core.runtime import derived_seed, tune_cpu
+from kvae_nb.core.runtime import derived_seed
 from kvae_nb.data.films import VideoData, mask_gap
 from kvae_nb.data.opening import open_data
 from kvae_nb.evaluation.calibration import (
@@ -43,13 +41,13 @@ from kvae_nb.evaluation.imputation import drop_mask
 from kvae_nb.evaluation.proper_scores import Weighted, effective, gaussian_level, region_level
 from kvae_nb.training.runs import Run, load_run
 
-RESULT = Path(__file__).parent / "results" / "calibration.json"
 LEVELS = (0.5, 0.9, 0.99)
 GAPS, DROP = (3, 7, 11, 15), 0.5
 HOW = ("filtered", "smoothed")
 CHOSEN_ON = ("gap 7", "gap 15")  # what is hidden where the factor is chosen
 LAG = 1  # the frame at t shows the state at t - 1 in files of the paper's generator
 READ, CHOOSE = 400, 40  # training films for the reading, validation films for the factor
+MORE, FEW, LONG = 1024, 48, ("gap 11", "gap 15")  # more particles, on so many films, where the effective number is low
 
 
 def masks(films: int, steps: int) -> dict[str, torch.Tensor]:
@@ -124,10 +122,22 @@ def judged(h: HiddenFrames, how: str, factor: float, reading, data: VideoData) -
     return found | ({"effective": effective(p).median().item()} if noise is not None else {})
 
 
+def with_more(model, data: VideoData, particles: tuple[int, ...]) -> dict:
+    "Shares and effective number of the smoother in long gaps of a few films, for several numbers of particles."
+    few, found = data[:FEW], {}
+    for n in particles:
+        found[str(n)] = {}
+        for kind in LONG:
+            h = predict_hidden(model, few, masks(len(few), data.steps)[kind], particle_predictor(n))
+            p = h.predicted.smoothed
+            found[str(n)][kind] = share(levels(p, h.a, 5), h.film) | {"effective": effective(p).median().item()}
+    return found
+
+
 @torch.no_grad()
-def measure(run: Run, whole: VideoData, particles: int, films: int, store):
-    "Everything that is stored about a run, and stored as it comes. Raises `InputError` for a run on another split."
-    c, model, begin = run.config.data, run.model, time.perf_counter()
+def measure(run: Run, whole: VideoData, particles: int, films: int, keep):
+    "All rows of a run, given to `keep` as they come. Raises `InputError` for a run on another split."
+    c, model, start = run.config.data, run.model, time.perf_counter()
     if c.split_seed != FRESH:
         raise InputError(f"{run.folder} has split_seed {c.split_seed}, but {FRESH} is needed.")
     train, valid, _ = (torch.tensor(sorted(p)) for p in parts(c, len(whole), FRESH))
@@ -150,7 +160,9 @@ def measure(run: Run, whole: VideoData, particles: int, films: int, store):
             h = predict_hidden(model, test, m, tool)
             rows[name][kind] = {how: judged(h, how, factors[how], reading, test) for how in HOW}
             print(name, kind, {how: rows[name][kind][how]["a"]["share"] for how in HOW}, flush=True)
-            store(rows | {"seconds": round(time.perf_counter() - begin)})
+            keep(rows | {"seconds": round(time.perf_counter() - start)})
+    rows["more particles"] = with_more(model, test, (particles, MORE))
+    keep(rows | {"seconds": round(time.perf_counter() - start)})
 
 
 def rounded(value):
@@ -169,27 +181,23 @@ def main():
     parser.add_argument("--particles", type=int, default=256)
     parser.add_argument("--films", type=int, default=500, help="at most so many films are reported on")
     args = parser.parse_args()
-    tune_cpu()
-    torch.set_num_threads(1)
+    begin()
     found = {}
 
-    def store(folder, row):
+    def keep(folder, row):
         found[folder] = row
         content = {
             "command": f"python experiments/calibration.py --data {args.data.name} --runs {'RUN ' * len(found)}"
             f"--particles {args.particles} --films {args.films}",
-            "machine": f"{platform.machine()} CPU, 1 thread",
-            "torch": torch.__version__,
             "particles": args.particles,
             "levels": LEVELS,
             "runs": list(found.values()),
         }
-        with atomic_write(RESULT) as tmp:
-            tmp.write_text(json.dumps(rounded(content)) + "\n")
+        store("calibration", rounded(content), indent=None)
 
     for folder in args.runs:
         run = load_run(folder)
-        measure(run, open_data(run.config.data), args.particles, args.films, partial(store, folder))
+        measure(run, open_data(run.config.data), args.particles, args.films, partial(keep, folder))
 
 
 if __name__ == "__main__":

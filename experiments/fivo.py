@@ -11,15 +11,14 @@ the error of a hidden gap of seven frames. Writes experiments/results/fivo.json.
 
 import argparse
 import json
-import platform
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from shared import begin, missing
 
-from kvae_nb.core.files import atomic_write
-from kvae_nb.core.runtime import tune_cpu
 from kvae_nb.data.films import mask_gap, to_float
 from kvae_nb.data.opening import DataConfig
 from kvae_nb.evaluation.imputation import drop_mask, imputation_errors
@@ -27,7 +26,6 @@ from kvae_nb.evaluation.scores import held_out_elbo
 from kvae_nb.training.loop import fit
 from kvae_nb.training.runs import PRESETS, RunConfig, load_run, run_data
 
-RESULT = Path(__file__).parent / "results" / "fivo.json"
 ARMS = {
     "all seen": (0.0, 0),
     "drop .5, plugged in": (0.5, 0),
@@ -73,35 +71,17 @@ def measure(folder: Path, arm: str) -> dict:
     }
 
 
-def store(runs: list[dict], args):
-    "Writes the result file, atomically."
-    content = {
-        "command": " ".join(["python experiments/fivo.py", *(f"'{w}'" if " " in w else w for w in sys.argv[1:])]),
-        "machine": f"{platform.machine()} CPU, 1 thread",
-        "torch": torch.__version__,
-        "arms": {k: dict(zip(("drop", "particles"), v)) for k, v in ARMS.items()},
-        "runs": runs,
-    }
-    with atomic_write(RESULT) as tmp:
-        tmp.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--out", default="runs/fivo", help="where the run folders are kept")
     args = parser.parse_args()
-    tune_cpu()
-    torch.set_num_threads(1)
-    runs = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else []
-    done = {(r["arm"], r["seed"]) for r in runs}
-    for seed in range(args.seeds):
-        for arm in args.arms:
-            if (arm, seed) not in done:
-                runs.append(measure(fit(config(arm, seed), args.out, quiet=True), arm))
-                store(runs, args)
-                print(runs[-1], flush=True)
+    begin()
+    arms = {k: dict(zip(("drop", "particles"), v)) for k, v in ARMS.items()}
+    head = {"command": shlex.join(["python", "experiments/fivo.py", *sys.argv[1:]]), "arms": arms}
+    trained = lambda row: measure(fit(config(**row), args.out, quiet=True), row["arm"])
+    missing("fivo", [{"arm": arm, "seed": s} for s in range(args.seeds) for arm in args.arms], trained, head)
 
 
 if __name__ == "__main__":

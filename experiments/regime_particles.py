@@ -8,22 +8,18 @@ the share of wrong pixels in hidden frames. Writes experiments/results/regime_pa
 """
 
 import argparse
-import json
-import platform
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from shared import begin, store, wrong_pixels
 
-from kvae_nb.core.files import atomic_write
-from kvae_nb.core.runtime import tune_cpu
 from kvae_nb.data.films import mask_gap, split_indices
 from kvae_nb.data.opening import open_data
 from kvae_nb.evaluation.imputation import drop_mask
 from kvae_nb.training.pretrained import load_pretrained
 
-RESULT = Path(__file__).parent / "results" / "regime_particles.json"
 WEIGHTS, PARTICLES, TRIED = "box_switching", 256, (16, 64, 256, 1024)
 HOW = ("smoothing", "filtering")
 
@@ -32,17 +28,6 @@ def masks(films: int, steps: int) -> dict[str, torch.Tensor]:
     "What is hidden, by name: a gap after four frames, or frames at random."
     gaps = {f"gap {n}": mask_gap(films, steps, 4, n) for n in (3, 7, 11, 15)}
     return gaps | {"drop 0.3": drop_mask(films, steps, 0.3)}
-
-
-@torch.no_grad()
-def wrong(model, x: torch.Tensor, mask: torch.Tensor, particles: int) -> tuple[torch.Tensor, float]:
-    "The number of wrong pixels in the hidden frames of each film, smoothed and filtered, and the seconds it took."
-    start, found = time.process_time(), []
-    for part, seen in zip(x.split(50), mask.split(50)):
-        out = model.impute(part, seen, particles=particles)
-        off = [((b.frames > 0.5) != (part > 0.5)).double().mean((2, 3, 4)) for b in (out.smoothed, out.filtered)]
-        found.append(torch.stack([(o * ~seen).sum(1) for o in off], 1))
-    return torch.cat(found), time.process_time() - start
 
 
 def merging(model, method: str):
@@ -75,7 +60,9 @@ def measure(model, x: torch.Tensor, ways: dict[str, tuple[str, int]], wanted: tu
             continue
         reference, table[name] = None, {}
         for way, (method, particles) in ways.items():
-            errors, seconds = wrong(merging(model, method), x, mask, particles)
+            start = time.process_time()
+            errors = wrong_pixels(merging(model, method), x, mask, particles=particles)
+            seconds = time.process_time() - start
             table[name][way] = row(errors, (~mask).sum(1), reference) | {"seconds": round(seconds, 1)}
             reference = errors if reference is None else reference
             print(name, way, table[name][way], flush=True)
@@ -88,8 +75,7 @@ def main():
     parser.add_argument("--films", type=int, default=100, help="of the test part")
     parser.add_argument("--choice", type=int, default=40, help="films of the validation part")
     args = parser.parse_args()
-    tune_cpu()
-    torch.set_num_threads(1)
+    begin()
     found = load_pretrained(WEIGHTS)
     config = replace(found.data, path=args.data)
     data = open_data(config)
@@ -100,14 +86,12 @@ def main():
     content = {
         "command": f"python experiments/regime_particles.py --data {Path(args.data).name}",
         "weights": WEIGHTS,
-        "machine": f"{platform.machine()} CPU, 1 thread",
         "seed": "the fixed noise of draw_regime_noise",
         "validation": {"films": args.choice}
         | measure(found.model, films(valid, args.choice), tried, ("gap 3", "gap 7", "gap 15")),
         "test": {"films": args.films} | measure(found.model, films(test, args.films), chosen),
     }
-    with atomic_write(RESULT) as tmp:
-        tmp.write_text(json.dumps(content, indent=1) + "\n")
+    store("regime_particles", content)
 
 
 if __name__ == "__main__":

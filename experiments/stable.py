@@ -15,16 +15,15 @@ Writes experiments/results/stable.json.
 
 import argparse
 import json
-import platform
+import shlex
 import tempfile
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 
 import torch
 from pendulum import MODEL, TRAIN
+from shared import begin, missing
 
-from kvae_nb.core.files import atomic_write
-from kvae_nb.core.runtime import tune_cpu
 from kvae_nb.data.films import from_simulation, mask_gap, to_float
 from kvae_nb.data.opening import DataConfig, save_video_data, simulate_pendulum
 from kvae_nb.evaluation.imputation import imputation_errors
@@ -35,7 +34,6 @@ from kvae_nb.training.loop import fit
 from kvae_nb.training.runs import PRESETS, RunConfig, load_run, run_data
 from kvae_nb.worlds.balls import simulate
 
-RESULT = Path(__file__).parent / "results" / "stable.json"
 AHEAD, FILMS, FAR = 80, 100, 3.0
 LIMITS = {"free": 0.0, "norm at most 1": 1.0, "norm at most .99": 0.99}
 PREFIX = {"pendulum": 15, "box": 20}
@@ -109,20 +107,12 @@ def measure(folder: Path, world: str, arm: str) -> dict:
     }
 
 
-def store(runs: list[dict], args):
-    "Writes the result file, atomically."
-    content = {
-        "command": "python experiments/stable.py"
-        + (f" --seeds {args.seeds}" if args.seeds != 3 else "")
-        + ("" if len(args.arms) == len(LIMITS) else " --arms " + " ".join(f"'{a}'" for a in args.arms)),
-        "machine": f"{platform.machine()} CPU, 1 thread",
-        "torch": torch.__version__,
-        "arms": LIMITS,
-        "pendulum": {"model": MODEL, "train": {k: asdict(v) if is_dataclass(v) else v for k, v in TRAIN.items()}},
-        "runs": runs,
-    }
-    with atomic_write(RESULT) as tmp:
-        tmp.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+def head(args) -> dict:
+    "What is stored beside the runs."
+    command = ["python", "experiments/stable.py"]
+    command += ["--seeds", str(args.seeds)] * (args.seeds != 3) + ["--arms", *args.arms] * (args.arms != list(LIMITS))
+    train = {k: asdict(v) if is_dataclass(v) else v for k, v in TRAIN.items()}
+    return {"command": shlex.join(command), "arms": LIMITS, "pendulum": {"model": MODEL, "train": train}}
 
 
 def main():
@@ -133,24 +123,18 @@ def main():
     parser.add_argument("--runs", nargs="*", default=[], help="world:arm:folder of finished runs, measured first")
     parser.add_argument("--out", default="runs/stable", help="where the run folders are kept")
     args = parser.parse_args()
-    tune_cpu()
-    torch.set_num_threads(1)
-    runs = json.loads(RESULT.read_text())["runs"] if RESULT.exists() else []
+    begin()
+    row = lambda world, arm, seed: {"world": world, "arm": arm, "seed": seed}
     for world, arm, folder in (r.split(":", 2) for r in args.runs):
-        runs.append(measure(Path(folder), world, arm))
-        store(runs, args)
-    done = {(r["world"], r["arm"], r["seed"]) for r in runs}
+        seed = load_run(folder).config.train.seed
+        missing("stable", [row(world, arm, seed)], lambda _: measure(Path(folder), world, arm), head(args))
     with tempfile.TemporaryDirectory() as folder:
         for world in args.worlds:
             path = Path(folder) / f"{world}.npz"
             save_video_data(path, films(world, 1500, PREFIX[world], seed=0))
-            for seed in range(args.seeds):
-                for arm in args.arms:
-                    if (world, arm, seed) not in done:
-                        run = fit(config(world, str(path), LIMITS[arm], seed), args.out, quiet=True)
-                        runs.append(measure(run, world, arm))
-                        store(runs, args)
-                        print(runs[-1], flush=True)
+            train = lambda r: fit(config(r["world"], str(path), LIMITS[r["arm"]], r["seed"]), args.out, quiet=True)
+            wanted = [row(world, arm, seed) for seed in range(args.seeds) for arm in args.arms]
+            missing("stable", wanted, lambda r: measure(train(r), r["world"], r["arm"]), head(args))
 
 
 if __name__ == "__main__":

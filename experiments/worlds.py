@@ -10,23 +10,20 @@ have been trained on, or chosen by, any of these films. Writes experiments/resul
 """
 
 import argparse
-import inspect
-import json
 import time
 from pathlib import Path
 
 import torch
+from shared import begin, store, wrong_pixels
 
-from kvae_nb.core.files import atomic_write
-from kvae_nb.core.runtime import tune_cpu
 from kvae_nb.data.films import VideoData, from_simulation, split
 from kvae_nb.data.opening import DataConfig, open_data
 from kvae_nb.evaluation.imputation import curve_masks
 from kvae_nb.evaluation.scores import held_out_elbo
+from kvae_nb.models.protocol import asked_particles
 from kvae_nb.training.pretrained import load_pretrained, pretrained_names
 from kvae_nb.worlds.balls import LOOKS, WORLDS, simulate
 
-RESULT = Path(__file__).parent / "results" / "worlds.json"
 FILES = {"box": "box", "gravity": "box_gravity", "polygon": "polygon", "pong": "pong"}
 SEED = 1500  # of the new films of our simulator
 MASKS = (("gap", "7"), ("drop", "0.5"))
@@ -41,27 +38,22 @@ def films(world: str, folder: Path, count: int) -> dict[str, VideoData]:
     return {"authors": held_out[:count]} | {f"simulated, {look} look": data for look, data in ours.items()}
 
 
-@torch.no_grad()
-def wrong_pixels(model, data: VideoData, mask: torch.Tensor, particles: int) -> dict[str, float]:
+def errors(model, data: VideoData, mask: torch.Tensor, particles: int) -> dict[str, float]:
     "Share of wrong pixels in hidden frames, by smoothing and filtering; 0 particles: the plug-in."
-    known = {"particles": particles} if "particles" in inspect.signature(model.impute).parameters else {}
-    wrong, hidden = {"smoothing": 0, "filtering": 0}, int((~mask).sum()) * data.size**2
-    for rows in torch.arange(len(data)).split(50):
-        x, m = data.frames[rows].float() / 255, mask[rows]
-        found = model.impute(x, m, **known)
-        for how, out in (("smoothing", found.smoothed), ("filtering", found.filtered)):
-            wrong[how] += int(((out.frames > 0.5) != (x > 0.5))[~m].sum())
-    return {how: round(n / hidden, 5) for how, n in wrong.items()}
+    found = wrong_pixels(model, data.frames.float() / 255, mask, **asked_particles(model, particles))
+    mean = found.sum(0) / (~mask).sum()
+    return {how: round(v.item(), 5) for how, v in zip(("smoothing", "filtering"), mean)}
 
 
+@torch.no_grad()
 def measured(model, data: VideoData, particles: int) -> dict:
     "The plain bound and the errors in hidden frames of these films."
     masks, _ = curve_masks(data, (7,), (0.5,), 0)
     found = {"elbo_per_frame": round(held_out_elbo(model, data).per_frame, 3)}
     for kind, size in MASKS:
-        found[f"{kind} {size}"] = wrong_pixels(model, data, masks[kind][size], 0)
+        found[f"{kind} {size}"] = errors(model, data, masks[kind][size], 0)
         if particles and found[f"{kind} {size}"]["smoothing"] < LOST:
-            found[f"{kind} {size}, particles"] = wrong_pixels(model, data, masks[kind][size], particles)
+            found[f"{kind} {size}, particles"] = errors(model, data, masks[kind][size], particles)
     return found
 
 
@@ -71,8 +63,7 @@ def main():
     parser.add_argument("--films", type=int, default=200, help="of each kind")
     parser.add_argument("--particles", type=int, default=0, help="besides the plug-in; 0: none")
     args = parser.parse_args()
-    tune_cpu()
-    torch.set_num_threads(1)
+    begin()
     started, table = time.perf_counter(), []
     for world in WORLDS:
         kinds = films(world, args.data, args.films)
@@ -88,11 +79,9 @@ def main():
         "seed": SEED,
         "particles": args.particles,
         "seconds": round(time.perf_counter() - started),
-        "machine": "x86_64 CPU, 1 thread",
         "table": table,
     }
-    with atomic_write(RESULT) as tmp:
-        tmp.write_text(json.dumps(content, indent=1) + "\n")
+    store("worlds", content)
 
 
 if __name__ == "__main__":

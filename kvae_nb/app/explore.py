@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['REGIMES', 'price', 'LatentMap', 'on_map', 'latent_map', 'draw_point', 'gliding', 'Track', 'sample_track', 'Landscape',
-           'evidence_landscape', 'outlines', 'draw_tracking', 'tiled', 'film_over', 'imputed', 'draw_band',
-           'draw_paths', 'draw_imputed', 'RegimeView', 'regimes_until', 'draw_ribbons', 'draw_regimes', 'turned',
-           'draw_dreams', 'beta_at', 'collapse_frames', 'draw_collapse']
+           'evidence_landscape', 'outlines', 'draw_states', 'draw_tracking', 'tiled', 'shade_hidden', 'film_over',
+           'imputed', 'draw_band', 'draw_paths', 'wrong_share', 'draw_imputed', 'RegimeView', 'regimes_until',
+           'draw_ribbons', 'draw_regimes', 'turned', 'draw_dreams', 'beta_at', 'collapse_frames', 'draw_runs',
+           'draw_collapse']
 
 # %% ../../nbs/55b_panels.ipynb #49aab3ab
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -158,6 +159,21 @@ def outlines(
     root = torch.linalg.cholesky(gaussians.cov)
     return as_array(gaussians.mean[:, None] + sigmas * torch.stack([angle.cos(), angle.sin()], -1) @ root.mT)
 
+# %% ../../nbs/55b_panels.ipynb #4e4eb37e
+def draw_states(
+    plot: Plot,  # where to draw
+    track: Track,  # what was seen, and the truth
+    states: Gaussian,  # mean [time, 4], covariance [time, 4, 4]
+    color: str,  # of the estimate
+) -> Plot:
+    "`plot` with the estimated path and its 2σ ellipses, the true path, and what was seen of it."
+    rings = outlines(Gaussian(states.mean[:, :2], states.cov[:, :2, :2]))
+    plot.add(PolyCollection(rings, facecolors=to_rgba(color, 0.12), edgecolors=color, linewidths=0.8))
+    plot.line(*states.mean[:, :2].T, color=color, marker=".", lw=1, ms=4)
+    plot.line(*track.path.T, color=PALETTE["truth"], lw=1)
+    plot.line(*track.seen.T, color=PALETTE["wrong"], marker="x", ls="", ms=5)
+    return plot
+
 # %% ../../nbs/55b_panels.ipynb #b4c32e3c
 def draw_tracking(
     track: Track,  # what was seen, and the truth
@@ -168,26 +184,16 @@ def draw_tracking(
     "Filter and smoother under this belief (2σ ellipses of the position), and where it stands in the landscape."
     model = gliding(10.0**log_q, 10.0**log_r)
     filtered = kalman_filter(model, track.seen, track.mask)
-    found = {"filtering": filtered, "smoothing": rts_smoother(model, filtered)}
     best, here = land.log_prob.max(), filtered.log_prob.sum()
     limits = list(zip((track.path.min(0).values - 3).tolist(), (track.path.max(0).values + 3).tolist()))
-    row = (
-        Frame(*limits, "x", "y", "filter: given the past"),
-        Frame(*limits, "x", "y", "smoother: given everything"),
-        Frame((-4, 0), (-2, 1), "log₁₀ q", "log₁₀ r"),
-    )
-    fig, [plots] = canvas(Layout((row,), 10.6, 3.4))
-    for plot, (name, b) in zip(plots, found.items()):
-        rings = outlines(Gaussian(b.mean[:, :2], b.cov[:, :2, :2]))
-        plot.add(
-            PolyCollection(rings, facecolors=to_rgba(PALETTE[name], 0.12), edgecolors=PALETTE[name], linewidths=0.8)
-        )
-        plot.line(*b.mean[:, :2].T, color=PALETTE[name], marker=".", lw=1, ms=4)
-        plot.line(*track.path.T, color=PALETTE["truth"], lw=1)
-        plot.line(*track.seen.T, color=PALETTE["wrong"], marker="x", ls="", ms=5)
-    plots[2].image(colormaps["Blues"]((as_array(land.log_prob - best).clip(-40) + 40) / 50)[::-1, :, :3])
-    plots[2].line([log_q], [log_r], color=PALETTE["wrong"], marker="+", ms=14, mew=2.5)
-    plots[2].title(f"log p(a) = {here:.1f} nats, at best {best:.1f}")
+    titles = ("filter: given the past", "smoother: given everything")
+    row = (*(Frame(*limits, "x", "y", title) for title in titles), Frame((-4, 0), (-2, 1), "log₁₀ q", "log₁₀ r"))
+    fig, [[left, middle, right]] = canvas(Layout((row,), 10.6, 3.4))
+    draw_states(left, track, Gaussian(filtered.mean, filtered.cov), PALETTE["filtering"])
+    draw_states(middle, track, Gaussian(*rts_smoother(model, filtered)[:2]), PALETTE["smoothing"])
+    right.image(colormaps["Blues"]((as_array(land.log_prob - best).clip(-40) + 40) / 50)[::-1, :, :3])
+    right.line([log_q], [log_r], color=PALETTE["wrong"], marker="+", ms=14, mew=2.5)
+    right.title(f"log p(a) = {here:.1f} nats, at best {best:.1f}")
     return fig
 
 # %% ../../nbs/55b_panels.ipynb #9dc47a7f
@@ -200,6 +206,17 @@ def tiled(
     "The films one under the other, their frames side by side."
     big = [enlarge(x, scale, hidden, border) / 255.0 for x in rows]
     return np.concatenate([x.swapaxes(0, 1).reshape(x.shape[1], -1, 3) for x in big])
+
+# %% ../../nbs/55b_panels.ipynb #761a52a7
+def shade_hidden(
+    plot: Plot,  # a strip along the time of a film
+    hidden: Bool[np.ndarray, " time"],  # where to shade
+) -> Plot:
+    "`plot` with the hidden steps shaded from its lower to its upper limit."
+    low, high = plot.frame.ylim
+    for t in np.flatnonzero(hidden):
+        plot.area([t - 0.5, t + 0.5], [low] * 2, [high] * 2, color=PALETTE["hidden"], alpha=0.15)
+    return plot
 
 # %% ../../nbs/55b_panels.ipynb #0839f6d5
 def film_over(
@@ -214,20 +231,10 @@ def film_over(
     films = Frame(along, (n - 0.5, -0.5), title=title, names=tuple(rows))
     gap = 0.35 if any(f.title for f in below) else 0.15
     size = dict(width=10.6, height=0.7 + 0.475 * n + (0.9 + gap) * len(below), margins=(0.75, 0.4, 0.05, 0.3))
-    fig, plots = canvas(
-        Layout(tuple((f,) for f in (films, *strips)), **size, gaps=(0, gap), heights=(0.475 * n, *[0.9] * len(below)))
-    )
+    grid, heights = tuple((f,) for f in (films, *strips)), (0.475 * n, *[0.9] * len(below))
+    fig, plots = canvas(Layout(grid, **size, gaps=(0, gap), heights=heights))
     plots[0][0].image(tiled([as_rgb(x) for x in rows.values()], hidden))
-    for [plot] in plots[1:]:
-        for t in np.flatnonzero(hidden):
-            plot.area(
-                [t - 0.5, t + 0.5],
-                [plot.frame.ylim[0]] * 2,
-                [plot.frame.ylim[1]] * 2,
-                color=PALETTE["hidden"],
-                alpha=0.15,
-            )
-    return fig, [plot for [plot] in plots]
+    return fig, [plots[0][0], *(shade_hidden(plot, hidden) for [plot] in plots[1:])]
 
 # %% ../../nbs/55b_panels.ipynb #5c957ec7
 @torch.no_grad()
@@ -273,6 +280,16 @@ def draw_paths(
     )
     return plot
 
+# %% ../../nbs/55b_panels.ipynb #bbe47d43
+def wrong_share(
+    frames: Float[Tensor, "time channel height width"],  # drawn by a model
+    film: Float[Tensor, "time channel height width"],  # the true ones
+    gone: Bool[np.ndarray, " time"],  # True where a frame was hidden
+) -> float:
+    "Share of wrong pixels, black or white, in the hidden frames; 0 if none was hidden."
+    wrong = (as_array(frames) > 0.5) != (as_array(film) > 0.5)
+    return float(wrong[gone].mean()) if gone.any() else 0.0
+
 # %% ../../nbs/55b_panels.ipynb #7faaa42f
 @torch.no_grad()
 def draw_imputed(
@@ -282,19 +299,13 @@ def draw_imputed(
     particles: int = 0,  # paths that are followed through what is hidden; 0: the predicted mean is plugged in
 ) -> Figure:
     "The film, what was seen and what is believed of it, and the errors of two coordinates of a: ±2σ, sampled paths."
-    found, gone = imputed(model, film, hidden, particles), np.array(hidden)
-    a = model.encode(film[None])[0]
-    rows = {
-        "true": film,
-        "seen": film.masked_fill(torch.tensor(gone)[:, None, None, None], 0.8),
-        "smoothed": found.smoothed.frames[0],
-        "filtered": found.filtered.frames[0],
-    }
-    differ = lambda k: ((as_array(rows[k]) > 0.5) != (as_array(film) > 0.5))[gone]
-    wrong = [differ(k).mean() if gone.any() else 0.0 for k in ("smoothed", "filtered")]
+    found, gone, a = imputed(model, film, hidden, particles), np.array(hidden), model.encode(film[None])[0]
+    seen = film.masked_fill(torch.tensor(gone)[:, None, None, None], 0.8)
+    drawn = {"smoothed": found.smoothed.frames[0], "filtered": found.filtered.frames[0]}
     strips = [Frame(ylim=(-0.6, 0.6), ylabel=f"a{i} − true") for i in "₁₂"]
-    fig, [top, *below] = film_over(rows, gone, strips)
-    top.title(f"{gone.sum()} hidden; wrong pixels: smoothed {wrong[0]:.1%}, filtered {wrong[1]:.1%}")
+    fig, [top, *below] = film_over({"true": film, "seen": seen} | drawn, gone, strips)
+    wrong = ", ".join(f"{name} {wrong_share(frames, film, gone):.1%}" for name, frames in drawn.items())
+    top.title(f"{gone.sum()} hidden; wrong pixels: {wrong}")
     for i, plot in enumerate(below):
         plot.line([-0.5, len(film) - 0.5], [0, 0], color=PALETTE["truth"], lw=1)
         if found.paths is not None:
@@ -404,7 +415,7 @@ def beta_at(
 
 price = beta_at  # its name in version 0.1
 
-
+# %% ../../nbs/55b_panels.ipynb #deefa289
 def collapse_frames(
     runs: list[dict],  # those of one schedule
     last: int,  # step of training
@@ -417,6 +428,21 @@ def collapse_frames(
         Frame((0, last), (-5, 2), "step", "log₁₀ rate [nats per frame]", rate),
         Frame((0, last), (0.5, 3.5), "step", "log₁₀ of −bound [nats per frame]", bound),
     )
+
+# %% ../../nbs/55b_panels.ipynb #17876332
+def draw_runs(
+    plot: Plot,  # where to draw
+    runs: list[dict],  # of training, each with a path and a verdict
+    step: int,  # draw until here
+    height: Callable[[dict], float],  # what is drawn of a point of a path
+) -> Plot:
+    "`plot` with one line for each run, those that end collapsed in red."
+    for verdict, color in (("collapsed", PALETTE["wrong"]), ("alive", PALETTE["smoothing"])):
+        paths = [r["path"] for r in runs if r["verdict"] == verdict]
+        lines = [[(p["step"], height(p)) for p in path if p["step"] <= step] for path in paths]
+        plot.add(LineCollection(lines, colors=color, linewidths=0.8))
+        plot.line(*np.array(lines).reshape(-1, 2).T, color=color, marker=".", ls="", ms=3)
+    return plot
 
 # %% ../../nbs/55b_panels.ipynb #fdceea4d
 def draw_collapse(
@@ -433,13 +459,8 @@ def draw_collapse(
     fig, [plots] = canvas(Layout((collapse_frames(runs, last),), 10.6, 2.9))
     every = list(range(0, last + 1, 10))
     plots[0].line(every, beta_at(stored["setting"]["arms"][arm], every, per_epoch), color=PALETTE["truth"], lw=1.5)
-    for plot, f in zip(plots[1:], (lambda p: np.log10(max(p["rate"], 1e-5)), lambda p: np.log10(-p["elbo"]))):
-        for verdict, color in (("collapsed", PALETTE["wrong"]), ("alive", PALETTE["smoothing"])):
-            lines = [
-                [(p["step"], f(p)) for p in r["path"] if p["step"] <= step] for r in runs if r["verdict"] == verdict
-            ]
-            plot.add(LineCollection(lines, colors=color, linewidths=0.8))
-            plot.line(*np.array(lines).reshape(-1, 2).T, color=color, marker=".", ls="", ms=3)
+    draw_runs(plots[1], runs, step, lambda p: np.log10(max(p["rate"], 1e-5)))
+    draw_runs(plots[2], runs, step, lambda p: np.log10(-p["elbo"]))
     plots[2].line([0, last], [np.log10(-stored["constant_image_score"])] * 2, color=PALETTE["quiet"], ls="--", lw=1)
     for plot in plots:
         plot.line([step] * 2, plot.frame.ylim, color=PALETTE["quiet"], lw=1)

@@ -53,7 +53,7 @@ def with_truth(
     w, n = samples.weights, effective(samples)[..., None]
     return Weighted(torch.cat([samples.values, y[..., None, :]], -2), torch.cat([w * n / (n + 1), 1 / (n + 1)], -1))
 
-
+# %% ../../nbs/61b_proper_scores.ipynb #b78a764c
 def whitened(
     points: Weighted,  # samples
     floor: float = 1e-6,  # variance added to each coordinate, as a share of the mean variance
@@ -122,7 +122,7 @@ def pit_samples(
     below = samples.values < y[..., None, :]
     return (w[..., :-1, :] * below).sum(-2) + u * w[..., -1, :]
 
-
+# %% ../../nbs/61b_proper_scores.ipynb #bb05e675
 def plot_pit(
     ax: Axes,  # where to draw
     pit: Float[Tensor, "*any"],  # values in [0, 1]
@@ -147,7 +147,7 @@ def mean_absolute(
     z = mean / std
     return mean * (2 * torch.special.ndtr(z) - 1) + std * math.sqrt(2 / math.pi) * (-z.square() / 2).exp()
 
-
+# %% ../../nbs/61b_proper_scores.ipynb #af686a5b
 def crps_mixture(
     weights: Float[Tensor, "*#batch K"],  # they sum to 1
     mean: Float[Tensor, "*#batch K"],  # of the components
@@ -211,7 +211,7 @@ def mean_norm(
     integral = (w * -torch.expm1(log_phi) / theta.sin().square()).sum(-1) * math.pi / 4
     return scale.sqrt() * integral / math.sqrt(math.pi)
 
-
+# %% ../../nbs/61b_proper_scores.ipynb #522e9823
 def energy_gaussian(
     gaussian: Gaussian,  # the prediction
     y: Float[Tensor, "*batch p"],  # the truth

@@ -313,8 +313,7 @@ def pack(
     count: int = 4,  # how many held-out films go with it
 ) -> Path:
     """The path of the weights made from a run whose data are still there. Raises `InputError` if the run cannot be
-    used, the name is no name, or the file would be too large; then nothing is written.
-    """
+    used, the name is no name, or the file would be too large; then nothing is written."""
     if not re.fullmatch(r"\w+", name, re.ASCII):
         raise InputError(f"{name!r} is not a name for weights; use letters, digits and _.")
     found = load_run(run, checkpoint)
@@ -324,10 +323,8 @@ def pack(
     with tempfile.TemporaryDirectory() as there:
         file = save_pretrained(Path(there) / path.name, found.model, found.config, films, metrics, note)
         if (size := file.stat().st_size) > LIMIT:
-            raise InputError(
-                f"the weights of {run} take {size / 2**20:.2f} MB, but a file in the package may have at most "
-                "1 MB; train a smaller model."
-            )
+            takes = f"the weights of {run} take {size / 2**20:.2f} MB"
+            raise InputError(f"{takes}, but a file in the package may have at most 1 MB; train a smaller model.")
         with atomic_write(path) as tmp:
             tmp.write_bytes(file.read_bytes())
     return path
