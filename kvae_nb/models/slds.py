@@ -106,16 +106,21 @@ class Transitions(nn.Module):
         logits = self.step_logits if out is None else self.step_logits + out.unflatten(-1, (self.K, self.K))
         return logits.log_softmax(-1)
 
-    def forward(self, a: Float[Tensor, "batch time dim_a"]) -> Chain:
-        "The chain for sequences whose missing steps were filled in."
-        if self.network is None or a.shape[1] == 1:
-            return self.resting()
-        later = self.table(self.network(a[:, :-1]))
-        return Chain(self.first.log_softmax(-1), torch.cat([later[:, :1], later], 1))
-
     def resting(self) -> Chain:
         "The chain without the network: what a filter starts with that asks for each table as it comes."
         return Chain(self.first.log_softmax(-1), self.table()[None])
+
+# %% ../../nbs/10b_slds_learning.ipynb #17a559d8
+@patch
+def forward(
+    self: Transitions,
+    a: Float[Tensor, "batch time dim_a"],  # observations, missing steps filled in
+) -> Chain:
+    "The chain for these sequences."
+    if self.network is None or a.shape[1] == 1:
+        return self.resting()
+    later = self.table(self.network(a[:, :-1]))
+    return Chain(self.first.log_softmax(-1), torch.cat([later[:, :1], later], 1))
 
 # %% ../../nbs/10b_slds_learning.ipynb #4c17d3c8
 @patch
