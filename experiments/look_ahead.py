@@ -24,7 +24,7 @@ from kvae_nb.data.opening import DataConfig, open_data
 from kvae_nb.evaluation.checks import FIRST
 from kvae_nb.inference.particle_parts import draw_particle_noise, effective_number
 from kvae_nb.inference.particle_smoother import ancestor_paths, look_ahead, particle_smoother, plug_in
-from kvae_nb.models.particles import dynamics_source
+from kvae_nb.models.sources import dynamics_source
 from kvae_nb.training.pretrained import load_pretrained
 
 RESULT = Path(__file__).parent / "results" / "look_ahead.json"

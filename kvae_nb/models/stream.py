@@ -28,10 +28,11 @@ from ..inference.slds_smoother import observe_all
 from .dynamics import LSTMWeights
 from .kvae import KVAE
 from .networks import Encoder
-from .particles import dynamics_source, mean_frames, mixed_rows, next_particles, pushed_by
+from .particles import mean_frames, mixed_rows, next_particles, pushed_by
 from .protocol import as_tensor, check_generator, number_tensor, particle_count
 from .rnn import RecurrentVAE
 from .skvae import SwitchingKVAE, controls
+from .sources import dynamics_source
 from .vae import FrameModel
 
 # %% ../../nbs/29_stream.ipynb #9b15662e
