@@ -565,7 +565,7 @@ def test_float64_only_on_the_cpu():
 def test_every_plot_takes_what_requires_gradients():
     from matplotlib.figure import Figure
 
-    from kvae_nb.evaluation.imputation import plots
+    from kvae_nb.evaluation import plots
     from kvae_nb.evaluation.videos import video_rows
 
     ax = lambda: Figure().add_subplot()
