@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['DECODED', 'AT_ONCE', 'PATHS', 'PARTICLES', 'FILMS', 'quantile_particles', 'mean_frames', 'filled_frames',
-           'path_beliefs', 'drawn_paths', 'follow_particles', 'put_rows', 'joined', 'known_paths', 'pushed_by',
-           'mixed_rows', 'next_particles']
+           'path_beliefs', 'drawn_paths', 'follow_particles', 'put_rows', 'joined', 'known_paths', 'fill_by_particles',
+           'pushed_by', 'mixed_rows', 'next_particles']
 
 # %% ../../nbs/08b_particle_imputation.ipynb #4220937c
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -17,12 +18,21 @@ from torch import Tensor
 
 from ..core.gaussians import Gaussian
 from ..inference.batched import observe, rts_smoother
-from ..inference.particle_parts import ParticleNoise, draw_particle_noise, mixture_moments, noise_of, systematic
+from ..inference.particle_parts import ParticleNoise, draw_particle_noise, mixture_moments, systematic
 from ..inference.particle_smoother import ParticlePaths, choose_paths, path_moments, trace_ancestors
 from ..inference.particles import Cloud, ParticleFiltered, innovation, particle_filter, predict_rows
 from .dynamics import filter_observed
 from .kvae import KVAE, plugged_in
-from .protocol import Beliefs, Imputed, Paths, check_generator, check_inputs, hide, particle_count
+from kvae_nb.models.protocol import (
+    Beliefs,
+    Imputed,
+    Paths,
+    check_generator,
+    check_inputs,
+    hide,
+    particle_count,
+    rows_of,
+)
 from .sources import DynamicsSource, dynamics_source
 from .vae import FrameModel
 
@@ -149,7 +159,7 @@ def joined(
 
 # %% ../../nbs/08b_particle_imputation.ipynb #f76de879
 def known_paths(
-    model: KVAE,  # encodes
+    model: FrameModel,  # encodes
     x: Float[Tensor, "films time channel height width"],  # frames; hidden ones may hold anything
     mask: Bool[Tensor, "films time"],  # True = seen
     number: int,  # how many
@@ -158,6 +168,26 @@ def known_paths(
     a = model.encoder(hide(x, mask)).mean
     equal = a.new_full((len(a), number), 1 / number).log()
     return Paths(a[:, None].expand(-1, number, -1, -1).clone(), equal)
+
+# %% ../../nbs/08b_particle_imputation.ipynb #c630fcd8
+@torch.no_grad()
+def fill_by_particles(
+    model: FrameModel,  # encodes
+    x: Float[Tensor, "films time channel height width"],  # frames; hidden ones may hold anything
+    mask: Bool[Tensor, "films time"],  # True = seen
+    u: Float[Tensor, "films time dim_u"] | None,  # given controls
+    noise: tuple,  # of these films, or shared; its `a` has the particles as third axis
+    plugged: Callable,  # (model, x, mask, u): what is said of films without a hidden frame
+    follow: Callable,  # (model, x, mask, u, noise): what particles say of the others
+) -> Imputed:
+    "Films with hidden frames filled in by particles, the others without, in the order of the films."
+    own = lambda i: noise if len(noise.a) == 1 else rows_of(noise, i)
+    some = (~mask.all(1)).nonzero()[:, 0]
+    found = joined([follow(model, x[i], mask[i], None if u is None else u[i], own(i)) for i in some.split(FILMS)])
+    if len(some) == len(x):
+        return found
+    known = known_paths(model, x, mask, min(PATHS, noise.a.shape[2]))
+    return put_rows(plugged(model, x, mask, u)._replace(paths=known), some, found)
 
 # %% ../../nbs/08b_particle_imputation.ipynb #455355ae
 @patch
@@ -176,18 +206,8 @@ def impute(
     check_generator(generator, x)
     if mask is None or not count or mask.all():
         return plugged_in(self, x, mask, u)
-    with torch.no_grad():
-        noise = draw_particle_noise(*x.shape[:2], count, self.config.dim_a, generator, x)
-        some = (~mask.all(1)).nonzero()[:, 0]
-        parts = [
-            follow_particles(self, x[i], mask[i], None if u is None else u[i], noise_of(noise, i))
-            for i in some.split(FILMS)
-        ]
-        found = joined(parts)
-        if len(some) == len(x):
-            return found
-        whole = plugged_in(self, x, mask, u)._replace(paths=known_paths(self, x, mask, min(PATHS, count)))
-        return put_rows(whole, some, found)
+    noise = draw_particle_noise(*x.shape[:2], count, self.config.dim_a, generator, x)
+    return fill_by_particles(self, x, mask, u, noise, plugged_in, follow_particles)
 
 # %% ../../nbs/08b_particle_imputation.ipynb #d08568b7
 def pushed_by(
