@@ -1,6 +1,8 @@
 """Particles for hidden frames against the exact filter (one mode) and quadrature (a step function of the past)."""
 
 import math
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -308,6 +310,14 @@ def test_systematic_resampling_takes_floor_or_ceiling():
         chosen = systematic(W, torch.rand(50), n)
         counts = torch.stack([(chosen == i).sum(1) for i in range(9)], 1)
         assert chosen.shape == (50, n) and ((counts - n * W).abs() < 1 + 1e-9).all()
+
+
+def test_float64_is_made_in_one_place_that_knows_devices_without_it():
+    import kvae_nb.inference
+
+    modules = sorted(Path(kvae_nb.inference.__file__).parent.glob("*particle*.py"))
+    found = {m.stem: len(re.findall(r"\.double\(\)", m.read_text(encoding="utf-8"))) for m in modules}
+    assert len(found) >= 4 and {name: n for name, n in found.items() if n} == {"particle_parts": 1}, found
 
 
 def test_bad_input_is_refused_in_one_sentence():

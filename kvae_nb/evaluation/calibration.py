@@ -35,10 +35,11 @@ from kvae_nb.evaluation.proper_scores import (
     pit_samples,
     region_level,
 )
+from ..inference.particle_parts import draw_particle_noise
 from ..inference.particle_smoother import particle_smoother
-from ..inference.particles import draw_particle_noise, particle_filter
-from ..models.particles import dynamics_source
+from ..inference.particles import particle_filter
 from ..models.protocol import Beliefs, SequenceModel, asked_particles, hide
+from ..models.sources import dynamics_source
 
 # %% ../../nbs/61_calibration.ipynb #59de7461
 def added_by_a_look(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['StepSystem', 'SystemSource', 'Cloud', 'start_cloud', 'select_rows', 'spread', 'predict_rows', 'Innovation',
-           'innovation', 'update_rows', 'Twist', 'twisted', 'ParticleStep', 'draw_or_take', 'step_cloud', 'shown',
-           'resample', 'Twists', 'run_particles', 'ParticleFiltered', 'summary', 'film_groups', 'check_particles',
-           'particle_filter', 'particle_evidence']
+           'innovation', 'update_rows', 'Twist', 'twisted', 'draw_or_take', 'shown', 'ParticleStep', 'step_cloud',
+           'resample', 'Twists', 'resample_before', 'run_particles', 'ParticleFiltered', 'summary', 'particle_filter',
+           'particle_evidence']
 
 # %% ../../nbs/08_particles.ipynb #4275debc
 import math
@@ -17,16 +17,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..core.errors import InputError
 from ..core.gaussians import LOG_2PI, Gaussian
-from .checks import Unchecked, check_alike, check_mask
+from .checks import Unchecked
 from .linear import matvec
 from kvae_nb.inference.particle_parts import (
     ParticleNoise,
-    draw_particle_noise,
+    check_particles,
+    each_group,
     effective_number,
     mixture_moments,
-    noise_of,
     small_root,
     small_solve,
     systematic,
@@ -34,7 +33,6 @@ from kvae_nb.inference.particle_parts import (
 )
 
 # %% ../../nbs/08_particles.ipynb #9c699e7a
-#| code-fold: true
 class StepSystem(NamedTuple):
     "The linear system of one step, for every row."
 
@@ -42,7 +40,7 @@ class StepSystem(NamedTuple):
     C: Float[Tensor, "*batch p n"]  # from the state to the observation
     shift: Float[Tensor, "*batch n"] | None = None  # what controls add to z_t; None: nothing
 
-
+# %% ../../nbs/08_particles.ipynb #dcd0e94a
 @runtime_checkable
 class SystemSource(Protocol):
     "Makes the system of step t from the past of a; a row is one past."
@@ -64,7 +62,6 @@ class SystemSource(Protocol):
         "What these rows remember; a row may be taken several times."
 
 # %% ../../nbs/08_particles.ipynb #bfb46ed8
-#| code-fold: true
 class Cloud(NamedTuple):
     "Particles after a step; rows are films × particles, the particles of a film side by side."
 
@@ -74,7 +71,7 @@ class Cloud(NamedTuple):
     memory: object  # what the source remembers of a_1 … a_{t-1}
     log_weights: Float[Tensor, "films particles"]  # relative to the mean weight before the step
 
-
+# %% ../../nbs/08_particles.ipynb #46197460
 def start_cloud(
     source: SystemSource,  # makes the systems
     films: int,  # how many
@@ -85,7 +82,7 @@ def start_cloud(
     zeros = like.new_zeros(films, source.R.shape[-1])
     return Cloud(mean, cov, zeros, source.start(films, like), like.new_zeros(films, 1))
 
-
+# %% ../../nbs/08_particles.ipynb #3a1d53c2
 def select_rows(
     source: SystemSource,  # makes the systems
     cloud: Cloud,  # particles
@@ -95,7 +92,7 @@ def select_rows(
     "These particles, with new weights."
     return Cloud(cloud.mean[rows], cloud.cov[rows], cloud.a[rows], source.select(cloud.memory, rows), log_weights)
 
-
+# %% ../../nbs/08_particles.ipynb #50c0f83d
 def spread(
     source: SystemSource,  # makes the systems
     cloud: Cloud,  # one particle for each film
@@ -107,7 +104,6 @@ def spread(
     return select_rows(source, cloud, rows, like.expand(-1, particles))
 
 # %% ../../nbs/08_particles.ipynb #40407271
-#| code-fold: true
 def predict_rows(
     source: SystemSource,  # gives Q
     cloud: Cloud,  # particles after the step before
@@ -121,7 +117,7 @@ def predict_rows(
     mean = ahead[..., -1] if system.shift is None else ahead[..., -1] + system.shift
     return Gaussian(mean, torch.baddbmm(source.Q, ahead[..., :-1], system.A.mT))
 
-
+# %% ../../nbs/08_particles.ipynb #07ecbf7e
 class Innovation(NamedTuple):
     "What a row expects to observe."
 
@@ -130,7 +126,7 @@ class Innovation(NamedTuple):
     seen: Float[Tensor, "rows p p"]  # C Σ Cᵀ
     root: Float[Tensor, "rows p p"]  # Cholesky's factor of S = C Σ Cᵀ + R
 
-
+# %% ../../nbs/08_particles.ipynb #d6e280a3
 def innovation(
     state: Gaussian,  # z_t of every row
     C: Float[Tensor, "rows p n"],  # of every row
@@ -141,18 +137,18 @@ def innovation(
     seen = torch.bmm(both[..., :-1], C.mT)
     return Innovation(both[..., -1], both[..., :-1], seen, small_root(seen + R))
 
-
+# %% ../../nbs/08_particles.ipynb #423fd97e
 def update_rows(
     predicted: Gaussian,  # z_t of every row
     C: Float[Tensor, "rows p n"],  # of every row
     R: Float[Tensor, "p p"],  # noise of the observation
-    law: Innovation,  # of every row
+    prediction: Innovation,  # of a_t
     a: Float[Tensor, "rows p"],  # a_t of every row
     joseph: bool = True,  # whether the covariance is computed as a sum of positive terms; else as a difference
 ) -> tuple[Gaussian, Float[Tensor, " rows"]]:
     "z_t given a_t, and log p(a_t | past)."
-    L, e = law.root, a - law.expected
-    both = small_solve(L, torch.cat([law.CP, e[..., None]], -1))
+    L, e = prediction.root, a - prediction.expected
+    both = small_solve(L, torch.cat([prediction.CP, e[..., None]], -1))
     W, w = both[..., :-1], both[..., -1]
     log_prob = -0.5 * (w.square().sum(-1) + w.shape[-1] * LOG_2PI) - L.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     moved = torch.bmm(W.mT, both)
@@ -163,7 +159,6 @@ def update_rows(
     return Gaussian(predicted.mean + moved[..., -1], J @ predicted.cov @ J.mT + K @ R @ K.mT), log_prob
 
 # %% ../../nbs/08_particles.ipynb #840bcac8
-#| code-fold: true
 class Twist(NamedTuple):
     "What the future is expected to say about z_t: exp(ηᵀd − dᵀΛd/2) with d = z_t − center, for each film."
 
@@ -171,7 +166,7 @@ class Twist(NamedTuple):
     information: Float[Tensor, "films n"]  # η
     center: Float[Tensor, "films n"]
 
-
+# %% ../../nbs/08_particles.ipynb #8e3bb7cf
 def twisted(
     state: Gaussian,  # z_t of every row
     twist: Twist,  # of every film
@@ -190,8 +185,39 @@ def twisted(
     new = found[..., :-1]
     return Gaussian((mean + move).flatten(0, 1), (0.5 * (new + new.mT)).flatten(0, 1)), size.flatten()
 
+# %% ../../nbs/08_particles.ipynb #bc303ef6
+def draw_or_take(
+    prediction: Innovation,  # of a_t
+    aim: Innovation | None,  # what a hidden a_t is drawn from; None: the prediction
+    a: Float[Tensor, "rows p"],  # what was observed
+    seen: Bool[Tensor, "rows one"],  # whether it was
+    eps: Float[Tensor, "rows p"],  # standard normal
+) -> tuple[Float[Tensor, "rows p"], Float[Tensor, " rows"]]:
+    "a_t of every row, and log p − log q of what was drawn: 0 where nothing was, or where q is the prediction."
+    target = prediction if aim is None else aim
+    drawn = target.expected + matvec(target.root, eps)
+    if aim is None:
+        return torch.where(seen, a, drawn), torch.zeros_like(drawn[..., 0])
+    ratio = white_log_prob(prediction.root, drawn - prediction.expected) - white_log_prob(
+        aim.root, matvec(aim.root, eps)
+    )
+    return torch.where(seen, a, drawn), torch.where(seen[..., 0], 0.0, ratio)
+
+# %% ../../nbs/08_particles.ipynb #a3ddae70
+def shown(
+    prediction: Innovation,  # of a_t
+    R: Float[Tensor, "p p"],  # noise of the observation
+    a: Float[Tensor, "rows p"],  # a_t of every row
+    seen: Bool[Tensor, "rows one"],  # whether it was seen
+) -> Gaussian:
+    "Moments of the noise-free C z_t of every row: given a_t where it was seen (R S⁻¹ C Σ Cᵀ), else before it."
+    expected, root = prediction.expected, prediction.root
+    both = small_solve(root, torch.cat([prediction.seen, (a - expected)[..., None]], -1))
+    mean = expected + (both[..., :-1] * both[..., -1:]).sum(-2)
+    cov = R @ small_solve(root.mT.flip(-2, -1), both[..., :-1].flip(-2)).flip(-2)
+    return Gaussian(torch.where(seen, mean, expected), torch.where(seen[..., None], cov, prediction.seen))
+
 # %% ../../nbs/08_particles.ipynb #76e7101d
-#| code-fold: true
 class ParticleStep(NamedTuple):
     "One step of a particle filter."
 
@@ -201,19 +227,7 @@ class ParticleStep(NamedTuple):
     shown: Gaussian  # of every row: the noise-free C_t z_t, given the same
     ancestors: Int[Tensor, "films particles"]  # which particle of the step before each one continues
 
-
-def draw_or_take(expected, L, a, seen, eps, aim):
-    "a_t of every row, and log p − log q of what was drawn (0 where nothing was, or p is what was drawn from)."
-    if aim is None:
-        return torch.where(seen, a, expected + matvec(L, eps)), torch.zeros_like(expected[..., 0])
-    mean, root = aim
-    drawn = mean + matvec(root, eps)
-    ratio = white_log_prob(root, drawn - mean)
-    ratio = white_log_prob(L, drawn - expected) - ratio
-    return torch.where(seen, a, drawn), torch.where(seen[..., 0], 0.0, ratio)
-
 # %% ../../nbs/08_particles.ipynb #73dc56ff
-#| code-fold: true
 def step_cloud(
     source: SystemSource,  # makes the systems
     cloud: Cloud,  # particles after the step before
@@ -225,39 +239,24 @@ def step_cloud(
     twist: Twist | None = None,  # what the future is expected to say about z_t
 ) -> ParticleStep:
     "One step of all particles: predict, draw a_t where it is hidden, weigh where it is seen, update."
-    films, N = cloud.log_weights.shape
-    system, memory = source.step(cloud.a, cloud.memory, t, film.repeat_interleave(N))
-    C, R, wide = system.C, source.R, lambda x: x[:, None].expand(films, N, *x.shape[1:]).flatten(0, 1)
-    predicted, aim, rows = predict_rows(source, cloud, system, t), None, wide(seen)[:, None]
-    law = innovation(predicted, C, R)
-    if twist is not None:
-        goal = innovation(twisted(predicted, twist)[0], C, R)
-        aim = goal.expected, goal.root
-    eps = noise[:, :N].expand(films, -1, -1).flatten(0, 1)
-    a_t, ratio = draw_or_take(law.expected, law.root, wide(a), rows, eps, aim)
-    state, log_prob = update_rows(predicted, C, R, law, a_t, joseph=N == 1)
-    weights = cloud.log_weights + torch.where(rows[:, 0], log_prob, ratio).view(films, N)
+    (films, N), R = cloud.log_weights.shape, source.R
+    a, seen, eps = (
+        x.expand(films, N, x.shape[-1]).flatten(0, 1) for x in (a[:, None], seen[:, None, None], noise[:, :N])
+    )
+    (system, memory) = source.step(cloud.a, cloud.memory, t, film.repeat_interleave(N))
+    predicted = predict_rows(source, cloud, system, t)
+    prediction = innovation(predicted, system.C, R)
+    aim = None if twist is None else innovation(twisted(predicted, twist)[0], system.C, R)
+    a_t, ratio = draw_or_take(prediction, aim, a, seen, eps)
+    state, log_prob = update_rows(predicted, system.C, R, prediction, a_t, joseph=N == 1)
+    weights = cloud.log_weights + torch.where(seen[:, 0], log_prob, ratio).view(films, N)
     grown = weights.logsumexp(-1) - math.log(N)
-    cloud = Cloud(*state, a_t, memory, weights - grown[:, None])
-    known = [torch.where(rows.view(-1, *[1] * (x.dim() - 1)), x, y) for x, y in zip(state, predicted)]
+    known = Gaussian(*(torch.where(s, x, y) for s, x, y in zip((seen, seen[..., None]), state, predicted)))
     ancestors = torch.arange(N, device=a.device).expand(films, -1)
-    return ParticleStep(cloud, grown, Gaussian(*known), shown(law, R, a_t, rows), ancestors)
-
-
-def shown(
-    law: Innovation,  # of every row
-    R: Float[Tensor, "p p"],  # noise of the observation
-    a: Float[Tensor, "rows p"],  # a_t of every row
-    seen: Bool[Tensor, "rows one"],  # whether it was seen
-) -> Gaussian:
-    "Moments of the noise-free C z_t of every row: given a_t where it was seen (R S⁻¹ C Σ Cᵀ), else before it."
-    both = small_solve(law.root, torch.cat([law.seen, (a - law.expected)[..., None]], -1))
-    mean = law.expected + (both[..., :-1] * both[..., -1:]).sum(-2)
-    cov = R @ small_solve(law.root.mT.flip(-2, -1), both[..., :-1].flip(-2)).flip(-2)
-    return Gaussian(torch.where(seen, mean, law.expected), torch.where(seen[..., None], cov, law.seen))
+    cloud = Cloud(*state, a_t, memory, weights - grown[:, None])
+    return ParticleStep(cloud, grown, known, shown(prediction, R, a_t, seen), ancestors)
 
 # %% ../../nbs/08_particles.ipynb #cdb90f19
-#| code-fold: true
 def resample(
     source: SystemSource,  # makes the systems
     cloud: Cloud,  # particles
@@ -280,7 +279,6 @@ def resample(
     return select_rows(source, cloud, rows, torch.where(needed[:, None], new, cloud.log_weights)), chosen
 
 # %% ../../nbs/08_particles.ipynb #487be607
-#| code-fold: true
 class Twists(NamedTuple):
     "A `Twist` for every step, and the last step at which a film has one."
 
@@ -293,7 +291,22 @@ class Twists(NamedTuple):
         "Of this step."
         return Twist(self.precision[:, t], self.information[:, t], self.center[:, t])
 
+# %% ../../nbs/08_particles.ipynb #9c99e369
+def resample_before(
+    source: SystemSource,  # makes the systems
+    cloud: Cloud,  # particles after step t - 1
+    t: int,  # the step to come
+    uniform: Float[Tensor, " _"],  # one random number for each film, or for all
+    threshold: float,  # resample below this share of effective particles
+    twists: Twists | None,  # what the future is expected to say
+) -> tuple[Cloud, Int[Tensor, "films particles"]]:
+    "Particles as step t continues them, and whom each one continues."
+    if twists is None:
+        return resample(source, cloud, uniform, threshold)
+    ahead = twisted(Gaussian(cloud.mean, cloud.cov), twists.at(t - 1))[1].view(cloud.log_weights.shape)
+    return resample(source, cloud, uniform, threshold, ahead, t <= twists.last)
 
+# %% ../../nbs/08_particles.ipynb #dd19e4fe
 def run_particles(
     source: SystemSource,  # makes the systems
     a: Float[Tensor, "films time p"],  # observations
@@ -304,27 +317,21 @@ def run_particles(
     twists: Twists | None = None,  # what the future is expected to say
 ) -> Iterator[ParticleStep]:
     "The steps of a particle filter; up to the first hidden step of any film each film has a single particle."
-    cloud, N = start_cloud(source, len(a), a), noise.a.shape[2]
-    steps = torch.arange(a.shape[1], device=a.device)
-    first = int(torch.where(mask, a.shape[1], steps).min())
-    last = -1 if twists is None else int(twists.last.max())
-    for t in range(a.shape[1]):
+    cloud, steps = start_cloud(source, len(a), a), a.shape[1]
+    first = int(torch.where(mask, steps, torch.arange(steps, device=a.device)).min())
+    last = steps if twists is None else int(twists.last.max())
+    for t in range(steps):
         chosen = None
         if t == first:
-            cloud = spread(source, cloud, N)
-        elif t > first and (twists is None or t <= last):
-            ahead = None
-            if twists is not None:
-                ahead = twisted(Gaussian(cloud.mean, cloud.cov), twists.at(t - 1))[1].view(len(a), N)
-            allowed = None if twists is None else t <= twists.last
-            cloud, chosen = resample(source, cloud, noise.resample[:, t], threshold, ahead, allowed)
+            cloud = spread(source, cloud, noise.a.shape[2])
+        elif first < t <= last:
+            cloud, chosen = resample_before(source, cloud, t, noise.resample[:, t], threshold, twists)
         twist = twists.at(t) if twists is not None and first <= t <= last else None
         step = step_cloud(source, cloud, t, film, a[:, t], mask[:, t], noise.a[:, t], twist)
         cloud = step.cloud
         yield step if chosen is None else step._replace(ancestors=chosen)
 
 # %% ../../nbs/08_particles.ipynb #82db3503
-#| code-fold: true
 class ParticleFiltered(NamedTuple):
     "What a particle filter knows after each step."
 
@@ -339,8 +346,10 @@ class ParticleFiltered(NamedTuple):
     log_prob: Float[Tensor, "films time"]  # what the log of the evidence estimate grew by
 
 # %% ../../nbs/08_particles.ipynb #696621e3
-#| code-fold: true
-def summary(step: ParticleStep, particles: int) -> ParticleFiltered:
+def summary(
+    step: ParticleStep,  # of the filter
+    particles: int,  # how many each film has
+) -> ParticleFiltered:
     "One step as it is reported, without the axis of time."
     films, N = step.cloud.log_weights.shape
     log_weights = step.cloud.log_weights.log_softmax(-1)
@@ -353,45 +362,7 @@ def summary(step: ParticleStep, particles: int) -> ParticleFiltered:
         found[0], found[1] = found[0] - math.log(particles), shared
     return ParticleFiltered(*found, *z, *seen, step.log_prob)
 
-
-def film_groups(
-    mask: Bool[Tensor, "films time"],  # True = seen
-    particles: int,  # of each film
-    rows: int,  # how many rows to work on at once
-) -> list[Int[Tensor, " some"]]:
-    "Films that are run together: those without a hidden step, then the others by their first hidden step."
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    first = torch.where(mask, mask.shape[1], steps).amin(-1)
-    order, whole = first.argsort(stable=True, descending=True), int((first == mask.shape[1]).sum())
-    parts = order[:whole].split(max(rows, 1)) if whole else ()
-    return [*parts, *(order[whole:].split(max(rows // particles, 1)) if whole < len(mask) else ())]
-
-# %% ../../nbs/08_particles.ipynb #da7aa3ce
-#| code-fold: true
-def check_particles(source, a, mask, noise, particles, generator):
-    "Mask and noise as they are used. Raises `InputError` on what does not fit."
-    check_alike(mean1=source.mean1, cov1=source.cov1, Q=source.Q, R=source.R, a=a)
-    if a.dim() != 3 or a.shape[-1] != source.R.shape[-1]:
-        raise InputError(f"a has shape {list(a.shape)}, but [films, time, {source.R.shape[-1]}] is needed.")
-    if mask is None:
-        mask = torch.ones(a.shape[:2], dtype=torch.bool, device=a.device)
-    check_mask(mask, a)
-    if mask.shape != a.shape[:2]:
-        raise InputError(f"the mask has shape {list(mask.shape)}, but {list(a.shape[:2])} is needed, as a has it.")
-    if particles < 1:
-        raise InputError(f"{particles} particles follow nothing; give at least 1.")
-    if noise is None:
-        noise = draw_particle_noise(*a.shape[:2], particles, a.shape[2], generator, a)
-    films, steps, _, p = noise.a.shape
-    if films not in (1, len(a)) or steps < a.shape[1] or p != a.shape[2] or noise.resample.shape != (films, steps):
-        raise InputError(
-            f"the noise has shape {list(noise.a.shape)}, but [{len(a)} or 1, {a.shape[1]} or more, particles, "
-            f"{a.shape[2]}] is needed."
-        )
-    return mask, noise
-
 # %% ../../nbs/08_particles.ipynb #9c827e32
-#| code-fold: true
 def particle_filter(
     source: SystemSource,  # makes the systems of a path
     a: Float[Tensor, "films time p"] | Unchecked,  # observations; anything, also NaN, where hidden
@@ -407,15 +378,14 @@ def particle_filter(
     filtered exactly. Gradients flow, but not through the choice of ancestors. Raises `InputError` on what does not fit.
     """
     mask, noise = check_particles(source, a, mask, noise, particles, generator)
-    N, groups = noise.a.shape[2], film_groups(mask, noise.a.shape[2], rows)
-    found = []
-    for film in groups:
-        steps = run_particles(source, a[film], mask[film], film, noise_of(noise, film), threshold)
-        found.append(ParticleFiltered(*(torch.stack(x, 1) for x in zip(*(summary(s, N) for s in steps)))))
-    back = torch.cat(groups).argsort()
-    return ParticleFiltered(*(torch.cat(x)[back] for x in zip(*found)))
 
+    def run(*films):
+        steps = [summary(step, noise.a.shape[2]) for step in run_particles(*films, threshold)]
+        return ParticleFiltered(*(torch.stack(x, 1) for x in zip(*steps)))
 
+    return each_group(run, source, a, mask, noise, rows)
+
+# %% ../../nbs/08_particles.ipynb #6996357d
 def particle_evidence(
     source: SystemSource,  # makes the systems of a path
     a: Float[Tensor, "films time p"] | Unchecked,  # observations; anything, also NaN, where hidden
@@ -427,9 +397,4 @@ def particle_evidence(
     rows: int = 4096,  # films × particles that are worked on at once
 ) -> Float[Tensor, " films"]:
     "The log of an unbiased estimate of p(seen a), in nats. Raises `InputError` as `particle_filter` does."
-    mask, noise = check_particles(source, a, mask, noise, particles, generator)
-    groups, found = film_groups(mask, noise.a.shape[2], rows), []
-    for film in groups:
-        steps = run_particles(source, a[film], mask[film], film, noise_of(noise, film), threshold)
-        found.append(sum(step.log_prob for step in steps))
-    return torch.cat(found)[torch.cat(groups).argsort()]
+    return particle_filter(source, a, mask, noise, particles, generator, threshold, rows).log_prob.sum(-1)

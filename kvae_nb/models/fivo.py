@@ -9,7 +9,8 @@ __all__ = ['particle_log_prior']
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..inference.particles import ParticleNoise, particle_evidence
+from ..inference.particle_parts import ParticleNoise
+from ..inference.particles import particle_evidence
 from .dynamics import DynamicsParameters
 from .sources import dynamics_source
 

@@ -17,13 +17,7 @@ from torch import Tensor
 
 from ..core.gaussians import Gaussian
 from ..inference.batched import observe, rts_smoother
-from kvae_nb.inference.particle_parts import (
-    ParticleNoise,
-    draw_particle_noise,
-    mixture_moments,
-    noise_of,
-    systematic,
-)
+from ..inference.particle_parts import ParticleNoise, draw_particle_noise, mixture_moments, noise_of, systematic
 from ..inference.particle_smoother import ParticlePaths, choose_paths, path_moments, trace_ancestors
 from ..inference.particles import Cloud, ParticleFiltered, innovation, particle_filter, predict_rows
 from .dynamics import filter_observed

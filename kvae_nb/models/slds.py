@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['Bound', 'slds_bound', 'Covariances', 'Transitions', 'SLDSParameters', 'RegimePosterior', 'objective', 'SLDSFit',
-           'climb', 'random_window', 'cooled', 'fit_slds', 'start_from']
+           'climb', 'random_window', 'cooled', 'fit_slds', 'check_start', 'start_from']
 
 # %% ../../nbs/10b_slds_learning.ipynb #6f06db0b
 from typing import Literal, NamedTuple
 
 import torch
+from fastcore.basics import patch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -84,7 +85,6 @@ class Covariances(nn.Module):
         return L @ L.mT
 
 # %% ../../nbs/10b_slds_learning.ipynb #60b5e11b
-#| code-fold: true
 class Transitions(nn.Module):
     "Start and table of the regimes' prior chain; the table is constant, or depends on past a through a network."
 
@@ -106,37 +106,56 @@ class Transitions(nn.Module):
         logits = self.step_logits if out is None else self.step_logits + out.unflatten(-1, (self.K, self.K))
         return logits.log_softmax(-1)
 
-    def forward(self, a: Float[Tensor, "batch time dim_a"]) -> Chain:
-        "The chain for sequences whose missing steps were filled in."
-        if self.network is None or a.shape[1] == 1:
-            return self.resting()
-        later = self.table(self.network(a[:, :-1]))
-        return Chain(self.first.log_softmax(-1), torch.cat([later[:, :1], later], 1))
-
     def resting(self) -> Chain:
         "The chain without the network: what a filter starts with that asks for each table as it comes."
         return Chain(self.first.log_softmax(-1), self.table()[None])
 
-    def start(
-        self,
-        batch: int,  # number of sequences
-        like: Tensor,  # gives type and device
-    ):
-        "What the network remembers before anything was read."
-        return None if self.network is None else self.network.start(batch, like)
+# %% ../../nbs/10b_slds_learning.ipynb #17a559d8
+@patch
+def forward(
+    self: Transitions,
+    a: Float[Tensor, "batch time dim_a"],  # observations, missing steps filled in
+) -> Chain:
+    "The chain for these sequences."
+    if self.network is None or a.shape[1] == 1:
+        return self.resting()
+    later = self.table(self.network(a[:, :-1]))
+    return Chain(self.first.log_softmax(-1), torch.cat([later[:, :1], later], 1))
 
-    def step(self, previous: Float[Tensor, "batch dim_a"], memory):
-        "The table after reading one more a, and what is remembered now."
-        if self.network is None:
-            return self.table(), None
-        out, memory = self.network.step(previous, memory)
-        return self.table(out), memory
+# %% ../../nbs/10b_slds_learning.ipynb #4c17d3c8
+@patch
+def start(
+    self: Transitions,
+    batch: int,  # number of sequences
+    like: Tensor,  # gives type and device
+) -> object:
+    "What the network remembers before anything was read."
+    return None if self.network is None else self.network.start(batch, like)
 
-    def select(self, memory, rows: Int[Tensor, " chosen"]):
-        "What these sequences' network remembers: an LSTM has its layers first, a window the sequences."
-        return (
-            tuple(m[:, rows] for m in memory) if isinstance(memory, tuple) else None if memory is None else memory[rows]
-        )
+
+@patch
+def step(
+    self: Transitions,
+    previous: Float[Tensor, "batch dim_a"],  # one more a
+    memory: object,  # what was remembered
+) -> tuple[Float[Tensor, "*batch K K"], object]:
+    "The table after reading one more a, and what is remembered now."
+    if self.network is None:
+        return self.table(), None
+    out, memory = self.network.step(previous, memory)
+    return self.table(out), memory
+
+# %% ../../nbs/10b_slds_learning.ipynb #73fd8b46
+@patch
+def select(
+    self: Transitions,
+    memory: object,  # what is remembered
+    rows: Int[Tensor, " chosen"],  # of which sequences; one may come several times
+) -> object:
+    "What these sequences' network remembers: an LSTM has its layers first, a window the sequences."
+    if memory is None:
+        return None
+    return tuple(m[:, rows] for m in memory) if isinstance(memory, tuple) else memory[rows]
 
 # %% ../../nbs/10b_slds_learning.ipynb #ad6f1eec
 class SLDSParameters(nn.Module):
@@ -319,14 +338,11 @@ def fit_slds(
     return SLDSFit(parameters, posterior, history)
 
 # %% ../../nbs/10b_slds_learning.ipynb #2894ade3
-#| code-fold: true
-@torch.no_grad()
-def start_from(
-    parameters: SLDSParameters,  # changed in place; its state must have the size of its observation
+def check_start(
+    parameters: SLDSParameters,  # a system
     auto: Autoregression,  # fitted to the same observations
 ):
-    """Sets matrices, noise and chain to those of the autoregression; what does not switch gets the mean over regimes.
-    Raises `InputError` if sizes differ."""
+    "Raises `InputError` if the autoregression does not have the system's sizes."
     K, n, p = parameters.transitions.K, parameters.A.shape[-1], parameters.C.shape[-2]
     controls = 0 if parameters.B is None else parameters.B.shape[-1]
     if n == p and auto.W.shape[1] != n + controls:
@@ -339,6 +355,17 @@ def start_from(
             f"an autoregression with {len(auto.W)} regimes of size {auto.W.shape[-1]} cannot start a system with {K} "
             f"regimes, states of size {n} and observations of size {p}; they should be equal."
         )
+
+# %% ../../nbs/10b_slds_learning.ipynb #3f3bea2a
+@torch.no_grad()
+def start_from(
+    parameters: SLDSParameters,  # changed in place; its state must have the size of its observation
+    auto: Autoregression,  # fitted to the same observations
+):
+    """Sets matrices, noise and chain to those of the autoregression; what does not switch gets the mean over regimes.
+    Raises `InputError` if sizes differ."""
+    check_start(parameters, auto)
+    K, n = parameters.transitions.K, parameters.A.shape[-1]
     per = lambda M, like: M if len(like) == K else M.mean(0, keepdim=True)
     parameters.A.copy_(per(auto.W[:, :n].mT, parameters.A))
     parameters.C.copy_(torch.eye(n).expand_as(parameters.C))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['filter_stream', 'StreamState', 'Streamed', 'Cell', 'StreamParts', 'to_array', 'lay_out', 'stream_parts', 'mixed',
-           'read_one', 'forget', 'run_layers', 'checked_frame', 'read_frame', 'corrected', 'carried', 'stream_start',
-           'as_gaussian', 'stream_step', 'with_controls', 'kalman_stream', 'on_cpu', 'switching_stream',
+           'read_one', 'forget', 'run_layers', 'shaped_frame', 'checked_frame', 'read_frame', 'corrected', 'carried',
+           'stream_start', 'as_gaussian', 'stream_step', 'with_controls', 'kalman_stream', 'on_cpu', 'switching_stream',
            'recurrent_stream', 'particle_stream']
 
 # %% ../../nbs/29_stream.ipynb #175d2e72
@@ -28,10 +28,11 @@ from ..inference.slds_smoother import observe_all
 from .dynamics import LSTMWeights
 from .kvae import KVAE
 from .networks import Encoder
-from .particles import dynamics_source, mean_frames, mixed_rows, next_particles, pushed_by
+from .particles import mean_frames, mixed_rows, next_particles, pushed_by
 from .protocol import as_tensor, check_generator, number_tensor, particle_count
 from .rnn import RecurrentVAE
 from .skvae import SwitchingKVAE, controls
+from .sources import dynamics_source
 from .vae import FrameModel
 
 # %% ../../nbs/29_stream.ipynb #9b15662e
@@ -192,12 +193,12 @@ def run_layers(
             x = layer(x)
     return x
 
-# %% ../../nbs/29_stream.ipynb #221af6b7
-def checked_frame(
+# %% ../../nbs/29_stream.ipynb #1fe9f3f6
+def shaped_frame(
     model: FrameModel,  # says what it takes
-    frame: object,  # [channel, height, width]: an array or tensor of floats or of uint8
-) -> Float[Tensor, "1 channel height width"]:
-    "The frame as the model's floats. Raises `InputError` for one of another shape, type or range."
+    frame: object,  # an array or tensor
+) -> Tensor:
+    "The frame as a tensor. Raises `InputError` for one of another shape or type."
     c, frame = model.config, as_tensor(frame, "a frame", ", and None where it is missing")
     if tuple(frame.shape) != (c.channels, c.size, c.size) or not (
         frame.dtype in (torch.uint8, torch.bool) or frame.is_floating_point()
@@ -206,6 +207,15 @@ def checked_frame(
             f"a frame is {frame.dtype} of shape {list(frame.shape)}, "
             f"but must be uint8 or floats in [0, 1] of shape {[c.channels, c.size, c.size]}."
         )
+    return frame
+
+# %% ../../nbs/29_stream.ipynb #221af6b7
+def checked_frame(
+    model: FrameModel,  # says what it takes
+    frame: object,  # [channel, height, width]: an array or tensor of floats or of uint8
+) -> Float[Tensor, "1 channel height width"]:
+    "The frame as the model's floats. Raises `InputError` for one of another shape, type or range."
+    frame = shaped_frame(model, frame)
     x = number_tensor(frame, next(model.parameters()), "a frame", bytes_too=True)
     low, high = getattr(model.pixels, "support", (-np.inf, np.inf))
     if frame.dtype == torch.uint8 and low <= 0 and high >= 1:
@@ -432,7 +442,7 @@ def particle_stream(
         weights = (cloud.log_weights.softmax(-1) @ source.weigh(cloud.a, cloud.memory, t)[0])[0]
         step = step_cloud(now, cloud, t, film, a, torch.full_like(film, frame is not None).bool(), noise.a[:, 0])
         cloud = step.cloud
-        known = [mixed_rows(cloud, law) for law in (step.state, step.shown)]
+        known = [mixed_rows(cloud, each) for each in (step.state, step.shown)]
         *then, ahead = next_particles(source, cloud, t + 1, noise.a[0, 0].flip(0))
         z, seen, next_z, next_a = map(on_cpu, known + then)
         yield Streamed(z, seen, weights.cpu(), next_z, next_a, model, ahead if parted else None)
