@@ -143,7 +143,7 @@ def probe_calibration(
         raise InputError(f"{few}, so at least {FIRST + 1} are needed")
     R = emission_covariance(model, data, gap) if emission is None else emission.cpu().double()
     d, known = gap_distances(model, data, gap, R, seed, batch_size)
-    w, level = known.double(), torch.special.gammainc(torch.tensor(len(R) / 2, dtype=d.dtype), d / 2)
+    w, level = known.to(d), torch.special.gammainc(torch.tensor(len(R) / 2, dtype=d.dtype), d / 2)
     inside = level <= torch.tensor(levels, dtype=d.dtype)[:, None, None, None]
     share, mean = (inside * w).sum(2) / w.sum(0), (d * w).sum(1) / w.sum(0) / len(R)
     return Calibration(tuple(levels), share[:, 0], share[:, 1], mean[0], mean[1], w.sum(0).long(), R)
