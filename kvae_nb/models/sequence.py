@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ["SequenceNoise", "Told", "SequenceVAE", "check_sequences", "blanked", "divergence"]
 
-# %% ../../nbs/35b_sequence_vae.ipynb #05e88c97
-from dataclasses import replace
+# %% ../../nbs/35b_sequence_vae.ipynb #5cd73cbc
 from typing import NamedTuple
 
 import torch
@@ -19,7 +18,7 @@ from ..core.gaussians import LOG_2PI
 from . import distributions
 from .parts import check_affordable
 from .protocol import ElboTerms, Posterior
-from .sequence_latents import LATENTS, Now, Path, pick
+from .sequence_latents import Now, Path, make_latent, pick
 from kvae_nb.models.sequence_parts import (
     Context,
     Recurrent,
@@ -33,7 +32,7 @@ from .sequence_steps import Diagonal
 from .vae import pick_frames
 
 
-# %% ../../nbs/35b_sequence_vae.ipynb #c97c55ab
+# %% ../../nbs/35b_sequence_vae.ipynb #9c82d828
 class SequenceNoise(NamedTuple):
     "Everything random in the bound of a model of sequences, but for dropout."
 
@@ -52,7 +51,7 @@ class Told(NamedTuple):
     a: Float[Tensor, "batch time a"]  # what the posterior has seen
 
 
-# %% ../../nbs/35b_sequence_vae.ipynb #59288ac7
+# %% ../../nbs/35b_sequence_vae.ipynb #8070fd88
 class SequenceVAE(nn.Module):
     "A model of sequences of anything: `latent` none, independent, vrnn, srnn or markov."
 
@@ -75,7 +74,7 @@ class SequenceVAE(nn.Module):
     def build(self, config: SequenceConfig) -> tuple[nn.Module, nn.Module, nn.Module]:
         "Context, latent and decoder."
         c, context = config, Context(config, self.emission.embedded)
-        latent = LATENTS[c.latent](c, context.width, context.code + 1)
+        latent = make_latent(c, context.width, context.code + 1)
         return context, latent, mlp((latent.out, *c.decoder, self.emission.features), c.activation, c.dropout)
 
     def forward(
@@ -95,13 +94,13 @@ class SequenceVAE(nn.Module):
         return ElboTerms(log_likelihood, prior, posterior, told.seen.sum(-1).to(log_likelihood.dtype))
 
 
-# %% ../../nbs/35b_sequence_vae.ipynb #f9cb391c
+# %% ../../nbs/35b_sequence_vae.ipynb #ae5d83f5
 def check_sequences(model, x, mask=None, u=None, more=0, values=True):
     "stand-in"
     return x, mask, u
 
 
-# %% ../../nbs/35b_sequence_vae.ipynb #5d3f14d3
+# %% ../../nbs/35b_sequence_vae.ipynb #7e675bdc
 @patch
 def elbo(
     self: SequenceVAE,
@@ -130,7 +129,7 @@ def noise(
     return SequenceNoise(z, drop, pick_frames(batch, steps, decode, like.device) if 0 < decode < steps else None)
 
 
-# %% ../../nbs/35b_sequence_vae.ipynb #3b04782e
+# %% ../../nbs/35b_sequence_vae.ipynb #e7624db0
 def blanked(
     emission: nn.Module,  # has `blank`
     x: Tensor,  # observations [batch, time, *event]
@@ -164,7 +163,7 @@ def begin(
     return Told(x, seen, free, e, latent.look(c, e, kept, last))
 
 
-# %% ../../nbs/35b_sequence_vae.ipynb #5c3f1a83
+# %% ../../nbs/35b_sequence_vae.ipynb #4bd2ce54
 @patch
 def log_likelihood(
     self: SequenceVAE,
@@ -196,7 +195,7 @@ def divergence(
     return tuple((v if free is None else torch.where(free, 0, v)).sum(-1) for v in (log_p, log_q))
 
 
-# %% ../../nbs/35b_sequence_vae.ipynb #5e818a42
+# %% ../../nbs/35b_sequence_vae.ipynb #91493136
 @patch
 def start(self: SequenceVAE, told: Told) -> Now:
     "The state at the first step, for each row of `told`."
@@ -220,7 +219,7 @@ def advance(self: SequenceVAE, told: Told, t: int, state: Now, z: Tensor) -> tup
     return state if last else self.latent.now(told.e[:, t + 1], rest), found
 
 
-# %% ../../nbs/35b_sequence_vae.ipynb #ca8733f5
+# %% ../../nbs/35b_sequence_vae.ipynb #ade910e2
 @patch
 def mean_path(
     self: SequenceVAE,
@@ -260,7 +259,7 @@ def rate(
     return path.posterior.kl_units(path.prior)
 
 
-# %% ../../nbs/35b_sequence_vae.ipynb #b9b31e36
+# %% ../../nbs/35b_sequence_vae.ipynb #bfd9b5a4
 @patch
 def decode(
     self: SequenceVAE,

@@ -11,11 +11,16 @@ __all__ = [
     "pick",
     "stacked",
     "Latent",
+    "Standard",
     "NoLatent",
     "IndependentLatent",
+    "FedLatent",
+    "VRNNNetworks",
     "RecurrentLatent",
+    "ChainNetworks",
     "ChainLatent",
     "MarkovLatent",
+    "make_latent",
 ]
 
 # %% ../../nbs/35a_latents.ipynb #738b43a9
@@ -81,9 +86,10 @@ def stacked(
     return Diagonal(*(torch.stack(v, 1) for v in zip(*found)))
 
 
-# %% ../../nbs/35a_latents.ipynb #a0c2e5d1
+# %% ../../nbs/35a_latents.ipynb #45e59a4f
 class Latent(nn.Module):
-    "What is the same for all five. `e` is what is ready before any latent is known, `a` what the posterior has seen."
+    """What most of the five do. `e` is what is ready before any latent is known: d, or the context; `a` is what the
+    posterior has seen."""
 
     def __init__(
         self,
@@ -94,166 +100,197 @@ class Latent(nn.Module):
         super().__init__()
         c, self.dim_z = config, 0 if config.latent == "none" else config.dim_z
         self.smooth = c.posterior == "smoothing" or (c.posterior == "paper" and c.latent != "vrnn")
-        self.residual, self.sees_d = c.residual, c.posterior_sees_d
         chained = c.latent not in ("none", "independent")
+        self.residual, self.sees_d, self.back = c.residual and chained, c.posterior_sees_d, None
         self.z0 = nn.Parameter(torch.zeros(self.dim_z), requires_grad=c.learn_start and chained)
         self.network = lambda inputs, kind=Stepping: kind(inputs, c.rnn_units, c.cell, c.dropout)
         self.out = self.build(config, context, kept)
 
-    def begin(self, rows: int) -> Rest:
-        "Before the first step."
-        memory = self.rnn.rest(rows, self.z0) if self.rnn is not None else None
-        return Rest(memory, self.z0.expand(rows, -1))
-
-    def look(self, c: Tensor, e: Tensor, kept: Tensor, last: Tensor | None = None) -> Float[Tensor, "batch time a"]:
-        "What the posterior of each step has seen: its observation and, if it smooths, all later ones."
-        seen = self.evidence(c, e, kept)
-        return backwards(self.back(backwards(seen, last))[0], last) if self.back is not None else seen
-
-    def path(self, e: Tensor, a: Tensor, noise: Tensor, free: Tensor | None = None) -> Path:
-        "One path drawn from the posterior, step by step."
-        rest, found = self.begin(len(e)), []
-        for t in range(e.shape[1]):
-            now = self.now(e[:, t], rest)
-            p = self.prior(now)
-            q = pick(None if free is None else free[:, t], p, self.posterior(now, a[:, t], p))
-            z = q.sample(noise[:, t])
-            rest, s = self.settle(now, z)
-            found.append((z, s, p, q))
-        z, s, p, q = zip(*found)
-        return Path(torch.stack(z, 1), torch.stack(s, 1), stacked(p), stacked(q))
+    def build(self, config: SequenceConfig, context: int, kept: int) -> int:
+        "Makes the networks; the length of what the decoder reads."
+        raise NotImplementedError
 
 
-# %% ../../nbs/35a_latents.ipynb #6f57a1a9
+# %% ../../nbs/35a_latents.ipynb #7f1b84a6
+@patch
+def ready(self: Latent, c: Float[Tensor, "batch time c"]) -> Float[Tensor, "batch time e"]:
+    "What can be computed for all steps at once: d_t = RNN(c_t)."
+    return self.rnn(c)[0]
+
+
+@patch
+def evidence(self: Latent, c: Tensor, e: Tensor, kept: Tensor) -> Float[Tensor, "batch time a"]:
+    "What the posterior of each step may see of that step: nothing."
+    return e[..., :0]
+
+
+@patch
+def look(
+    self: Latent,
+    c: Float[Tensor, "batch time c"],  # contexts
+    e: Float[Tensor, "batch time e"],  # what is ready
+    kept: Float[Tensor, "batch time kept"],  # what is remembered of the observations
+    last: Int[Tensor, " batch"] | None = None,  # how many steps there are up to the last observed one; None: all
+) -> Float[Tensor, "batch time a"]:
+    "What the posterior of each step has seen: its observation and, if it smooths, all later ones."
+    seen = self.evidence(c, e, kept)
+    return seen if self.back is None else backwards(self.back(backwards(seen, last))[0], last)
+
+
+# %% ../../nbs/35a_latents.ipynb #17a8b365
+@patch
+def begin(self: Latent, rows: int) -> Rest:
+    "Before the first step."
+    memory = None if self.rnn is None else self.rnn.rest(rows, self.z0)
+    return Rest(memory, self.z0.expand(rows, -1))
+
+
+@patch
+def now(self: Latent, e: Float[Tensor, "rows e"], rest: Rest) -> Now:
+    "The state of a step, of which e is ready."
+    return Now(e, rest)
+
+
+@patch
+def live(self: Latent, c: Float[Tensor, "rows c"], rest: Rest) -> Now:
+    "The state of a step whose context is known only now."
+    d, memory = self.rnn.step(c, rest.memory)
+    return Now(d, Rest(memory, rest.z))
+
+
+@patch
+def glance(self: Latent, now: Now, kept: Float[Tensor, "rows kept"]) -> Float[Tensor, "rows a"] | None:
+    "What the posterior sees of an observation if it sees no later one; None: it needs more than this step."
+    return None
+
+
+# %% ../../nbs/35a_latents.ipynb #ce103389
+@patch
+def prior(self: Latent, now: Now) -> Diagonal:
+    "P(d_t, z_{t-1})."
+    return self.P(now.d, now.rest.z)
+
+
+@patch
+def posterior(self: Latent, now: Now, a: Float[Tensor, "rows a"], prior: Diagonal) -> Diagonal:
+    "Q(a_t, z_{t-1}), to whose mean the prior's is added if that was chosen."
+    q = self.Q(a, now.rest.z)
+    return Diagonal(q.mean + prior.mean, q.var) if self.residual else q
+
+
+@patch
+def settle(self: Latent, now: Now, z: Float[Tensor, "rows dim_z"]) -> tuple[Rest, Float[Tensor, "rows s"]]:
+    "What is carried on when the latent is known, and what the decoder reads: [d_t, z_t]."
+    return Rest(now.rest.memory, z), torch.cat([now.d, z], -1)
+
+
+@patch
+def along(
+    self: Latent, e: Float[Tensor, "batch time e"], z: Float[Tensor, "batch time dim_z"]
+) -> Float[Tensor, "batch time s"]:
+    "What the decoder reads at all steps of a given path."
+    return torch.cat([e, z], -1)
+
+
+# %% ../../nbs/35a_latents.ipynb #a5cbb116
+@patch
+def path(
+    self: Latent,
+    e: Float[Tensor, "batch time e"],  # what is ready
+    a: Float[Tensor, "batch time a"],  # what the posterior has seen
+    noise: Float[Tensor, "batch time dim_z"],  # standard normal
+    free: Bool[Tensor, "batch time"] | None = None,  # where the posterior is the prior; None: nowhere
+) -> Path:
+    "One path drawn from the posterior, step by step."
+    rest, found = self.begin(len(e)), []
+    for t in range(e.shape[1]):
+        now = self.now(e[:, t], rest)
+        p = self.prior(now)
+        q = pick(None if free is None else free[:, t], p, self.posterior(now, a[:, t], p))
+        z = q.sample(noise[:, t])
+        rest, s = self.settle(now, z)
+        found.append((z, s, p, q))
+    z, s, p, q = zip(*found)
+    return Path(torch.stack(z, 1), torch.stack(s, 1), stacked(p), stacked(q))
+
+
+# %% ../../nbs/35a_latents.ipynb #23f650f5
+class Standard(nn.Module):
+    "The prior of independent latents."
+
+    def forward(self, told: Float[Tensor, "*batch told"], z: Float[Tensor, "*batch dim_z"]) -> Diagonal:
+        "Standard Gaussians, as many as there are latents."
+        return Diagonal(torch.zeros_like(z), torch.ones_like(z))
+
+
 class NoLatent(Latent):
     "d_t = RNN(c_t), x_t from d_t."
 
     def build(self, config: SequenceConfig, context: int, kept: int) -> int:
         "Makes the networks; the length of what the decoder reads."
-        self.rnn, self.back = self.network(context), None
+        self.rnn, self.P, self.Q = self.network(context), Standard(), Standard()
         return config.rnn_units[-1]
 
-    def ready(self, c: Tensor) -> Tensor:
-        "d of all steps."
-        return self.rnn(c)[0]
-
-    def evidence(self, c: Tensor, e: Tensor, kept: Tensor) -> Tensor:
-        "Nothing."
-        return e[..., :0]
-
-    def now(self, e: Tensor, rest: Rest) -> Now:
-        "The state of a step, of which e is ready."
-        return Now(e, rest)
-
-    def live(self, c: Tensor, rest: Rest) -> Now:
-        "The state of a step whose context is known only now."
-        d, memory = self.rnn.step(c, rest.memory)
-        return Now(d, Rest(memory, rest.z))
-
-    def glance(self, now: Now, kept: Tensor) -> Tensor | None:
-        "What a posterior that does not smooth sees of an observation; None if there is none."
-        return None
+    def path(self, e: Tensor, a: Tensor, noise: Tensor, free: Tensor | None = None) -> Path:
+        "One path drawn from the posterior, all steps at once; without latents there is nothing to draw."
+        p = self.P(e, noise)
+        q = pick(free, p, self.Q(a, noise))
+        z = q.sample(noise)
+        return Path(z, self.along(e, z), p, q)
 
 
-# %% ../../nbs/35a_latents.ipynb #6fb9502a
-@patch
-def prior(self: NoLatent, now: Now) -> Diagonal:
-    "Of length 0."
-    return Diagonal(now.rest.z, now.rest.z)
-
-
-@patch
-def posterior(self: NoLatent, now: Now, a: Tensor, prior: Diagonal) -> Diagonal:
-    "Of length 0."
-    return prior
-
-
-@patch
-def settle(self: NoLatent, now: Now, z: Tensor) -> tuple[Rest, Tensor]:
-    "What is carried on, and what the decoder reads."
-    return now.rest, now.d
-
-
-@patch
-def along(self: NoLatent, e: Tensor, z: Tensor) -> Tensor:
-    "What the decoder reads at all steps of a given path."
-    return e
-
-
-@patch
-def path(self: NoLatent, e: Tensor, a: Tensor, noise: Tensor, free: Tensor | None = None) -> Path:
-    "Nothing is drawn."
-    none = Diagonal(noise[..., :0], noise[..., :0])
-    return Path(noise[..., :0], e, none, none)
-
-
-# %% ../../nbs/35a_latents.ipynb #d81ee501
+# %% ../../nbs/35a_latents.ipynb #1f925de8
 class IndependentLatent(NoLatent):
-    "z_t standard Gaussian; d_t = RNN([c_t, z_t]), x_t from d_t; or d_t = RNN(c_t), x_t from [d_t, z_t]."
+    "z_t standard Gaussian, d_t = RNN(c_t), x_t from [d_t, z_t]."
 
     def build(self, config: SequenceConfig, context: int, kept: int) -> int:
         "Makes the networks; the length of what the decoder reads."
-        self.into, units = config.latent_into == "rnn", config.rnn_units[-1]
-        self.rnn = self.network(context + self.dim_z * self.into)
+        units = config.rnn_units[-1]
         self.forth = self.network(context + kept, Recurrent)
         self.back = self.network(units, Recurrent) if self.smooth else None
-        self.Q = Transition(config, units, chained=False)
-        return units if self.into else units + self.dim_z
+        self.P, self.Q = Standard(), Transition(config, units, chained=False)
+        return self.build_rnn(context, units)
 
-    def ready(self, c: Tensor) -> Tensor:
-        "d of all steps if z is for the decoder only; otherwise the contexts."
-        return c if self.into else self.rnn(c)[0]
+    def build_rnn(self, context: int, units: int) -> int:
+        "Makes the network whose states the decoder reads, and z beside them."
+        self.rnn = self.network(context)
+        return units + self.dim_z
 
     def evidence(self, c: Tensor, e: Tensor, kept: Tensor) -> Tensor:
         "What a second network has read of contexts and observations."
         return self.forth(torch.cat([c, kept], -1))[0]
 
+
+# %% ../../nbs/35a_latents.ipynb #3335ce1f
+class FedLatent(IndependentLatent):
+    "z_t standard Gaussian, d_t = RNN([c_t, z_t]), x_t from d_t."
+
+    def build_rnn(self, context: int, units: int) -> int:
+        "Makes the network that reads context and latent; the decoder reads its states."
+        self.rnn = self.network(context + self.dim_z)
+        return units
+
+    def ready(self, c: Tensor) -> Tensor:
+        "The contexts."
+        return c
+
     def live(self, c: Tensor, rest: Rest) -> Now:
         "The state of a step whose context is known only now."
-        return Now(c, rest) if self.into else NoLatent.live(self, c, rest)
+        return Now(c, rest)
+
+    def settle(self, now: Now, z: Tensor) -> tuple[Rest, Tensor]:
+        "What is carried on, and what the decoder reads."
+        d, memory = self.rnn.step(torch.cat([now.d, z], -1), now.rest.memory)
+        return Rest(memory, z), d
+
+    def along(self, e: Tensor, z: Tensor) -> Tensor:
+        "What the decoder reads at all steps of a given path."
+        return self.rnn(torch.cat([e, z], -1))[0]
 
 
-# %% ../../nbs/35a_latents.ipynb #5ffd4993
-@patch
-def prior(self: IndependentLatent, now: Now) -> Diagonal:
-    "Standard Gaussians."
-    return Diagonal(torch.zeros_like(now.rest.z), torch.ones_like(now.rest.z))
-
-
-@patch
-def posterior(self: IndependentLatent, now: Now, a: Tensor, prior: Diagonal) -> Diagonal:
-    "Q(a_t)."
-    return self.Q(a)
-
-
-@patch
-def settle(self: IndependentLatent, now: Now, z: Tensor) -> tuple[Rest, Tensor]:
-    "What is carried on, and what the decoder reads."
-    d, memory = torch.cat([now.d, z], -1), now.rest.memory
-    if self.into:
-        d, memory = self.rnn.step(d, memory)
-    return Rest(memory, z), d
-
-
-@patch
-def along(self: IndependentLatent, e: Tensor, z: Tensor) -> Tensor:
-    "What the decoder reads at all steps of a given path."
-    s = torch.cat([e, z], -1)
-    return self.rnn(s)[0] if self.into else s
-
-
-@patch
-def path(self: IndependentLatent, e: Tensor, a: Tensor, noise: Tensor, free: Tensor | None = None) -> Path:
-    "One path drawn from the posterior, all steps at once."
-    p = Diagonal(torch.zeros_like(noise), torch.ones_like(noise))
-    q = pick(free, p, self.Q(a))
-    z = q.sample(noise)
-    return Path(z, self.along(e, z), p, q)
-
-
-# %% ../../nbs/35a_latents.ipynb #3c966a3e
-class RecurrentLatent(IndependentLatent):
-    "d_t = RNN([c_t, ψ(z_{t-1})]), z_t from P(d_t), x_t from [d_t, z_t]."
+# %% ../../nbs/35a_latents.ipynb #c21209fe
+class VRNNNetworks(Latent):
+    "The networks of a VRNN and what its posterior has seen."
 
     def build(self, config: SequenceConfig, context: int, kept: int) -> int:
         "Makes the networks; the length of what the decoder reads."
@@ -273,64 +310,47 @@ class RecurrentLatent(IndependentLatent):
         "The observation of each step; if later ones are to be read, contexts as well."
         return torch.cat([c, kept], -1) if self.smooth else kept
 
-    def now(self, e: Tensor, rest: Rest) -> Now:
-        "The state of a step."
-        d, memory = self.rnn.step(torch.cat([e, self.psi(rest.z)], -1), rest.memory)
-        return Now(d, Rest(memory, rest.z))
-
-    live = now
-
     def glance(self, now: Now, kept: Tensor) -> Tensor | None:
         "What a posterior that does not smooth sees of an observation; None if it smooths."
         return None if self.smooth else kept
 
 
-# %% ../../nbs/35a_latents.ipynb #c861ac05
-@patch
-def prior(self: RecurrentLatent, now: Now) -> Diagonal:
-    "P(d_t)."
-    return self.P(now.d)
+# %% ../../nbs/35a_latents.ipynb #d49ba514
+class RecurrentLatent(VRNNNetworks):
+    "d_t = RNN([c_t, ψ(z_{t-1})]), z_t from P(d_t), x_t from [d_t, z_t]."
+
+    def now(self, e: Tensor, rest: Rest) -> Now:
+        "The state of a step."
+        d, memory = self.rnn.step(torch.cat([e, self.psi(rest.z)], -1), rest.memory)
+        return Now(d, Rest(memory, rest.z))
+
+    def live(self, c: Tensor, rest: Rest) -> Now:
+        "The same: nothing but the context is ready before."
+        return self.now(c, rest)
+
+    def posterior(self, now: Now, a: Tensor, prior: Diagonal) -> Diagonal:
+        "Q([d_t, a_t]), to whose mean the prior's is added if that was chosen."
+        return super().posterior(now, torch.cat([now.d, a], -1), prior)
+
+    def along(self, e: Tensor, z: Tensor) -> Tensor:
+        "What the decoder reads at all steps of a given path."
+        before = torch.cat([self.z0.expand(len(z), 1, -1), z[:, :-1]], 1)
+        return torch.cat([self.rnn(torch.cat([e, self.psi(before)], -1))[0], z], -1)
 
 
-@patch
-def posterior(self: RecurrentLatent, now: Now, a: Tensor, prior: Diagonal) -> Diagonal:
-    "Q([d_t, a_t]), and the prior's mean."
-    q = self.Q(torch.cat([now.d, a], -1))
-    return Diagonal(q.mean + prior.mean, q.var) if self.residual else q
-
-
-@patch
-def settle(self: RecurrentLatent, now: Now, z: Tensor) -> tuple[Rest, Tensor]:
-    "What is carried on, and what the decoder reads."
-    return Rest(now.rest.memory, z), torch.cat([now.d, z], -1)
-
-
-@patch
-def along(self: RecurrentLatent, e: Tensor, z: Tensor) -> Tensor:
-    "What the decoder reads at all steps of a given path."
-    before = torch.cat([self.z0.expand(len(z), 1, -1), z[:, :-1]], 1)
-    return torch.cat([self.rnn(torch.cat([e, self.psi(before)], -1))[0], z], -1)
-
-
-@patch
-def path(self: RecurrentLatent, e: Tensor, a: Tensor, noise: Tensor, free: Tensor | None = None) -> Path:
-    "One path drawn from the posterior, step by step."
-    return Latent.path(self, e, a, noise, free)
-
-
-# %% ../../nbs/35a_latents.ipynb #25eb24b5
-class ChainLatent(NoLatent):
-    "d_t = RNN(c_t), z_t from P(d_t, z_{t-1}), x_t from [d_t, z_t]."
+# %% ../../nbs/35a_latents.ipynb #4fd9e62c
+class ChainNetworks(Latent):
+    "The networks of an SRNN and what its posterior has seen."
 
     def build(self, config: SequenceConfig, context: int, kept: int) -> int:
         "Makes the networks; the length of what the decoder reads."
-        told = self.build_memory(config, context)
+        told = self.build_prior(config, context)
         width = kept + (told if self.sees_d else context)
         self.back = self.network(width, Recurrent) if self.smooth else None
         self.Q = Transition(config, config.rnn_units[-1] if self.smooth else kept + told)
         return self.dim_z if self.rnn is None else told + self.dim_z
 
-    def build_memory(self, config: SequenceConfig, context: int) -> int:
+    def build_prior(self, config: SequenceConfig, context: int) -> int:
         "Makes recurrent network and prior; the length of d."
         self.rnn = self.network(context)
         self.P = Transition(config, config.rnn_units[-1])
@@ -345,58 +365,33 @@ class ChainLatent(NoLatent):
         return None if self.smooth else torch.cat([now.d, kept], -1)
 
 
-# %% ../../nbs/35a_latents.ipynb #8e05416f
-@patch
-def prior(self: ChainLatent, now: Now) -> Diagonal:
-    "P(d_t, z_{t-1})."
-    return self.P(now.d, now.rest.z)
+# %% ../../nbs/35a_latents.ipynb #e7179b72
+class ChainLatent(ChainNetworks):
+    "d_t = RNN(c_t), z_t from P(d_t, z_{t-1}), x_t from [d_t, z_t]."
+
+    def path(self, e: Tensor, a: Tensor, noise: Tensor, free: Tensor | None = None) -> Path:
+        "One path drawn from the posterior; what the first layers make of e and a is computed for all steps at once."
+        P, Q, n = self.P, self.Q, self.P.told.out_features
+        first = torch.cat([P.told(e), Q.told(a)], -1).unbind(1)
+        W = torch.cat([P.before.weight, Q.before.weight]).T
+        z, found = self.z0.expand(len(e), -1), []
+        for t, (told, eps) in enumerate(zip(first, noise.unbind(1))):
+            h = torch.addmm(told, z, W)
+            p, q = P.finish(h[:, :n], z), Q.finish(h[:, n:])
+            q = Diagonal(q.mean + p.mean, q.var) if self.residual else q
+            q = pick(None if free is None else free[:, t], p, q)
+            z = q.sample(eps)
+            found.append((z, p, q))
+        z, p, q = zip(*found)
+        z = torch.stack(z, 1)
+        return Path(z, self.along(e, z), stacked(p), stacked(q))
 
 
-@patch
-def posterior(self: ChainLatent, now: Now, a: Tensor, prior: Diagonal) -> Diagonal:
-    "Q(a_t, z_{t-1}), and the prior's mean."
-    q = self.Q(a, now.rest.z)
-    return Diagonal(q.mean + prior.mean, q.var) if self.residual else q
-
-
-@patch
-def settle(self: ChainLatent, now: Now, z: Tensor) -> tuple[Rest, Tensor]:
-    "What is carried on, and what the decoder reads."
-    return Rest(now.rest.memory, z), z if self.rnn is None else torch.cat([now.d, z], -1)
-
-
-@patch
-def along(self: ChainLatent, e: Tensor, z: Tensor) -> Tensor:
-    "What the decoder reads at all steps of a given path."
-    return z if self.rnn is None else torch.cat([e, z], -1)
-
-
-# %% ../../nbs/35a_latents.ipynb #438d45f5
-@patch
-def path(self: ChainLatent, e: Tensor, a: Tensor, noise: Tensor, free: Tensor | None = None) -> Path:
-    "One path drawn from the posterior; what the first layers make of e and a is computed for all steps at once."
-    P, Q, n = self.P, self.Q, self.P.told.out_features
-    first = torch.cat([P.told(e), Q.told(a)], -1).unbind(1)
-    W = torch.cat([P.before.weight, Q.before.weight]).T
-    z, found = self.z0.expand(len(e), -1), []
-    for t, (told, eps) in enumerate(zip(first, noise.unbind(1))):
-        h = torch.addmm(told, z, W)
-        p, q = P.finish(h[:, :n], z), Q.finish(h[:, n:])
-        if self.residual:
-            q = Diagonal(q.mean + p.mean, q.var)
-        q = pick(None if free is None else free[:, t], p, q)
-        z = q.sample(eps)
-        found.append((z, p, q))
-    z, p, q = zip(*found)
-    z = torch.stack(z, 1)
-    return Path(z, self.along(e, z), stacked(p), stacked(q))
-
-
-# %% ../../nbs/35a_latents.ipynb #adf6e329
+# %% ../../nbs/35a_latents.ipynb #465d03af
 class MarkovLatent(ChainLatent):
     "z_t from P(u_t, z_{t-1}), x_t from z_t."
 
-    def build_memory(self, config: SequenceConfig, context: int) -> int:
+    def build_prior(self, config: SequenceConfig, context: int) -> int:
         "Makes the gated prior; the length of a context, which holds controls and clock only."
         self.rnn, self.P = None, GatedTransition(config, context)
         return context
@@ -409,8 +404,16 @@ class MarkovLatent(ChainLatent):
         "The state of a step whose context is known only now."
         return Now(c, rest)
 
+    def settle(self, now: Now, z: Tensor) -> tuple[Rest, Tensor]:
+        "What is carried on, and what the decoder reads: z_t."
+        return Rest(None, z), z
 
-# %% ../../nbs/35a_latents.ipynb #ae71f2f0
+    def along(self, e: Tensor, z: Tensor) -> Tensor:
+        "What the decoder reads at all steps of a given path: z."
+        return z
+
+
+# %% ../../nbs/35a_latents.ipynb #8572a767
 LATENTS = {
     "none": NoLatent,
     "independent": IndependentLatent,
@@ -418,3 +421,13 @@ LATENTS = {
     "srnn": ChainLatent,
     "markov": MarkovLatent,
 }
+
+
+def make_latent(
+    config: SequenceConfig,  # says which
+    context: int,  # length of a context
+    kept: int,  # length of what is remembered of an observation
+) -> Latent:
+    "The latent that a configuration asks for."
+    fed = config.latent == "independent" and config.latent_into == "rnn"
+    return (FedLatent if fed else LATENTS[config.latent])(config, context, kept)

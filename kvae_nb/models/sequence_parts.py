@@ -26,13 +26,14 @@ __all__ = [
     "GatedTransition",
 ]
 
-# %% ../../nbs/35_sequence_models.ipynb #c89ad765
+# %% ../../nbs/35_sequence_models.ipynb #e3185ddc
 import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from fastcore.basics import patch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import softplus
@@ -42,7 +43,7 @@ from .parts import check_range
 from .sequence_steps import Diagonal
 
 
-# %% ../../nbs/35_sequence_models.ipynb #5ccf6c54
+# %% ../../nbs/35_sequence_models.ipynb #7bc4e021
 @dataclass(frozen=True)
 class SequenceConfig:
     "What defines a model of sequences."
@@ -91,7 +92,7 @@ class SequenceConfig:
     "the divergence in the bound is the formula; False: log q - log p of the drawn latent"
 
 
-# %% ../../nbs/35_sequence_models.ipynb #6325cc69
+# %% ../../nbs/35_sequence_models.ipynb #875ce6d4
 CHOICES = {
     "latent": ("none", "independent", "vrnn", "srnn", "markov"),
     "cell": ("lstm", "gru"),
@@ -121,7 +122,7 @@ def check_sequence_config(
             raise InputError(f"model.{name} is {getattr(config, name)}, but must be at least 0 and below 1.")
 
 
-# %% ../../nbs/35_sequence_models.ipynb #593d21f5
+# %% ../../nbs/35_sequence_models.ipynb #80add6f1
 ACTIVATIONS = {"relu": nn.ReLU, "elu": nn.ELU, "tanh": nn.Tanh, "leaky": nn.LeakyReLU}
 
 
@@ -138,7 +139,7 @@ def mlp(
     return nn.Sequential(*layers)
 
 
-# %% ../../nbs/35_sequence_models.ipynb #37b2f14f
+# %% ../../nbs/35_sequence_models.ipynb #a4acdb48
 class Recurrent(nn.Module):
     "A stack of recurrent layers whose memory is a tuple of tensors with the sequences as first axis."
 
@@ -156,23 +157,28 @@ class Recurrent(nn.Module):
         for layer in self.layers if self.long else ():
             nn.init.constant_(layer.bias_hh_l0.chunk(4)[1], 1.0)  # remembers, until it learns to forget
 
-    def rest(self, rows: int, like: Tensor) -> tuple:
-        "The memory before anything was read: zeros."
-        return tuple((like.new_zeros(rows, n),) * (1 + self.long) for n in self.units)
 
-    def forward(
-        self, c: Float[Tensor, "batch time inputs"], memory: tuple | None = None
-    ) -> tuple[Float[Tensor, "batch time units"], tuple]:
-        "What the last layer says at every step, and the memory after the last step."
-        memory, after = memory or self.rest(len(c), c), []
-        for layer, m in zip(self.layers, memory):
-            first = tuple(v[None].contiguous() for v in m)
-            c, last = layer(c, first if self.long else first[0])
-            c, after = self.silence(c), [*after, tuple(v[0] for v in (last if self.long else (last,)))]
-        return c, tuple(after)
+# %% ../../nbs/35_sequence_models.ipynb #5f3bad80
+@patch
+def rest(self: Recurrent, rows: int, like: Tensor) -> tuple:
+    "The memory before anything was read: zeros."
+    return tuple((like.new_zeros(rows, n),) * (1 + self.long) for n in self.units)
 
 
-# %% ../../nbs/35_sequence_models.ipynb #b6bcb99c
+@patch
+def forward(
+    self: Recurrent, c: Float[Tensor, "batch time inputs"], memory: tuple | None = None
+) -> tuple[Float[Tensor, "batch time units"], tuple]:
+    "What the last layer says at every step, and the memory after the last step."
+    memory, after = memory or self.rest(len(c), c), []
+    for layer, m in zip(self.layers, memory):
+        first = tuple(v[None].contiguous() for v in m)
+        c, last = layer(c, first if self.long else first[0])
+        c, after = self.silence(c), [*after, tuple(v[0] for v in (last if self.long else (last,)))]
+    return c, tuple(after)
+
+
+# %% ../../nbs/35_sequence_models.ipynb #14f9cd63
 class Stepping(Recurrent):
     "The same, also one step at a time."
 
@@ -186,7 +192,7 @@ class Stepping(Recurrent):
         return c, tuple(after)
 
 
-# %% ../../nbs/35_sequence_models.ipynb #5f2392d5
+# %% ../../nbs/35_sequence_models.ipynb #6c5468c6
 def last_seen(
     seen: Bool[Tensor, "batch time"],  # True = observed
 ) -> Int[Tensor, " batch"]:
@@ -206,7 +212,7 @@ def backwards(
     return v.gather(1, index[..., None].expand_as(v))
 
 
-# %% ../../nbs/35_sequence_models.ipynb #c6c8c636
+# %% ../../nbs/35_sequence_models.ipynb #803e8f97
 class Context(nn.Module):
     "c_t = [φ(x_{t-1}), seen_{t-1}, u_t, clock_t]: what a model may know before it sees x_t."
 
@@ -224,22 +230,27 @@ class Context(nn.Module):
         self.start = nn.Parameter(torch.zeros(self.code), requires_grad=c.learn_start and self.history > 0)
         self.hidden = nn.Parameter(torch.zeros(self.code))
 
-    def remember(
-        self,
-        code: Float[Tensor, "*batch code"],  # φ(x)
-        seen: Bool[Tensor, "*batch"] | None,  # True = observed; None = all observed
-    ) -> Float[Tensor, "*batch code_and_flag"]:
-        "What is kept of an observation: its code and 1; a learned vector and 0 where it is hidden."
-        if seen is None:
-            return torch.cat([code, torch.ones_like(code[..., :1])], -1)
-        return torch.cat([torch.where(seen[..., None], code, self.hidden), seen[..., None].to(code.dtype)], -1)
 
-    def open(self, rows: int) -> Float[Tensor, "rows code_and_flag"]:
-        "What stands for the observation before the first: a learned vector and 0."
-        return torch.cat([self.start, torch.zeros_like(self.start[:1])]).expand(rows, -1)
+# %% ../../nbs/35_sequence_models.ipynb #b1ebaf1a
+@patch
+def remember(
+    self: Context,
+    code: Float[Tensor, "*batch code"],  # φ(x)
+    seen: Bool[Tensor, "*batch"] | None,  # True = observed; None = all observed
+) -> Float[Tensor, "*batch code_and_flag"]:
+    "What is kept of an observation: its code and 1; a learned vector and 0 where it is hidden."
+    if seen is None:
+        return torch.cat([code, torch.ones_like(code[..., :1])], -1)
+    return torch.cat([torch.where(seen[..., None], code, self.hidden), seen[..., None].to(code.dtype)], -1)
 
 
-# %% ../../nbs/35_sequence_models.ipynb #0ec2607a
+@patch
+def open(self: Context, rows: int) -> Float[Tensor, "rows code_and_flag"]:
+    "What stands for the observation before the first: a learned vector and 0."
+    return torch.cat([self.start, torch.zeros_like(self.start[:1])]).expand(rows, -1)
+
+
+# %% ../../nbs/35_sequence_models.ipynb #f362ad65
 def ticks(
     steps: Int[Tensor, "*time"],  # numbers of steps; the first is 0
     period: float,  # of the clock, in steps
@@ -264,7 +275,7 @@ def join_context(
     return torch.cat(parts, -1) if parts else torch.zeros_like(past[..., :1])
 
 
-# %% ../../nbs/35_sequence_models.ipynb #37936a7d
+# %% ../../nbs/35_sequence_models.ipynb #a5c5917f
 def contexts(
     context: Context,  # has the learned vectors
     kept: Float[Tensor, "batch time code_and_flag"],  # what is remembered of every observation
@@ -304,7 +315,7 @@ def context_now(
     return join_context(context, window.past, u, torch.tensor(window.step, device=window.past.device))
 
 
-# %% ../../nbs/35_sequence_models.ipynb #df43bae7
+# %% ../../nbs/35_sequence_models.ipynb #ca230881
 def diagonal(
     mean: Float[Tensor, "*batch dim_z"],
     raw: Float[Tensor, "*batch dim_z"],  # any numbers
@@ -331,8 +342,8 @@ class Transition(nn.Module):
         self.after = nn.Sequential(ACTIVATIONS[config.activation](), mlp(sizes, config.activation))
         self.least = config.min_std
 
-    def forward(self, told: Float[Tensor, "*batch told"], z: Float[Tensor, "*batch dim_z"] | None = None) -> Diagonal:
-        "The Gaussians."
+    def forward(self, told: Float[Tensor, "*batch told"], z: Float[Tensor, "*batch dim_z"]) -> Diagonal:
+        "The Gaussians. Without a chain z is not read."
         return self.finish(self.told(told) + (0 if self.before is None else self.before(z)), z)
 
     def finish(self, first: Float[Tensor, "*batch units"], z: Float[Tensor, "*batch dim_z"] | None = None) -> Diagonal:
@@ -340,7 +351,7 @@ class Transition(nn.Module):
         return diagonal(*self.after(first).chunk(2, -1), self.least)
 
 
-# %% ../../nbs/35_sequence_models.ipynb #b6a03764
+# %% ../../nbs/35_sequence_models.ipynb #d5144f56
 class GatedTransition(nn.Module):
     "The transition of the deep Markov model: between a linear map and a network, a gate for each component."
 
