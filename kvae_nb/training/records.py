@@ -104,8 +104,9 @@ class Reporter:
         main: bool = True,  # whether this is the first process
         step: int = 0,  # steps taken; events of later ones are replaced
         quiet: bool = False,  # True: nothing on the screen
+        unit: str = "frame",  # what a step of the sequences is called
     ):
-        self.path, self.main, self.quiet = inside(run, run / "log.txt"), main, quiet
+        self.path, self.main, self.quiet, self.unit = inside(run, run / "log.txt"), main, quiet, unit
         self.writer = event_writer(run, step) if main else None
 
     def say(self, text: str):
