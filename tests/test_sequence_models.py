@@ -68,7 +68,9 @@ def test_probabilities_of_all_sequences_sum_to_one(kind, hidden):
     mask[:, list(hidden)] = False
     x = x[(x[:, list(hidden)] == 0).all(1)]  # one sequence for each way the observed steps can be
     mask = mask[: len(x)]
-    log_p = log_prob_by_prior(model, x, mask if hidden else None, u.expand(len(x), -1, -1), noise.expand(len(x), -1, -1))
+    log_p = log_prob_by_prior(
+        model, x, mask if hidden else None, u.expand(len(x), -1, -1), noise.expand(len(x), -1, -1)
+    )
     assert len(x) == 3 ** (T - len(hidden))
     assert_close(log_p.exp().sum(), torch.tensor(1.0).double(), rtol=0, atol=1e-10)
 
@@ -159,7 +161,10 @@ def test_a_sequence_alone_or_padded_has_the_same_bound(kind):
             cut = lambda v: v[k : k + 1, :n]
             alone = model.elbo(cut(x), cut(mask), cut(u), SequenceNoise(cut(noise.z)))
             assert_close([v[k : k + 1] for v in together], list(alone), rtol=1e-4, atol=1e-4)
-            assert_close(model.rate(x, mask, u, noise)[k, :n], model.rate(cut(x), cut(mask), cut(u), SequenceNoise(cut(noise.z)))[0])
+            assert_close(
+                model.rate(x, mask, u, noise)[k, :n],
+                model.rate(cut(x), cut(mask), cut(u), SequenceNoise(cut(noise.z)))[0],
+            )
 
 
 @each_kind
@@ -176,7 +181,11 @@ def test_hidden_values_are_never_read(kind):
             grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
             assert all(g.isfinite().all() for g in grads[-1])
             with torch.no_grad():
-                grads[-1] += [terms.elbo.detach(), model.encode(v, mask), *model.impute(v, mask, particles=4).filtered.z]
+                grads[-1] += [
+                    terms.elbo.detach(),
+                    model.encode(v, mask),
+                    *model.impute(v, mask, particles=4).filtered.z,
+                ]
         assert_close(grads[0], grads[1], rtol=0, atol=0)
 
 

@@ -6,7 +6,8 @@
 __all__ = ['ROWS', 'Live', 'go_live', 'here', 'told', 'remembered_as', 'Drawn', 'most_probable', 'draw_step', 'Chance', 'chance',
            'Swarm', 'Given', 'given_rows', 'proposal', 'swarm_step', 'normalised', 'swarm', 'ImputedSequence',
            'over_particles', 'moments', 'filtered_beliefs', 'ancestors', 'of_ancestors', 'Smoothed', 'smoothed_beliefs',
-           'fill_in', 'joined', 'GeneratedSequence', 'after_prefix', 'free_run', 'Acting', 'Continuation', 'go_on']
+           'fill_in', 'joined', 'GeneratedSequence', 'after_prefix', 'free_run', 'Acting', 'Continuation',
+           'check_continuation', 'check_size', 'go_on']
 
 # %% ../../nbs/35c_using_sequences.ipynb #ad20f526
 import math
@@ -17,9 +18,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from ..core.errors import InputError
 from ..core.gaussians import Gaussian
 from ..inference.particle_parts import SEED, effective_number, systematic, wide
-from .protocol import Beliefs, check_generator, whole_number
+from .protocol import MOST_PIXELS, Beliefs, check_generator, given_controls, whole_number
+from .sequence_inputs import check_sequences
 from .sequence_latents import Now, Rest, pick
 from .sequence_parts import blanked, context_now, open_context, push_context
 from .sequence_steps import rows_at
@@ -183,8 +186,8 @@ def swarm_step(
     live: Live,
     t: int,
     luck: Chance,
-) -> tuple[Live, Swarm, Float[Tensor, " rows"]]:
-    "All particles one step on, and the logarithms by which their weights change."
+) -> tuple[Live, tuple[Tensor, Tensor, Tensor], Float[Tensor, " rows"]]:
+    "All particles one step on: their state; z, x and its mean; and by what the logarithms of their weights change."
     x, seen = given.x[:, t], given.seen[:, t]
     now = here(model, live, None if given.u is None else given.u[:, t], t)
     prior, posterior = proposal(model, given, t, now, x)
@@ -432,7 +435,7 @@ class Acting:
         if self.agent is not None:
             self.knows = self.agent.observe(self.knows, x, u)
 
-# %% ../../nbs/35c_using_sequences.ipynb #1f8e2ffe
+# %% ../../nbs/35c_using_sequences.ipynb #976ec30d
 class Continuation(NamedTuple):
     "What is to be generated."
 
@@ -443,6 +446,47 @@ class Continuation(NamedTuple):
     mask: Bool[Tensor, "count prefix"] | None  # which of them are observed
 
 
+def check_continuation(
+    model: nn.Module,  # a `SequenceVAE`
+    steps: object,  # how many new steps
+    count: object = 1,  # how many sequences, if there is no prefix
+    u: object = None,  # controls of the prefix and of the new steps; with an agent, of the prefix
+    x: object = None,  # observations to continue, or None
+    mask: object = None,  # which of them are observed
+    agent: object = None,  # chooses the controls of the new steps
+    generator: torch.Generator | None = None,  # source of randomness
+    temperature: object = 1.0,  # of the observations
+) -> Continuation:
+    "What is to be generated; with a prefix, as many sequences as it has. Raises `InputError` if it cannot be."
+    steps, count = whole_number(steps, "steps"), whole_number(count, "count")
+    check_generator(generator, model.latent.z0)
+    if not isinstance(temperature, (int, float)) or not 0 < temperature < math.inf:
+        raise InputError(f"the temperature is {temperature!r:.40}, but must be a positive number.")
+    if agent is not None and not model.config.dim_u:
+        raise InputError("an agent chooses controls, but this model was built without them (dim_u=0).")
+    more = 0 if agent is not None else steps
+    if x is not None:
+        x, mask, u = check_sequences(model, x, mask, u, more)
+        count = len(x)
+    elif agent is None:
+        u = given_controls(model, u, count, steps)
+    check_size(count, steps, model.emission.features)
+    return Continuation(steps, count, u, x, mask)
+
+# %% ../../nbs/35c_using_sequences.ipynb #2937848a
+def check_size(
+    count: int,  # sequences
+    steps: int,  # of each
+    numbers: int,  # of each step
+):
+    "Raises `InputError` for more numbers than fit into memory."
+    if count * steps * numbers > MOST_PIXELS:
+        raise InputError(
+            f"{count} sequences of {steps} steps would take {count * steps * numbers / 2**28:.0f} GiB; "
+            "ask for fewer, and go on from their last steps."
+        )
+
+# %% ../../nbs/35c_using_sequences.ipynb #1f8e2ffe
 def go_on(
     model: nn.Module,  # a `SequenceVAE`
     asked: Continuation,  # what is to be generated
