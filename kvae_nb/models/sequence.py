@@ -18,6 +18,7 @@ from ..core.gaussians import LOG_2PI
 from . import distributions
 from .parts import check_affordable
 from .protocol import ElboTerms, Posterior, given_controls, number_tensor
+from .sequence_going import GeneratedSequence, check_continuation, go_on
 from .sequence_inputs import check_sequences
 from .sequence_latents import Now, Path, make_latent, pick
 from kvae_nb.models.sequence_parts import (
@@ -31,7 +32,7 @@ from kvae_nb.models.sequence_parts import (
     mlp,
 )
 from .sequence_steps import Diagonal
-from .sequence_use import GeneratedSequence, ImputedSequence, check_continuation, fill_in, go_on
+from .sequence_use import ImputedSequence, fill_in
 from .vae import pick_frames
 
 # %% ../../nbs/35b_sequence_vae.ipynb #9c82d828
@@ -106,7 +107,7 @@ def elbo(
     "The parts of the bound: `forward` after checks. Raises `InputError` for inputs that do not fit."
     return self.forward(*check_sequences(self, x, mask, u), noise)
 
-
+# %% ../../nbs/35b_sequence_vae.ipynb #68f5c92d
 @patch
 def noise(
     self: SequenceVAE,
@@ -131,7 +132,7 @@ def code(
     "φ(x) of each observation on its own."
     return self.context.phi(self.emission.embed(x).to(self.latent.z0.dtype))
 
-
+# %% ../../nbs/35b_sequence_vae.ipynb #801fe1a7
 @patch
 def begin(
     self: SequenceVAE,
@@ -169,7 +170,7 @@ def log_likelihood(
     found = self.emission.log_prob(self.decoder(s), x)
     return scale * torch.where(seen, found, 0).sum(-1)
 
-
+# %% ../../nbs/35b_sequence_vae.ipynb #6fcd918c
 def divergence(
     path: Path,  # of each sequence
     free: Bool[Tensor, "batch time"] | None,  # where the posterior is the prior
@@ -233,7 +234,7 @@ def encode(self: SequenceVAE, x: object, mask: object = None, u: object = None) 
     "The path of the means of q. Raises `InputError` for inputs that do not fit."
     return self.mean_path(x, mask, u).z
 
-
+# %% ../../nbs/35b_sequence_vae.ipynb #d46279b2
 @patch
 def rate(
     self: SequenceVAE,
@@ -267,7 +268,7 @@ def decode(
     e = self.latent.ready(contexts(self.context, kept, u))
     return self.emission.mean(self.decoder(self.latent.along(e, z)))
 
-
+# %% ../../nbs/35b_sequence_vae.ipynb #93f1db60
 @patch
 def parts(
     self: SequenceVAE,
@@ -294,7 +295,7 @@ def impute(
     "Beliefs about every step, given all observations and the earlier ones. Raises `InputError` as `elbo`."
     return fill_in(self, *check_sequences(self, x, mask, u), particles, generator)
 
-
+# %% ../../nbs/35b_sequence_vae.ipynb #2098b751
 @patch
 def generate(
     self: SequenceVAE,
