@@ -217,10 +217,11 @@ def check_finite(data: SequenceData) -> SequenceData:
 @patch
 def batch(
     self: SequenceData,
-    rows: Int[Tensor, " batch"] | list[int],  # positions of the sequences, on the same device
+    rows: Int[Tensor, " batch"] | Sequence[int],  # positions of the sequences, on the same device
 ) -> Batch:
     "What a training step gets of these rows; its mask is None only if the whole set is complete."
     part = lambda v: None if v is None else v[rows]
+    rows = rows if isinstance(rows, Tensor) else torch.tensor([*rows], dtype=torch.int64, device=self.device)
     return Batch(self.x[rows], None if self.complete else self.observed[rows], part(self.controls))
 
 # %% ../../nbs/32_sequences.ipynb #e5ab78c7
