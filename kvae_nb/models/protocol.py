@@ -59,7 +59,9 @@ class ElboTerms(NamedTuple):
 class Beliefs(NamedTuple):
     "What a model infers about each frame of each sequence."
 
-    frames: Float[Tensor, "batch time *event"]  # expected pixels, in [0, 1] for binary frames; of symbols, probabilities
+    frames: Float[
+        Tensor, "batch time *event"
+    ]  # expected pixels, in [0, 1] for binary frames; of symbols, probabilities
     a: Gaussian  # distribution of the noise-free pseudo-observation: mean [batch, time, dim_a], covariance
     z: Gaussian  # distribution of the state: mean [batch, time, dim_z], covariance
 

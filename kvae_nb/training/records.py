@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ..core.files import atomic_write, inside
 from ..core.runtime import kept_random_state
 from ..data.batches import batches
-from ..data.films import Batch, VideoData, mask_gap
+from ..data.films import Batch, DataSet, mask_gap
 from ..models.protocol import ElboTerms, asked_particles, hide
 from .annealing import CollapseReport, collapse_report
 from .checkpoints import Progress
@@ -32,7 +32,7 @@ from .step import reseed
 @torch.no_grad()
 def validate(
     model: nn.Module,  # answers the protocol
-    data: VideoData,  # on the model's device
+    data: DataSet,  # on the model's device
     config: TrainConfig,  # how many sequences, and the seed
 ) -> ElboTerms:
     """The parts of the plain bound for the first validation sequences, all frames decoded; the caller's random
@@ -132,7 +132,7 @@ class Reporter:
 @torch.no_grad()
 def what_is_said(
     model: nn.Module,  # answers the protocol
-    data: VideoData,  # on the model's device
+    data: DataSet,  # on the model's device
     config: TrainConfig,  # how many sequences
 ) -> CollapseReport | None:
     """How much the encoder says about the observed frames of the first validation sequences; None if there are not
