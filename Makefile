@@ -18,7 +18,7 @@ help: ## show this list
 
 demo: $(READY) ## simulate a ball, train a KVAE on the CPU, fill in hidden frames, leave figures in runs/
 	$(BIN)/kvae train --preset demo --out $(RUNS)
-	$(BIN)/kvae evaluate --runs $(RUNS)
+	$(BIN)/kvae evaluate --runs $(RUNS) --measure.sequences 100
 
 test: export OMP_NUM_THREADS := 1
 test: $(READY) ## check the tree, run every notebook and the test suite

@@ -49,7 +49,7 @@ setup(
     package_data={lib: ["weights/*.safetensors", "samples/*.npz", "py.typed"]},
     python_requires=f">={cfg['min_python']},<3.14",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split(), "browser": cfg["browser_requirements"].split()},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "browser", "play", "music")},
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{lib}={lib}._modidx:d"]},
     zip_safe=False,
 )

@@ -26,7 +26,14 @@ import nbformat
 from sphinx.cmd.build import build_main
 
 ROOT, HERE = Path(__file__).resolve().parent.parent, Path(__file__).resolve().parent
-PARTS = {1: "The story", 16: "Fast and safe inference", 30: "Other models", 50: "Using it", 60: "Results"}
+PARTS = {
+    1: "The story",
+    16: "Fast and safe inference",
+    30: "Other models",
+    32: "Sequences of anything",
+    50: "Using it",
+    60: "Results",
+}
 PARTS |= {70: "Workshop", 90: "To look things up"}  # the number of a part's first notebook -> its title
 TEXTS = {"experiments/README.md": "experiments", "benchmarks/README.md": "benchmarks", "CHANGELOG.md": "changelog"}
 CODE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)\s*$)", re.M | re.S)
