@@ -212,7 +212,7 @@ class Draws(NamedTuple):
     kept: Tensor | None  # [batch, time], False where the training hides a frame; None: it hides none
     added: Tensor | None = None  # noise for the frames, of their shape; None: none
 
-# %% ../../nbs/13_step.ipynb #dbe0237c
+# %% ../../nbs/13_step.ipynb #ebfca666
 def check_noise(
     config: TrainConfig,  # perhaps with noise
     event: tuple[int, ...],  # shape of an observation
@@ -265,7 +265,7 @@ def whole_batch(
     frames = frames.clamp(min=1 / acc.num_processes)  # a batch in which every frame is hidden is no error
     return frames, kl / frames
 
-# %% ../../nbs/13_step.ipynb #8014a732
+# %% ../../nbs/13_step.ipynb #bb63f59e
 def repeated(
     v: Tensor | None,  # rows are sequences
     samples: int,  # how often each of them
