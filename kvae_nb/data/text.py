@@ -79,7 +79,7 @@ def abc_notes(
     text: str,  # a tune in ABC notation; of several, the first one
 ) -> list[tuple[Fraction, Fraction, int]]:
     "Beginning, end (in quarter notes) and MIDI pitch of its notes. What is not understood is left out."
-    head = re.match(r"(?:\s*[A-Za-z]:.*\n)*", text)[0]
+    head = re.match(r"(?:\s*(?:[A-Za-z]:|%).*\n)*", text)[0]
     field = lambda name, default: (re.findall(rf"^\s*{name}:\s*(\S.*?)\s*$", head, re.M) or [default])[0]
     unit = re.match(r"(\d{1,3})/([1-9]\d{0,2})", field("L", "1/8"))
     unit = 4 * Fraction(int(unit[1]), int(unit[2])) if unit else Fraction(1, 2)
