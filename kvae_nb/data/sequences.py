@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['TENSORS', 'ALONG', 'BESIDE', 'FILL', 'FORMAT', 'SAID', 'SequenceData', 'check_observations', 'check_beside',
-           'check_sequences', 'from_list', 'check_finite', 'by_length', 'trimmed', 'joined', 'load_sequences',
-           'from_films']
+           'check_set', 'from_list', 'check_finite', 'by_length', 'trimmed', 'joined', 'load_sequences', 'from_films']
 
 # %% ../../nbs/32_sequences.ipynb #22badb08
 import hashlib
@@ -52,7 +51,7 @@ class SequenceData:
 
     def __post_init__(self):
         "Checks shapes and types."
-        check_sequences(self)
+        check_set(self)
 
     def parts(self) -> dict[str, Tensor]:
         "The tensors that are present, by name."
@@ -114,7 +113,7 @@ def check_beside(
         )
 
 # %% ../../nbs/32_sequences.ipynb #c1499fb1
-def check_sequences(data: SequenceData):
+def check_set(data: SequenceData):
     "Raises `InputError` when the parts of a set do not fit together."
     check_observations(data.x)
     for name in TENSORS[1:]:
