@@ -1,6 +1,7 @@
 "Sequences of anything: padded, cut, chosen, joined and stored sequences say what each one says alone."
 
 import math
+import re
 import tempfile
 from fractions import Fraction
 from functools import partial
@@ -17,7 +18,17 @@ from kvae_nb.core.errors import InputError
 from kvae_nb.data.films import DataSet, describe, split
 from kvae_nb.data.sequences import ALONG, SAID, SequenceData, by_length, from_list, joined, load_sequences, trimmed
 from kvae_nb.data.sources import SOURCES, SequenceDataConfig, divide_sequences, open_sequences
-from kvae_nb.data.text import Vocabulary, abc_notes, abc_roll, streams, text_parts, text_sequences, texts_of, vocabulary
+from kvae_nb.data.text import (
+    Vocabulary,
+    abc_notes,
+    abc_roll,
+    streams,
+    text_parts,
+    text_sequences,
+    texts_of,
+    tunes,
+    vocabulary,
+)
 from kvae_nb.models.sequence import SequenceVAE
 from kvae_nb.models.sequence_parts import CHOICES, SequenceConfig
 
@@ -220,29 +231,24 @@ def test_windows_and_streams_hold_the_text_in_order(text, steps, draw):
 
 
 @FEW
-@given(st.text(alphabet="ABCDEFGabcdefgz|/23,'^=_ \n:(){}[]\"!%XKLM-", max_size=80))
+@given(st.text(alphabet="ABCDEFGabcdefgz|/23,'^=_ \n:(){}[]\"!%XKLM-<>", max_size=80))
 def test_whatever_a_model_writes_can_be_heard(text):
     roll = abc_roll("X: 1\nK: Gm\n" + text)
     assert roll.dtype == bool and roll.shape[1] == 88
 
 
 def test_tunes_are_heard_as_music21_hears_them():
-    "Pitches and times of whole collections, where the small reader reads all that there is in a tune."
+    """Pitches and times of 120 tunes. Where tunes have accidentals or dotted pairs music21 differs in some (it
+    forgets an accidental before the end of the bar), where they have none in none."""
     music21 = pytest.importorskip("music21")
-    import re
-
-    from kvae_nb.data.text import tunes
-
-    agree, asked = 0, 0
-    for tune in re.split(r"\n(?=X:)", tunes())[400:460]:
-        if re.search(r"[(\[][2-9]|[<>\[]|\|:|:\||::|V:|P:", tune):
-            continue  # triplets, broken rhythm, chords and repeats
+    agree = {True: [], False: []}
+    for tune in re.split(r"\n(?=X:)", tunes())[400:520]:
         heard = music21.converter.parse(tune, format="abc").flatten().notes
         theirs = [(Fraction(n.offset), n.pitch.midi) for n in heard if not n.duration.isGrace and n.isNote]
-        ours = [(start, pitch) for start, _, pitch in abc_notes(tune)]
-        asked += 1
-        agree += theirs == ours
-    assert asked >= 10 and agree >= 0.9 * asked
+        plain = not re.search(r"[<>=^_\[x]", tune.partition("K:")[2])
+        agree[plain].append(theirs == [(start, pitch) for start, _, pitch in abc_notes(tune)])
+    assert len(agree[True]) >= 10 and all(agree[True]), agree[True]
+    assert sum(agree[False]) >= 0.4 * len(agree[False]), agree[False]
 
 
 def test_every_source_says_what_is_wrong_before_it_reads():
