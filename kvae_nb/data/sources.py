@@ -128,7 +128,7 @@ def _text(c: SequenceDataConfig, text: str, note: str) -> SequenceData:
     known = Vocabulary(c.vocabulary) if c.vocabulary else None
     return text_sequences(text, c.steps or 100, c.stride or None, known, c.characters, c.test, c.valid, note)
 
-
+# %% ../../nbs/32b_sources.ipynb #145c7ed0
 def from_text(
     config: SequenceDataConfig,  # path, encoding, steps (100), stride, vocabulary, characters, test, valid
 ) -> SequenceData:
@@ -215,7 +215,7 @@ def plain_sequences(
     seen = torch.where(data.observed.view(*x.shape[:2], *(1,) * (x.ndim - 2)), x, 0)
     return replace(data, emission=guess_emission(seen))
 
-
+# %% ../../nbs/32b_sources.ipynb #2a62bcd3
 def from_file(
     config: SequenceDataConfig,  # path
 ) -> SequenceData:
