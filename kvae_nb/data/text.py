@@ -222,7 +222,7 @@ def text_parts(
 # %% ../../nbs/38_text.ipynb #46eff1a1
 def text_sequences(
     text: str,
-    steps: int = 100,  # characters in a window
+    steps: int | None = 100,  # characters in a window; None: each part is one sequence
     stride: int | None = None,  # characters between two beginnings; None: one window behind the other
     known: Vocabulary | None = None,  # None: made from the training part
     size: int = 100,  # of the vocabulary that is made
@@ -236,7 +236,7 @@ def text_sequences(
     chosen = [(known.encode(part), k) for k, part in enumerate(parts) if part]
     about = dict(part=[k for _, k in chosen], emission=known.emission, symbols=known.characters, note=note)
     whole = from_list([ids.numpy() for ids, _ in chosen], **about)
-    return whole.windows(steps, stride)
+    return whole if steps is None else whole.windows(steps, stride)
 
 # %% ../../nbs/38_text.ipynb #6318eb4a
 def texts_of(
