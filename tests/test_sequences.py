@@ -256,7 +256,7 @@ def test_every_source_says_what_is_wrong_before_it_reads():
         with pytest.raises(InputError, match="sequences is 0"):
             open_sequences(
                 SequenceDataConfig(
-                    source=name, path="x" if name in ("text", "rolls", "midi", "file") else "", sequences=0
+                    source=name, path="x" if name in ("text", "rolls", "midi", "audio", "file") else "", sequences=0
                 )
             )
     data = from_list([np.zeros((n, 2)) for n in (9, 4, 30)], part=[0, 1, 2])

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['READS', 'PLAIN', 'SOURCES', 'LONG', 'STEPS', 'SequenceDataConfig', 'check_source_config', 'from_game', 'from_gym',
-           'from_text', 'from_tunes', 'from_prose', 'from_chorales', 'from_rolls', 'from_midi', 'guess_emission',
-           'plain_sequences', 'from_file', 'open_sequences', 'divide_sequences', 'keep_vocabulary']
+           'from_text', 'from_tunes', 'from_prose', 'from_chorales', 'from_rolls', 'from_midi', 'sound_files',
+           'from_audio', 'guess_emission', 'plain_sequences', 'from_file', 'open_sequences', 'divide_sequences',
+           'keep_vocabulary']
 
 # %% ../../nbs/32b_sources.ipynb #014e17da
 from collections.abc import Callable
@@ -19,11 +20,13 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.files import array_headers, read_arrays
 from ..core.runtime import derived_seed
+from .audio import read_wav
 from .chorales import GRIDS, chorales, read_chords
 from .films import Split, split
 from .midi import midi_sequences
+from .readers import natural_order
 from .rollouts import rollout
-from .sequences import SequenceData, check_finite, load_sequences
+from .sequences import SequenceData, check_finite, from_list, load_sequences
 from .text import Vocabulary, prose, read_text, text_sequences, tunes
 from ..worlds.agents import RandomAgent, Sticky
 from ..worlds.environments import Environment, Gym
@@ -35,15 +38,15 @@ class SequenceDataConfig:
     "Where the sequences come from and how they are divided."
 
     source: str = "game"
-    "game, gym, text, tunes, prose, chorales, rolls, midi or file"
+    "game, gym, text, tunes, prose, chorales, rolls, midi, audio or file"
     path: str = ""
-    "what is read by the sources text (.txt), rolls (.json), midi (.mid or a folder) and file (.npz, .npy)"
+    "what is read: .txt (text), .mid (midi) or .wav (audio), or a folder of them; .json (rolls); .npz or .npy (file)"
     sequences: int = 2000
     "how many sequences to make (game, gym)"
     steps: int = 0
     (
         "steps in each sequence that is made; of what is read, steps of the windows that training gets. "
-        "0: 5 for a game, 200 for gym, 100 for text, whole pieces for other sources"
+        "0: 5 for a game, 200 for gym, 100 for text, 40 for audio, whole pieces for other sources"
     )
     stride: int = 0
     "steps between the beginnings of two windows; 0: one window behind the other"
@@ -73,9 +76,11 @@ class SequenceDataConfig:
     "steps in a quarter note (midi; chorales: 1 or 2)"
     per_second: float = 0.0
     "steps in a second, in place of the grid (midi)"
+    samples: int = 200
+    "numbers of a sound in one step (audio)"
 
 # %% ../../nbs/32b_sources.ipynb #4f25b62d
-READS = ("text", "rolls", "midi", "file")  # sources that need a path
+READS = ("text", "rolls", "midi", "audio", "file")  # sources that need a path
 
 
 def check_source_config(
@@ -89,7 +94,7 @@ def check_source_config(
         raise InputError(f"the source {c.source} reads no file, but path is {c.path}; choose {', '.join(READS)}.")
     if not c.path and c.source in READS:
         raise InputError(f"the source {c.source} reads a file; give its path.")
-    for name, least in (("sequences", 1), ("steps", 0), ("stride", 0), ("characters", 1)):
+    for name, least in (("sequences", 1), ("steps", 0), ("stride", 0), ("characters", 1), ("samples", 1)):
         if (value := getattr(c, name)) < least:
             raise InputError(f"{name} is {value}, but must be a whole number of at least {least}.")
     if c.steps and c.stride > c.steps:
@@ -173,6 +178,38 @@ def from_midi(
     "The pieces in MIDI files as rolls. Raises `InputError` when none can be read."
     return midi_sequences(config.path, *((config.per_second, None) if config.per_second else (None, config.grid)))
 
+# %% ../../nbs/32b_sources.ipynb #dcbebc2b
+def sound_files(
+    path: str | Path,  # a wav file, or a folder with some, also in folders inside
+) -> list[Path]:
+    "The wav files there, in natural order. Raises `InputError` when there is none."
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    found = [p for p in path.rglob("*") if p.suffix.lower() == ".wav" and p.is_file()]
+    if not found:
+        raise InputError(f"{path} has no file that ends in .wav.")
+    return [found[k] for k in natural_order([str(p.relative_to(path).with_suffix("")) for p in found])]
+
+# %% ../../nbs/32b_sources.ipynb #6ca56f45
+def from_audio(
+    config: SequenceDataConfig,  # path, samples
+) -> SequenceData:
+    "Recordings in pieces. Raises `InputError` that names the file that cannot be read or is unlike the others."
+    files = sound_files(config.path)
+    sounds = [read_wav(file) for file in files]
+    for file, sound in zip(files, sounds):
+        if sound.rate != sounds[0].rate or len(sound.samples) < config.samples:
+            raise InputError(
+                f"{file} has {len(sound.samples)} numbers, {sound.rate} a second; "
+                f"all recordings must have {config.samples} or more, and {sounds[0].rate} a second as {files[0].name}."
+            )
+    pieces = [s.samples[: len(s.samples) // config.samples * config.samples] for s in sounds]
+    rows = [p.reshape(-1, config.samples) for p in pieces]
+    note = f"{config.path}, {sounds[0].rate} numbers a second"
+    names = tuple(file.stem for file in files)
+    return from_list(rows, emission=f"normal({config.samples})", names=names, note=note)
+
 # %% ../../nbs/32b_sources.ipynb #0303e849
 PLAIN = {"lengths": torch.int64, "controls": torch.float32, "mask": torch.bool, "reward": torch.float32}
 PLAIN |= {"ended": torch.bool, "part": torch.int64}  # type of what may stand beside x
@@ -237,6 +274,7 @@ SOURCES: dict[str, Callable[[SequenceDataConfig], SequenceData]] = {
     "chorales": from_chorales,
     "rolls": from_rolls,
     "midi": from_midi,
+    "audio": from_audio,
     "file": from_file,
 }
 
@@ -250,7 +288,12 @@ def open_sequences(
 
 # %% ../../nbs/32b_sources.ipynb #a8968dd3
 LONG = 1000  # validation and test sequences have at most so many steps
-STEPS = {"text": 100, "tunes": 100, "prose": 100}  # of the windows that training gets, where nothing is said
+STEPS = {
+    "text": 100,
+    "tunes": 100,
+    "prose": 100,
+    "audio": 40,
+}  # of windows for training, by default
 
 
 def divide_sequences(
