@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from kvae_nb.core.errors import InputError
+from kvae_nb.core.files import parse_yaml
 from kvae_nb.data.films import DataSet, describe, split
 from kvae_nb.data.sequences import ALONG, SAID, SequenceData, by_length, from_list, joined, load_sequences, trimmed
 from kvae_nb.data.sources import SOURCES, SequenceDataConfig, divide_sequences, open_sequences
@@ -214,6 +216,8 @@ def test_a_vocabulary_is_exact_both_ways(text, size):
     assert again == known and len(known.characters) == min(size, len(set(text)))
     expected = "".join(c if c in known.characters else "\0" for c in text)
     assert again.decode(again.encode(text), other="\0") == expected
+    kept = yaml.safe_dump({"vocabulary": known.characters})  # as the settings of a run are written
+    assert parse_yaml(kept.encode(), "config.yaml") == {"vocabulary": known.characters}
 
 
 @FEW
