@@ -20,8 +20,8 @@ from ..core.files import array_headers, check_output, read_yaml
 from ..evaluation.report import EvaluationConfig
 from ..training.annealing import Schedule
 from ..training.config import TrainConfig
+from ..training.kinds import KINDS, kind_of, preset
 from ..training.pretrained import ENDING, pretrained_names
-from ..training.runs import KINDS, kind_of, preset
 from ..training.starts import flat
 from ..worlds.balls import LOOKS, WORLDS
 

@@ -16,7 +16,7 @@ import torch
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 
-from .given import given, is_sample, read_for, test_data, warn
+from .given import check_film_run, given, is_sample, read_for, test_data, warn
 from .parsers import SEEDS, check_numbers, npz_path
 from ..core.errors import InputError
 from ..core.files import atomic_write, check_output, inside, memory_bytes
@@ -88,6 +88,7 @@ def table(
 def do_evaluate(args: Namespace):
     "`kvae evaluate`."
     model, config = given(args), args.measure
+    check_film_run(model.run, "evaluate")
     run, folder = model.run, Path(args.out or model.run.folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give a folder for the results with --out.")
@@ -199,6 +200,7 @@ def do_impute(args: Namespace):
     out = npz_path(args.out, args.data, force=args.force)
     picture = check_output(out.with_suffix(".png"), args.data, force=args.force)
     run = given(args).run
+    check_film_run(run, "impute")
     used = asked_particles(run.model, args.particles).get("particles", 0)
     data = read_for(run, args.data)[:] if args.data else new_films(run)
     print(f"{args.data or 'new films'}: {describe(data)}")
@@ -290,6 +292,7 @@ def do_generate(args: Namespace):
     folder = Path(args.out)
     paths = [check_output(folder / f"generated.{ending}", args.data, force=args.force) for ending in ("npz", "gif")]
     run = given(args).run
+    check_film_run(run, "generate")
     check_room(args, run.config.model)
     device = next(run.model.parameters()).device
     data = given_prefix(run, args) if args.data else None

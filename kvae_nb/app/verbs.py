@@ -42,8 +42,9 @@ from ..core.runtime import kept_denormals, tune_cpu
 from ..data.films import from_simulation
 from ..data.opening import save_video_data, simulated_chunks
 from ..data.shards import write_shards
+from ..training.kinds import kind_of
 from ..training.loop import fit
-from ..training.runs import kind_of, written_out
+from ..training.runs import written_out
 from ..worlds.balls import simulate
 
 # %% ../../nbs/52e_verbs.ipynb #703ba301

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..core.errors import InputError
-from .films import Batch, VideoData, take, to_float
+from .films import Batch, DataSet, take, to_float
 from .shards import Shards
 
 # %% ../../nbs/75_batches.ipynb #ef7a149f
@@ -64,10 +64,9 @@ def ahead(
 # %% ../../nbs/75_batches.ipynb #1f865c92
 def _fetch(data: Shards, index: Int[Tensor, " batch"], stream) -> tuple[Batch, object]:
     "A batch on the device of the data and, with a CUDA stream, the event after which it is there."
-    clips = data.read(index, ("frames", "controls", "mask"))
     if stream is None:
-        clips = clips.to(data.device)
-        return Batch(to_float(clips.frames), clips.mask, clips.controls), None
+        return data.batch(index), None
+    clips = data.read(index, ("frames", "controls", "mask"))
     with torch.cuda.stream(stream):
         clips = clips.map(lambda v: v.pin_memory().to(data.device, non_blocking=True))
         return Batch(to_float(clips.frames), clips.mask, clips.controls), stream.record_event()
@@ -85,17 +84,17 @@ def _arrive(batch: Batch, event) -> Batch:
 
 # %% ../../nbs/75_batches.ipynb #66c1e1e2
 def batches(
-    data: VideoData,  # on any device, or on the disk
+    data: DataSet,  # films or other sequences, on any device or on the disk
     batch_size: int,
     order: Int[Tensor, " n"],  # positions of the sequences to visit
     drop_last: bool = False,  # leave out a last batch that is not full
 ) -> Iterator[Batch]:
-    """Batches of float frames on the device of the data, in this order; from the disk they are read ahead by a thread.
+    """Batches on the device of the data, in this order, films as floats; from the disk they are read ahead by a thread.
     Raises `InputError` for a size below 1."""
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}, but must be at least 1.")
     lazy = isinstance(data, Shards)
-    pieces = order.to("cpu" if lazy else data.frames.device).split(batch_size)
+    pieces = order.to("cpu" if lazy else data.device).split(batch_size)
     groups = [g for g in pieces if len(g) == batch_size or (len(g) and not drop_last)]
     if not lazy:
         yield from (take(data, g) for g in groups)

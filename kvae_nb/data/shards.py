@@ -27,7 +27,7 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.files import atomic_write
 from .clips import TYPES, check_threshold, choose_clips
-from .films import VideoData
+from .films import Batch, VideoData, to_float
 from .levels import check_wanted, fit_frames
 
 # %% ../../nbs/75b_shards.ipynb #3df6db88
@@ -196,6 +196,16 @@ def read(
     for threshold in self.thresholds:
         data = data.binarized(threshold)
     return data
+
+# %% ../../nbs/75b_shards.ipynb #aa8f9666
+@patch
+def batch(
+    self: Shards,
+    rows: Int[Tensor, " batch"],  # positions of the clips in this set
+) -> Batch:
+    "One batch of float frames, read from the disk and put on the device."
+    clips = self.read(rows, ("frames", "controls", "mask")).to(self.device)
+    return Batch(to_float(clips.frames), clips.mask, clips.controls)
 
 # %% ../../nbs/75b_shards.ipynb #0025f720
 def _gather(shards: Shards, name: str, places: list[tuple[int, int, int]]) -> Tensor:

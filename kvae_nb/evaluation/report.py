@@ -66,6 +66,7 @@ from kvae_nb.evaluation.scores import (
     held_out_elbo,
     latent_errors,
     one_hidden,
+    only_films,
     position_r2,
     weak_bound,
 )
@@ -253,11 +254,12 @@ def measure_bound(
 # %% ../../nbs/64_report.ipynb #e90b953a
 def evaluate(
     model: SequenceModel,  # any model of the protocol
-    test: VideoData,  # films it was not trained on
+    test: object,  # films it was not trained on, a VideoData
     config: EvaluationConfig = EvaluationConfig(),  # what to measure
 ) -> dict:
     """All measures as nested plain numbers: bound, imputation, R² of the position, generation, leaks.
-    Raises `InputError` if the films are too short to measure anything."""
+    Raises `InputError` if these are no films, or too short ones to measure anything."""
+    only_films(test, "this evaluation")
     c, data = config, test[: config.sequences] if config.sequences else test[:]
     if not len(data) or test.steps <= c.first:
         raise InputError(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Mixture', 'log_mass', 'Levels', 'Nade', 'Frames']
 
-# %% ../../nbs/33b_mixtures.ipynb #7fc7ae0c
+# %% ../../nbs/33b_mixtures.ipynb #b5e1adb4
 import math
 
 import torch
@@ -18,7 +18,7 @@ from .distributions import Emission, check_number, gumbel, inside, kind_of
 from .networks import full
 from .vae import FrameConfig, build_frames
 
-# %% ../../nbs/33b_mixtures.ipynb #a4abab60
+# %% ../../nbs/33b_mixtures.ipynb #b0996ee0
 class Mixture(Emission):
     "One of several distributions of a kind, by chance: weights, then the features of each. `mixture(3, normal(2))`."
 
@@ -67,7 +67,7 @@ class Mixture(Emission):
         "The part's blank."
         return self.part.blank(*batch, like=like)
 
-# %% ../../nbs/33b_mixtures.ipynb #5310c3b7
+# %% ../../nbs/33b_mixtures.ipynb #5ac22922
 def log_mass(
     low: Float[Tensor, "..."],  # lower end of an interval, in scales from the mean; may be -inf
     high: Float[Tensor, "..."],  # upper end; may be inf
@@ -76,7 +76,7 @@ def log_mass(
     width = torch.where(low.isinf() | high.isinf(), math.inf, high - low)
     return F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(-width))
 
-# %% ../../nbs/33b_mixtures.ipynb #09e16b01
+# %% ../../nbs/33b_mixtures.ipynb #7e0aaab0
 class Levels(Emission):
     "Numbers on a grid from -1 to 1: a discretised mixture of logistics for each. `levels(200, 256, 5)`."
 
@@ -127,7 +127,7 @@ class Levels(Emission):
             total = total + ((mean - (level + 0.5) * self.step + 1) / scale).sigmoid()
         return -1 + self.step * (log_w.exp() * total).sum(-1)
 
-# %% ../../nbs/33b_mixtures.ipynb #01976bb3
+# %% ../../nbs/33b_mixtures.ipynb #5a489f21
 class Nade(Emission):
     "Bits of which each depends on those before it, by one hidden layer (NADE). `nade(88, 64)`."
 
@@ -178,7 +178,7 @@ class Nade(Emission):
         noise = self.paths.to(full(features).dtype).expand(*shape, self.n)
         return self.run(features[..., None, :].expand(*shape, self.features), noise)[1].mean(-2)
 
-# %% ../../nbs/33b_mixtures.ipynb #366f1aa2
+# %% ../../nbs/33b_mixtures.ipynb #ea477213
 class Frames(Emission):
     "A frame of a film, through the VAE's encoder and decoder. `frames(32, 1, 64, pixels='gaussian')`."
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_PIXELS', 'MOST_PARTICLES', 'OWN', 'Posterior', 'ElboTerms', 'Beliefs', 'Paths', 'Imputed', 'Generated',
-           'SequenceModel', 'rows_of', 'hide', 'as_tensor', 'number_tensor', 'layout_hint', 'given_frames',
-           'given_mask', 'recording', 'checked_values', 'given_controls', 'check_films', 'check_inputs', 'Asked',
-           'whole_number', 'check_generator', 'check_generation', 'particle_count', 'asked_particles']
+           'SequenceModel', 'rows_of', 'widened', 'hide', 'as_tensor', 'number_tensor', 'layout_hint', 'own_number',
+           'given_frames', 'given_mask', 'recording', 'checked_values', 'given_controls', 'check_films', 'check_inputs',
+           'Asked', 'whole_number', 'check_generator', 'check_generation', 'particle_count', 'asked_particles']
 
 # %% ../../nbs/77_protocol.ipynb #daf52f13
 import inspect
@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 
 from ..core.errors import InputError
@@ -59,7 +59,9 @@ class ElboTerms(NamedTuple):
 class Beliefs(NamedTuple):
     "What a model infers about each frame of each sequence."
 
-    frames: Float[Tensor, "batch time channel height width"]  # expected pixels, in [0, 1] for binary frames
+    frames: Float[
+        Tensor, "batch time *event"
+    ]  # expected pixels, in [0, 1] for binary frames; of symbols, probabilities
     a: Gaussian  # distribution of the noise-free pseudo-observation: mean [batch, time, dim_a], covariance
     z: Gaussian  # distribution of the state: mean [batch, time, dim_z], covariance
 
@@ -83,9 +85,10 @@ class Imputed(NamedTuple):
 class Generated(NamedTuple):
     "A sequence drawn from the model, or the continuation of a prefix."
 
-    frames: Float[Tensor, "batch time channel height width"]  # expected pixels
+    frames: Num[Tensor, "batch time *event"]  # expected pixels; what was sampled, where a model is fed what it samples
     a: Float[Tensor, "batch time dim_a"]  # the path of the pseudo-observation
     z: Float[Tensor, "batch time dim_z"]  # the path of the state
+    expected: Float[Tensor, "batch time *outcome"] | None = None  # where `frames` were sampled: what was expected
 
 # %% ../../nbs/77_protocol.ipynb #9de499fa
 @runtime_checkable
@@ -114,7 +117,7 @@ class SequenceModel(Protocol):
     def encode(self, x) -> Float[Tensor, "batch time dim_a"]:
         "The mean of q(a|x)."
 
-    def decode(self, a) -> Float[Tensor, "batch time channel height width"]:
+    def decode(self, a) -> Float[Tensor, "batch time *event"]:
         "Expected pixels."
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
@@ -122,19 +125,28 @@ class SequenceModel(Protocol):
 
 # %% ../../nbs/77_protocol.ipynb #3eb34256
 def rows_of(
-    noise: tuple,  # a named tuple of tensors with the sequences as first axis, or None
+    noise: tuple,  # a named tuple of tensors with the sequences as first axis, of None, or of such tuples
     rows: slice | Tensor,  # which sequences
 ) -> tuple:
     "The noise of these sequences."
-    return type(noise)(*(None if v is None else v[rows] for v in noise))
+    found = [None if v is None else rows_of(v, rows) if isinstance(v, tuple) else v[rows] for v in noise]
+    return type(noise)(*found) if hasattr(noise, "_fields") else tuple(found)
 
 # %% ../../nbs/77_protocol.ipynb #93927605
+def widened(
+    mask: Bool[Tensor, "batch time"],  # True = observed
+    x: Tensor,  # [batch, time, *event]
+) -> Bool[Tensor, "batch time *ones"]:
+    "The mask with an axis of length 1 for each axis of an event, so that it can be applied to `x`."
+    return mask[(..., *[None] * (x.dim() - 2))]
+
+
 def hide(
-    x: Float[Tensor, "batch time channel height width"],  # frames; hidden ones may hold anything, even NaN
+    x: Num[Tensor, "batch time *event"],  # frames or anything else; hidden ones may hold anything, even NaN
     mask: Bool[Tensor, "batch time"] | None,  # True = observed; None = all observed
-) -> Float[Tensor, "batch time channel height width"]:
-    "The frames with zeros where they are hidden."
-    return x if mask is None else torch.where(mask[:, :, None, None, None], x, torch.zeros_like(x[:1, :1]))
+) -> Num[Tensor, "batch time *event"]:
+    "The same with zeros where they are hidden; whole numbers stay whole numbers."
+    return x if mask is None else torch.where(widened(mask, x), x, torch.zeros_like(x[:1, :1]))
 
 # %% ../../nbs/77_protocol.ipynb #5111b1eb
 def as_tensor(
@@ -190,17 +202,25 @@ def layout_hint(
     return "".join(f"; {hint}" for hint, meant in hints.items() if meant)
 
 # %% ../../nbs/77_protocol.ipynb #3639a8cc
-def given_frames(
-    model: nn.Module,  # whose configuration says size and channels
-    x: object,  # frames, as a user gives them
-) -> Float[Tensor, "batch time channel height width"]:
-    "The frames as floats of the model's type on its device. Raises `InputError` for what the model cannot take."
-    c, like = model.config, next(model.parameters())
+def own_number(
+    model: nn.Module,  # any model of the protocol
+) -> Tensor:
+    "One of its parameters, which has the type and the device of all. Raises `InputError` in half precision."
+    like = next(model.parameters())
     if like.dtype not in (torch.float32, torch.float64):
         raise InputError(
             f"the model's numbers are {str(like.dtype).removeprefix('torch.')}, in which no filter keeps its digits; "
             "use model.float(), and torch.autocast for networks in half precision."
         )
+    return like
+
+
+def given_frames(
+    model: nn.Module,  # whose configuration says size and channels
+    x: object,  # frames, as a user gives them
+) -> Float[Tensor, "batch time channel height width"]:
+    "The frames as floats of the model's type on its device. Raises `InputError` for what the model cannot take."
+    c, like = model.config, own_number(model)
     x, frame = number_tensor(x, like, "frames", bytes_too=True), (c.channels, c.size, c.size)
     shape = list(x.shape)
     if x.dim() != 5 or tuple(x.shape[2:]) != frame:
@@ -217,7 +237,7 @@ def given_frames(
 # %% ../../nbs/77_protocol.ipynb #7ef588e4
 def given_mask(
     mask: object,  # as a user gives it
-    x: Float[Tensor, "batch time channel height width"],  # the frames
+    x: Num[Tensor, "batch time *event"],  # the frames
 ) -> Bool[Tensor, "batch time"] | None:
     "The mask on the frames' device; None stays None. Raises `InputError` unless it has a bool for each frame."
     if mask is None:

@@ -7,6 +7,7 @@ __all__ = ['LOOK', 'GRACE', 'epoch_rows', 'steps_of', 'tally', 'train_epoch', 's
 
 # %% ../../nbs/14_training.ipynb #f33a24c9
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -15,12 +16,12 @@ from torch import Tensor, nn
 
 from ..core.runtime import kept_random_state
 from ..data.batches import batches
-from ..data.films import Split, VideoData, epoch_order
+from ..data.films import DataSet, Split, epoch_order
 from ..models.protocol import ElboTerms
 from .checkpoints import Progress
 from .config import TrainConfig
+from .kinds import KINDS, Kind, RunConfig, kind_of, unit_of
 from .records import Reporter, draw_progress, say_collapse, summary, validate, what_is_said
-from .runs import RunConfig
 from .starts import begin, plan
 from .step import Pace, Replayed, Taken, Trainer, pace, replayable, train_step
 from .watch import DeadStart, report_if_dead, say_skipped
@@ -59,7 +60,7 @@ def epoch_rows(
 # %% ../../nbs/14_training.ipynb #caae016b
 def steps_of(
     trainer: Trainer,  # changed in place
-    data: VideoData,  # on the device, or on the disk
+    data: DataSet,  # on the device, or on the disk
     rows: list[Tensor],  # of each batch
     progress: Progress,  # before the epoch
     replay: Replayed | None = None,  # takes the steps if they can be recorded
@@ -88,10 +89,11 @@ def tally(taken: Taken) -> Tensor:
 # %% ../../nbs/14_training.ipynb #e939b2e0
 def train_epoch(
     trainer: Trainer,  # changed in place
-    data: VideoData,  # on the device, or on the disk
+    data: DataSet,  # on the device, or on the disk
     progress: Progress,  # before this epoch
     reporter: Reporter,
     replay: Replayed | None = None,  # takes the steps if they can be recorded
+    alive: Callable | None = report_if_dead,  # asked whether the start is dead
 ) -> tuple[Progress, dict[str, float]]:
     "Progress after the epoch (without its history) and the mean of the bound's parts in it."
     config, acc = trainer.config, trainer.accelerator
@@ -111,41 +113,55 @@ def train_epoch(
                 reporter.scalars("step", recent, step)
                 bar.set_postfix(elbo=f"{recent['elbo']:.1f}")
             before = found
-            if step % LOOK == 0 and step >= GRACE and not dead:
+            if alive and step % LOOK == 0 and step >= GRACE and not dead:
                 batch = next(batches(data, len(rows[k - 1]), rows[k - 1]))
-                dead = report_if_dead(trainer, batch, progress.attempt, step, reporter, first=step == GRACE)
+                dead = alive(trainer, batch, progress.attempt, step, reporter, step == GRACE)
     means = summary(ElboTerms(*before[:4, None])) if before[3] > 0 else {}
     done = dict(epoch=progress.epoch + 1, step=progress.step + len(rows))
     return progress._replace(**done, skipped=progress.skipped + missed, dead=dead), means
 
 # %% ../../nbs/14_training.ipynb #f1c72ecf
-def send_epoch(reporter: Reporter, model: nn.Module, valid: VideoData, config: TrainConfig, entry: dict):
+def send_epoch(
+    reporter: Reporter,
+    model: nn.Module,  # answers the protocol
+    valid: DataSet,  # validation part
+    config: TrainConfig,  # how often a picture is drawn
+    entry: dict,  # of the epoch
+    draw: Callable | None = draw_progress,  # the picture
+):
     "Sends the numbers of an epoch to TensorBoard, and every few epochs a picture."
     epoch, step = entry["epoch"], entry["step"]
     bounds = {f"{s}_{k}": v for s in ("train", "valid") for k, v in entry[s].items()}
     reporter.scalars("epoch", {**{k: entry[k] for k in Pace._fields}, **bounds}, step)
     reporter.scalars("collapse", entry["collapse"], step)
-    if config.picture_every and reporter.main and epoch % config.picture_every == 0:
+    if draw and config.picture_every and reporter.main and epoch % config.picture_every == 0:
         with kept_random_state():
-            draw_progress(reporter.writer, model, next(batches(valid, 1, torch.arange(1))), step)
+            draw(reporter.writer, model, next(batches(valid, 1, torch.arange(1))), step)
 
 # %% ../../nbs/14_training.ipynb #404d5fc5
-def train_all(trainer: Trainer, data: Split, run: Path, progress: Progress, reporter: Reporter):
+def train_all(
+    trainer: Trainer,  # changed in place
+    data: Split,  # training and validation part
+    run: Path,  # its folder
+    progress: Progress,  # as far as it is
+    reporter: Reporter,
+    kind: Kind = KINDS["kvae"],  # what is asked at the start, what is drawn
+):
     "The epochs that are left, and the closing entry in metrics.json."
     config, device, started = trainer.config, trainer.accelerator.device, time.perf_counter()
     train, valid = data.train.to(device), (data.valid if len(data.valid) else data.train).to(device)
     replay = Replayed(trainer, train) if replayable(trainer, train) else None
     while progress.epoch < config.epochs:
         tick, now = time.perf_counter(), pace(config, progress.epoch, progress.step)
-        progress, means = train_epoch(trainer, train, progress, reporter, replay)
-        valued = judged(validate(trainer.bare, valid, config), progress)
+        progress, means = train_epoch(trainer, train, progress, reporter, replay, kind.alive)
+        valued = judged(validate(trainer.bare, valid, config), progress, unit_of(valid))
         said = what_is_said(trainer.bare, valid, config)
         say_collapse(said, progress, reporter)
         entry = {"epoch": progress.epoch, "step": progress.step, **now._asdict(), "train": means, "valid": valued}
         entry["collapse"] = said.scalars() if said else {}
         entry["seconds"] = round(time.perf_counter() - tick, 2)
         progress = finish_epoch(trainer, run, progress, entry, reporter)
-        send_epoch(reporter, trainer.bare, valid, config, entry)
+        send_epoch(reporter, trainer.bare, valid, config, entry, kind.draw)
     say_finished(trainer, run, progress, started, reporter)
 
 # %% ../../nbs/14_training.ipynb #d3550c7b
@@ -155,7 +171,7 @@ def fit(
     resume: str | Path | None = None,  # a run folder to go on with
     quiet: bool = False,  # True: nothing on the screen
     *,
-    data: object = None,  # array, tensor or VideoData: frames in memory, instead of config.data.path
+    data: object = None,  # array, tensor, VideoData or SequenceData in memory, instead of config.data.path
     model: nn.Module | None = None,  # answers the protocol, and is trained in place; None: a new one of config.kind
     init: str | Path | None = None,  # pretrained weights or a run whose model goes on learning
     start: str | Path | None = None,  # pretrained weights or a run whose weights are taken over where they fit
@@ -175,12 +191,12 @@ def fit(
             progress = restore(trainer, last)
         held.enter_context(orderly_end())
         while True:
-            reporter = Reporter(run, trainer.accelerator.is_main_process, progress.step, quiet)
+            reporter = Reporter(run, trainer.accelerator.is_main_process, progress.step, quiet, unit_of(task.data))
             try:
                 keep = task.model is not None and not last.exists()
                 agree(trainer, lambda: write_first(trainer, run, progress, keep))
                 say_start(task, run, trainer, said, reporter)
-                train_all(trainer, task.parts, run, progress, reporter)
+                train_all(trainer, task.parts, run, progress, reporter, kind_of(task.config.kind))
                 return run
             except DeadStart:
                 trainer, progress = prepare(task.config, attempt=progress.attempt + 1)

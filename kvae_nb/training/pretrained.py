@@ -32,7 +32,8 @@ from ..core.files import atomic_write
 from ..data.films import VideoData, take
 from ..data.opening import DataConfig
 from .checkpoints import load_weights, named_tensors, read_tensors, save_tensors
-from .runs import RunConfig, kind_of, load_run, new_model, run_data
+from .kinds import RunConfig, kind_of
+from .runs import load_run, new_model, run_data
 
 # %% ../../nbs/53_pretrained.ipynb #ead148d5
 WEIGHTS_FORMAT = "kvae_nb weights 1"

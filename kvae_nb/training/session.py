@@ -34,8 +34,9 @@ from kvae_nb.training.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
+from .kinds import RunConfig, unit_of
 from .records import Reporter, summary, write_metrics, write_status
-from .runs import RunConfig, build_model, single_precision
+from .runs import build_model, single_precision
 from .starts import Task
 from .step import Trainer, make_trainer
 
@@ -164,12 +165,12 @@ def say_end(run: Path, error: BaseException, reporter: Reporter):
         raise KeyboardInterrupt(f"{run} was {text}") from None
 
 # %% ../../nbs/84_session.ipynb #0c9d758c
-def judged(terms: ElboTerms, progress: Progress) -> dict[str, float]:
-    """The validation bound and its parts in nats per frame. Raises `InputError` if there was nothing to judge by, or
-    the bound is no number any more."""
+def judged(terms: ElboTerms, progress: Progress, unit: str = "frame") -> dict[str, float]:
+    """The validation bound and its parts in nats per frame or step. Raises `InputError` if there was nothing to judge
+    by, or the bound is no number any more."""
     if terms.frames.sum() == 0:
         raise InputError(
-            "the validation sequences have no observed frame, for the mask hides them all; change the mask, or "
+            f"the validation sequences have no observed {unit}, for the mask hides them all; change the mask, or "
             "which sequences these are (data.split_seed, data.valid)."
         )
     found = summary(terms)
@@ -191,7 +192,8 @@ def write_first(trainer: Trainer, run: Path, progress: Progress, keep: bool):
 def say_start(task: Task, run: Path, trainer: Trainer, said: list[str], reporter: Reporter):
     "The first lines of the log: what is trained on what, and what was decided about it."
     acc, weights = trainer.accelerator, sum(p.numel() for p in trainer.bare.parameters())
-    what = f"{len(task.parts.train)} training sequences of {task.data.steps} frames, {weights} parameters"
+    steps = f"{task.parts.train.steps} {unit_of(task.data)}s"
+    what = f"{len(task.parts.train)} training sequences of {steps}, {weights} parameters"
     where = f"on {acc.device}" + (f", in {acc.num_processes} processes" if acc.num_processes > 1 else "")
     reporter.say(f"{'resuming' if task.run else 'starting'} {run}: {what}, {where}")
     for line in (describe(task.data), *task.said, *said):
@@ -200,13 +202,13 @@ def say_start(task: Task, run: Path, trainer: Trainer, said: list[str], reporter
 # %% ../../nbs/84_session.ipynb #bfbe7efa
 def finish_epoch(trainer: Trainer, run: Path, progress: Progress, entry: dict, reporter: Reporter) -> Progress:
     "Writes log line, metrics and checkpoints of an epoch; returns the progress with its history."
-    score = entry["valid"]["elbo"]
+    score, unit = entry["valid"]["elbo"], getattr(reporter, "unit", "frame")
     better = score > progress.best
     progress = progress._replace(best=max(score, progress.best), history=(*progress.history, entry))
     place = lambda name: inside(run, run / "checkpoints" / f"{name}.safetensors")
 
     def write():
-        bounds = f"train {entry['train'].get('elbo', math.nan):.2f}, valid {score:.2f} nats per frame"
+        bounds = f"train {entry['train'].get('elbo', math.nan):.2f}, valid {score:.2f} nats per {unit}"
         rate = f"lr {entry['lr']:.2g}, {entry['seconds']:.0f} s" + (" *" if better else "")
         reporter.say(f"epoch {progress.epoch}/{trainer.config.epochs}: {bounds}, {rate}")
         write_metrics(run, progress, "running")
@@ -228,9 +230,10 @@ def say_finished(trainer: Trainer, run: Path, progress: Progress, started: float
     facts = {"device": str(trainer.accelerator.device), "torch": torch.__version__, "machine": platform.machine()}
     write_metrics(run, progress, "finished", seconds=seconds, **facts)
     if progress.history and progress.history[-1].get("collapse", {}).get("active_units") == 0:
-        reporter.say(
-            "no unit of a is active in the end: the model tells no frame from another, and what it fills in "
-            f"will be one picture; {progress.step} steps may be too few (more epochs, a smaller "
-            "train.batch_size)"
-        )
+        unit = getattr(reporter, "unit", "frame")
+        films = "no unit of a is active in the end: the model tells no frame from another, and what it fills in "
+        films += f"will be one picture; {progress.step} steps may be too few (more epochs, a smaller train.batch_size)"
+        other = "no latent unit is active in the end: the model uses no latent variable, and predicts from the past "
+        other += "alone; let β rise more slowly (train.beta), or hide some of the past (model.context_drop)"
+        reporter.say(films if unit == "frame" else other)
     reporter.say(f"finished in {time.perf_counter() - started:.0f} s: {run}")

@@ -26,29 +26,24 @@ from torch import Tensor, nn
 from .. import __version__
 from ..core.errors import InputError
 from ..core.files import atomic_write, inside
-from ..data.films import Split, VideoData
+from ..data.films import DataSet, Split, VideoData
 from ..data.opening import DataConfig, decide_levels, open_data, read_video_data
 from ..data.shards import Shards
 from .checkpoints import read_checkpoint
 from .config import TrainConfig, check_training
+from .kinds import KINDS, DataSettings, Kind, RunConfig, kind_of, preset, unit_of
 from .pretrained import load_pretrained
 from kvae_nb.training.runs import (
-    KINDS,
-    RunConfig,
     beside,
     build_model,
     check_data,
     check_given,
-    divided,
-    fit_config_to_data,
     found_data,
-    kind_of,
     load_run,
     locked,
     new_run_folder,
     overlapping,
     parsed,
-    preset,
     read_config,
     remove_leftovers,
     write_config,
@@ -151,7 +146,8 @@ def described(
     for name, kind in KINDS.items():
         known = isinstance(kind.model, type) and isinstance(model, kind.model)
         if known and isinstance(getattr(model, "config", None), type(kind.run().model)):
-            return kind.run(data=base.data, model=model.config, train=base.train, kind=name)
+            data = base.data if config else kind.run().data
+            return kind.run(data=data, model=model.config, train=base.train, kind=name)
     return base
 
 # %% ../../nbs/54_starts.ipynb #f26d1857
@@ -225,7 +221,7 @@ class Task(NamedTuple):
     "What a training starts from."
 
     config: RunConfig
-    data: VideoData  # all sequences
+    data: DataSet  # all sequences
     parts: Split  # how they are divided
     run: Path | None = None  # that is gone on with
     model: nn.Module | None = None  # with the weights to start from; None: new ones
@@ -238,13 +234,13 @@ def check_observed(
     parts: Split,  # training, validation and test part
     config: TrainConfig,  # how many validation sequences are looked at
 ):
-    "Raises `InputError` if a part that the training needs has no observed frame."
+    "Raises `InputError` if a part that the training needs has no observed step."
     valid = parts.valid if len(parts.valid) else parts.train
     for name, part in (("training", parts.train), ("validation", valid[: config.valid_sequences])):
         if part.mask is not None and not part.mask.is_meta and not part.mask.any():
             raise InputError(
-                f"the {len(part)} {name} sequence(s) have no observed frame, for the mask hides them all; change "
-                "the mask, or which sequences these are (data.split_seed, data.valid)."
+                f"the {len(part)} {name} sequence(s) have no observed {unit_of(part)}, for the mask hides them all; "
+                "change the mask, or which sequences these are (data.split_seed, data.valid)."
             )
 
 # %% ../../nbs/54_starts.ipynb #0e510ec3
@@ -265,18 +261,24 @@ def given_model(
     kind, sizes, model = trained(init)
     train = config.train if config else replace(preset(None, kind).train, join={})
     make = kind_of(kind).run
-    config = make(data=(config or make()).data, model=sizes, train=replace(train, restarts=0), kind=kind)
+    data = (config or make()).data
+    if not isinstance(data, type(make().data)):
+        raise InputError(
+            f"{init} is of the kind {kind}, whose data are described by a {type(make().data).__name__}, and the "
+            f"configuration has a {type(data).__name__}; start from preset(kind={kind!r})."
+        )
+    config = make(data=data, model=sizes, train=replace(train, restarts=0), kind=kind)
     return config, model, {"init": str(init)}, [f"all weights are taken over from {init}"]
 
 # %% ../../nbs/54_starts.ipynb #b113dbc9
 def fitted(
     config: RunConfig,  # before it is compared with the data
-    data: VideoData,
+    data: DataSet,
     model: nn.Module | None,  # that has its sizes already
     name: str,  # of that model, for the message
 ) -> RunConfig:
     "The configuration for these data. Raises `InputError` if a model that has its sizes cannot see them."
-    found = fit_config_to_data(config, data)
+    found = kind_of(config.kind).fit_config(config, data)
     pairs = [(f.name, getattr(config.model, f.name), getattr(found.model, f.name)) for f in fields(config.model)]
     differ = [f"{field} {old} and not {new}" for field, old, new in pairs if old != new]
     if model is not None and getattr(model, "config", None) == config.model and differ:
@@ -289,18 +291,19 @@ def fitted(
 # %% ../../nbs/54_starts.ipynb #546f0056
 def opened(
     held: ExitStack,  # closes what is opened here
-    config: DataConfig,
+    kind: Kind,  # says how its data are opened
+    config: DataSettings,
     data: object,  # as given to `fit`; None: what config names
     side: int | None,  # pixels on a side that a given model sees
-) -> tuple[DataConfig, VideoData, Path | None]:
+) -> tuple[DataSettings, DataSet, Path | None]:
     "Where the data are, what they are, and the file that was made of an array."
     if data is None:
-        return config, open_data(config), None
-    if isinstance(data, Shards):
+        return config, kind.open(config), None
+    if isinstance(data, Shards) and not kind.keep:
         place = os.path.abspath(data.folder)
         return replace(config, path=place, steps=data.steps, size=data.size), decide_levels(data, config.binarize), None
     folder = Path(held.enter_context(tempfile.TemporaryDirectory()))
-    config, whole = from_memory(data, config, folder, side)
+    config, whole = kind.keep(data, config, folder) if kind.keep else from_memory(data, config, folder, side)
     return config, whole, folder / config.path
 
 # %% ../../nbs/54_starts.ipynb #b79335b7
@@ -320,7 +323,8 @@ def plan(
     config, model, notes, said = given_model(config, model, init, start)
     config, _ = changed(config, changes or {})
     check_training(config.train)
-    found, whole, file = opened(held, config.data, data, getattr(getattr(model, "config", None), "size", None))
+    kind, side = kind_of(config.kind), getattr(getattr(model, "config", None), "size", None)
+    found, whole, file = opened(held, kind, config.data, data, side)
     config = replace(config, data=found)
     if file:
         notes |= {"data": "memory", **({"overlap": whole.overlap} if whole.overlap else {})}
@@ -337,7 +341,7 @@ def plan(
     elif model is not None and not notes.get("init"):
         config = replace(config, train=replace(config.train, restarts=0))
         notes |= {} if is_built(config, model) else {"model": f"{type(model).__module__}.{type(model).__qualname__}"}
-    parts = divided(config.data, whole)
+    parts = kind.divide(config.data, whole)
     check_observed(parts, config.train)
     return Task(config, whole, parts, None, model, file, notes, tuple(said))
 
@@ -360,9 +364,10 @@ def plan_resumed(
     check_training(config.train)
     check_given(run, model)
     where = found_data(config.data, run) if data is None else config.data
-    whole = overlapping(opened(held, where, data, config.data.size)[1], run)
-    config = fit_config_to_data(config, whole)
-    parts = divided(config.data, whole)
+    kind = kind_of(config.kind)
+    whole = overlapping(opened(held, kind, where, data, getattr(config.data, "size", None))[1], run)
+    config = kind.fit_config(config, whole)
+    parts = kind.divide(config.data, whole)
     check_observed(parts, config.train)
     return Task(config, whole, parts, run, model, None, {}, tuple(f"changed: {s}" for s in said))
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.runtime import derived_seed, pick_device
-from ..data.films import Batch, VideoData, mask_random, take
+from ..data.films import Batch, DataSet, mask_random, take
+from ..data.shards import Shards
 from ..models.protocol import ElboTerms, SequenceModel, rows_of
 from .annealing import free_bits, value
 from .config import TrainConfig, check_join
@@ -293,7 +294,7 @@ def train_step(
 # %% ../../nbs/13_step.ipynb #1b75e63f
 def replayable(
     trainer: Trainer,  # device, precision, processes
-    data: VideoData,  # on the device or not
+    data: DataSet,  # on the device or not
 ) -> bool:
     "Whether steps can be recorded: a CUDA device that holds the data, one process, no scaler, no particles."
     config, acc = trainer.config, trainer.accelerator
@@ -302,7 +303,8 @@ def replayable(
         and acc.device.type == "cuda"
         and acc.num_processes == 1
         and config.precision != "fp16"
-        and data.frames.device.type == "cuda"
+        and data.device.type == "cuda"
+        and not isinstance(data, Shards)  # which are on the disk until they are read
         and not getattr(trainer.bare.config, "particles", 0)  # which are resampled where numbers on the host say so
     )
 
@@ -336,7 +338,7 @@ class Replayed:
 
     REHEARSALS = 3
 
-    def __init__(self, trainer: Trainer, data: VideoData, recorder=CudaRecorder):
+    def __init__(self, trainer: Trainer, data: DataSet, recorder=CudaRecorder):
         self.trainer, self.data, self.recorder = trainer, data, recorder
         self.waiting, self.rows = None, None
 
@@ -347,7 +349,7 @@ class Replayed:
         if self.rows is None or waiting != self.waiting or len(rows) != len(self.rows):
             self.waiting, self.rows, self.left, self.tape = (
                 waiting,
-                rows.to(self.data.frames.device).clone(),
+                rows.to(self.data.device).clone(),
                 self.REHEARSALS,
                 self.recorder(),
             )
