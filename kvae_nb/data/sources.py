@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['READS', 'PLAIN', 'SOURCES', 'LONG', 'STEPS', 'SequenceDataConfig', 'check_source_config', 'from_game', 'from_gym',
-           'from_text', 'from_tunes', 'from_prose', 'from_chorales', 'from_rolls', 'from_midi', 'sound_files',
-           'from_audio', 'guess_emission', 'plain_sequences', 'from_file', 'open_sequences', 'divide_sequences',
-           'keep_vocabulary']
+           'from_text', 'from_tunes', 'from_prose', 'from_chorales', 'from_rolls', 'from_midi', 'from_audio',
+           'guess_emission', 'plain_sequences', 'from_file', 'open_sequences', 'divide_sequences', 'keep_vocabulary']
 
 # %% ../../nbs/32b_sources.ipynb #014e17da
 from collections.abc import Callable
@@ -20,13 +19,12 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.files import array_headers, read_arrays
 from ..core.runtime import derived_seed
-from .audio import read_wav
+from .audio import audio_sequences
 from .chorales import GRIDS, chorales, read_chords
 from .films import Split, split
 from .midi import midi_sequences
-from .readers import natural_order
 from .rollouts import rollout
-from .sequences import SequenceData, check_finite, from_list, load_sequences
+from .sequences import SequenceData, check_finite, load_sequences
 from .text import Vocabulary, prose, read_text, text_sequences, tunes
 from ..worlds.agents import RandomAgent, Sticky
 from ..worlds.environments import Environment, Gym
@@ -78,6 +76,10 @@ class SequenceDataConfig:
     "steps in a second, in place of the grid (midi)"
     samples: int = 200
     "numbers of a sound in one step (audio)"
+    rate: int = 16000
+    "numbers of a sound in a second, to which recordings are brought (audio)"
+    metronome: bool = False
+    "give the place in the second as a control, sin(2π seconds) (audio)"
 
 # %% ../../nbs/32b_sources.ipynb #4f25b62d
 READS = ("text", "rolls", "midi", "audio", "file")  # sources that need a path
@@ -94,7 +96,7 @@ def check_source_config(
         raise InputError(f"the source {c.source} reads no file, but path is {c.path}; choose {', '.join(READS)}.")
     if not c.path and c.source in READS:
         raise InputError(f"the source {c.source} reads a file; give its path.")
-    for name, least in (("sequences", 1), ("steps", 0), ("stride", 0), ("characters", 1), ("samples", 1)):
+    for name, least in (("sequences", 1), ("steps", 0), ("stride", 0), ("characters", 1), ("samples", 1), ("rate", 1)):
         if (value := getattr(c, name)) < least:
             raise InputError(f"{name} is {value}, but must be a whole number of at least {least}.")
     if c.steps and c.stride > c.steps:
@@ -178,37 +180,14 @@ def from_midi(
     "The pieces in MIDI files as rolls. Raises `InputError` when none can be read."
     return midi_sequences(config.path, *((config.per_second, None) if config.per_second else (None, config.grid)))
 
-# %% ../../nbs/32b_sources.ipynb #dcbebc2b
-def sound_files(
-    path: str | Path,  # a wav file, or a folder with some, also in folders inside
-) -> list[Path]:
-    "The wav files there, in natural order. Raises `InputError` when there is none."
-    path = Path(path)
-    if not path.is_dir():
-        return [path]
-    found = [p for p in path.rglob("*") if p.suffix.lower() == ".wav" and p.is_file()]
-    if not found:
-        raise InputError(f"{path} has no file that ends in .wav.")
-    return [found[k] for k in natural_order([str(p.relative_to(path).with_suffix("")) for p in found])]
-
-# %% ../../nbs/32b_sources.ipynb #6ca56f45
+# %% ../../nbs/32b_sources.ipynb #ce23316e
 def from_audio(
-    config: SequenceDataConfig,  # path, samples
+    config: SequenceDataConfig,  # path, rate, samples, metronome
 ) -> SequenceData:
-    "Recordings in pieces. Raises `InputError` that names the file that cannot be read or is unlike the others."
-    files = sound_files(config.path)
-    sounds = [read_wav(file) for file in files]
-    for file, sound in zip(files, sounds):
-        if sound.rate != sounds[0].rate or len(sound.samples) < config.samples:
-            raise InputError(
-                f"{file} has {len(sound.samples)} numbers, {sound.rate} a second; "
-                f"all recordings must have {config.samples} or more, and {sounds[0].rate} a second as {files[0].name}."
-            )
-    pieces = [s.samples[: len(s.samples) // config.samples * config.samples] for s in sounds]
-    rows = [p.reshape(-1, config.samples) for p in pieces]
-    note = f"{config.path}, {sounds[0].rate} numbers a second"
-    names = tuple(file.stem for file in files)
-    return from_list(rows, emission=f"normal({config.samples})", names=names, note=note)
+    "Recordings, each one sequence of pieces. Raises `InputError` when there are none, or one cannot be used."
+    c = config
+    data = audio_sequences(c.path, c.rate, c.samples, each=0, clock=c.metronome)
+    return replace(data, note=f"{c.path}, {c.rate} numbers a second")
 
 # %% ../../nbs/32b_sources.ipynb #0303e849
 PLAIN = {"lengths": torch.int64, "controls": torch.float32, "mask": torch.bool, "reward": torch.float32}
