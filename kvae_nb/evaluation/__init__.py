@@ -3,5 +3,6 @@
 from kvae_nb.house import door
 
 __getattr__, __dir__ = door(
-    __name__, "imputation", "scores", "report", "checks", "probes", "calibration", "proper_scores", "plots", "videos"
+    __name__, "imputation", "scores", "report", "checks", "probes", "calibration", "proper_scores", "plots", "videos",
+    "bounds", "baselines"
 )
