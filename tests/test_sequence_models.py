@@ -5,13 +5,11 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from torch.testing import assert_close
 
 from kvae_nb.models.sequence import SequenceNoise, SequenceVAE, divergence
 from kvae_nb.models.sequence_latents import Latent
 from kvae_nb.models.sequence_parts import CHOICES, SequenceConfig, contexts
-from kvae_nb.models.sequence_steps import rows_at
 
 KINDS = [
     {"latent": "none"},
