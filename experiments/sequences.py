@@ -40,7 +40,7 @@ from kvae_nb.worlds.agents import RandomAgent
 from kvae_nb.worlds.game import ToyGame
 
 PATHS = 64  # of IWAE and FIVO
-LATENT = {"arnn": "none", "srnn": "srnn"}
+FAMILY = {"rolls": "music", "chorales": "music", "prose": "text", "tunes": "text"}
 
 
 class Recipe(NamedTuple):
@@ -72,7 +72,8 @@ def settings(**given) -> TrainConfig:
     )
 
 
-SLOW, FAST = Schedule("linear", 0.02, 1.0, length=98), Schedule("linear", 0.2, 1.0, length=20)
+SLOW = Schedule("linear", 0.02, 1.0, length=98)
+MIDDLE, FAST = Schedule("linear", 0.02, 1.0, length=32), Schedule("linear", 0.2, 1.0, length=8)
 MUSIC = SequenceConfig("srnn", dim_z=32, context_drop=0.3, dropout=0.3)
 RECIPES = {
     ("game", "arnn"): Recipe(
@@ -87,6 +88,22 @@ RECIPES = {
     ("music", "arnn"): Recipe(
         SequenceConfig("none", decoder=(), dropout=0.4), settings(epochs=80, batch_size=48, lr=0.004), 32
     ),
+    ("text", "arnn"): Recipe(
+        SequenceConfig("none", rnn_units=(256,), encoder=(64,), decoder=(), dropout=0.2),
+        settings(epochs=10, batch_size=64, lr=0.004),
+        128,
+        1,
+    ),
+}
+SHORT = RECIPES["music", "srnn"]._replace(train=settings(epochs=40, batch_size=48, lr=0.002, beta=MIDDLE))
+ARMS = {  # what is taken away from the recipe of music, made shorter
+    "recipe": lambda r: r,
+    "fast schedule": lambda r: r._replace(train=replace(r.train, beta=FAST)),
+    "no context drop-out": lambda r: r._replace(model=replace(r.model, context_drop=0.0)),
+    "whole sequences": lambda r: r._replace(chunk=0, train=replace(r.train, batch_size=20)),
+    "all three": lambda r: r._replace(
+        model=replace(r.model, context_drop=0.0), chunk=0, train=replace(r.train, batch_size=20, beta=FAST)
+    ),
 }
 
 
@@ -96,10 +113,29 @@ def play(count: int, seed: int) -> SequenceData:
     return rollout(world, RandomAgent(world.actions), count, 5, torch.Generator().manual_seed(seed))
 
 
+def text(name: str) -> str:
+    "The help pages of Python, or O'Neill's tunes."
+    from kvae_nb.data import text as texts
+
+    return getattr(texts, name)()
+
+
+def written(text: str) -> Parts:
+    "A text as three long sequences of symbols: eight tenths, one tenth, one tenth."
+    letters = sorted(set(text))
+    number = {c: k for k, c in enumerate(letters)}
+    ids, n = torch.tensor([number[c] for c in text]), len(text)
+    pieces = ids.split([n * 8 // 10, n * 9 // 10 - n * 8 // 10, n - n * 9 // 10])
+    return Parts(*(from_list([v], emission=f"categorical({len(letters)})") for v in pieces))
+
+
 DATA = {
     "game": lambda path: Parts(play(50_000, 1), play(5_000, 2), play(20_000, 3)),
     "rolls": lambda path: divided(read_chords(path)),
     "chorales": lambda path: divided(chorales()),
+    "collapse": lambda path: divided(read_chords(path)),
+    "prose": lambda path: written(text("prose")),
+    "tunes": lambda path: written(text("tunes")),
 }
 
 
@@ -203,31 +239,41 @@ def compared(parts: Parts) -> dict:
     return {name: rounded(e) for name, e in baselines(parts.train.emission, *map(everything, parts)).items()}
 
 
+def wanted(args: argparse.Namespace) -> list[tuple[dict, Recipe]]:
+    "The rows of a task, and how each is trained."
+    rows = []
+    for seed in range(args.seeds):
+        for kind in args.kinds or (ARMS if args.task == "collapse" else ("arnn", "srnn")):
+            collapse = args.task == "collapse"
+            recipe = ARMS[kind](SHORT) if collapse else RECIPES[FAMILY.get(args.task, args.task), kind]
+            row = {"arm" if collapse else "kind": kind, "seed": seed}
+            rows.append((row, recipe._replace(train=replace(recipe.train, seed=seed))))
+    return rows
+
+
 def main():
     begin()
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     p.add_argument("task", choices=list(DATA))
-    p.add_argument("--path", help="file of the data, for rolls")
-    p.add_argument("--kinds", nargs="+", default=["arnn", "srnn"])
+    p.add_argument("--path", help="file of the data, for rolls and collapse")
+    p.add_argument("--kinds", nargs="+", help="arnn, srnn, or arms of collapse; default: all")
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--runs", type=Path, default=Path("runs"), help="where trainings are kept")
     args = p.parse_args()
-    parts = DATA[args.task](args.path)
-    family = "music" if args.task in ("rolls", "chorales") else args.task
-    path = f" --path {Path(args.path).name}" if args.path else ""
+    parts, rows = DATA[args.task](args.path), wanted(args)
+    path = f" --path ../shared/data/{Path(args.path).name}" if args.path else ""
     head = {
         "command": f"python experiments/sequences.py {args.task}{path}",
         "data": {k: {"sequences": len(d), "steps": int(d.observed.sum())} for k, d in parts._asdict().items()},
-        "baselines": compared(parts),
+        "baselines": {} if args.task == "collapse" else compared(parts),
     }
 
     def one(row: dict) -> dict:
-        recipe = RECIPES[family, row["kind"]]
-        recipe = recipe._replace(train=replace(recipe.train, seed=row["seed"]))
-        return measured(args.task, recipe, parts, args.runs / f"{args.task}_{row['kind']}_{row['seed']}")
+        recipe = next(recipe for known, recipe in rows if known == row)
+        name = "_".join([args.task, *(str(v).replace(" ", "-") for v in row.values())])
+        return measured(args.task, recipe, parts, args.runs / name)
 
-    wanted = [{"kind": kind, "seed": seed} for kind in args.kinds for seed in range(args.seeds)]
-    missing(f"sequences_{args.task}", wanted, one, head)
+    missing(f"sequences_{args.task}", [row for row, _ in rows], one, head)
 
 
 main()
