@@ -25,7 +25,7 @@ import torch
 from shared import begin, missing
 
 from kvae_nb.data.chorales import chorales, read_chords
-from kvae_nb.data.films import Batch
+from kvae_nb.data.films import Batch, epoch_order
 from kvae_nb.data.rollouts import rollout
 from kvae_nb.data.sequences import SequenceData, by_length, from_list, trimmed
 from kvae_nb.evaluation.baselines import baselines
@@ -175,7 +175,7 @@ def train(recipe: Recipe, parts: Parts, folder: Path) -> tuple[SequenceVAE, Prog
         started, epoch = time.process_time(), progress.epoch
         generator = torch.Generator().manual_seed(config.seed * 10**6 + epoch)
         data = chunked(parts.train, recipe.chunk, generator) if recipe.chunk else parts.train
-        batches = by_length(data, config.batch_size, config.seed, epoch)
+        batches = epoch_order(len(data), config.seed, epoch).split(config.batch_size)
         for k, rows in enumerate(batches):
             train_step(trainer, trimmed(data.batch(rows)), epoch + k / len(batches), progress.step + k)
         entry = {"epoch": epoch + 1}
