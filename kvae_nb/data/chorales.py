@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool
 
 from ..core.errors import InputError
@@ -168,9 +167,8 @@ def chorales(
         rolls = [read_work(work, grid) for work in chosen]
         if cache and only is None:
             write_cache(path, rolls)
-    part = torch.tensor([w.part for w in chosen])
     note = f"chorales by Bach from music21, raised to C, a step is a{'n' * (grid == 'eighth')} {grid} note"
-    return rolls_as_data(rolls, tuple(f"bwv{w.name}" for w in chosen), note, part)
+    return rolls_as_data(rolls, tuple(f"bwv{w.name}" for w in chosen), note, [w.part for w in chosen])
 
 # %% ../../nbs/37c_chorales.ipynb #1100f92e
 SETS = ("train", "valid", "test")
@@ -195,4 +193,4 @@ def read_chords(
             raise InputError(f"in {path}, {error}") from None
         raise InputError(f"{path} must hold pieces of chords, and chords of whole numbers.") from None
     names = tuple(f"{SETS[part]} {k}" for k, (_, part) in enumerate(pairs))
-    return rolls_as_data([roll for roll, _ in pairs], names, str(path), torch.tensor([part for _, part in pairs]))
+    return rolls_as_data([roll for roll, _ in pairs], names, str(path), [part for _, part in pairs])

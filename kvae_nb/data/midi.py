@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from ..core.errors import InputError
 from ..core.files import atomic_write, check_memory
 from .music import KEYS, LOWEST, as_roll, held_notes
 from .readers import natural_order
-from .sequences import SequenceData
+from .sequences import SequenceData, from_list
 
 # %% ../../nbs/37b_midi.ipynb #b5df291f
 class MidiNote(NamedTuple):
@@ -333,14 +332,11 @@ def rolls_as_data(
     rolls: list[np.ndarray],  # each [time, 88]
     names: tuple[str, ...] = (),  # of the pieces
     note: str = "",  # what was read
-    part: Tensor | None = None,  # 0 train, 1 valid, 2 test, for each
+    part: list[int] | None = None,  # 0 training, 1 validation, 2 test, for each
 ) -> SequenceData:
-    "Rolls of unequal lengths as one data set, padded at their ends with steps that are not observed."
-    lengths = torch.tensor([len(r) for r in rolls])
-    x = torch.zeros(len(rolls), int(lengths.max()), KEYS)
-    for row, roll in zip(x, rolls):
-        row[: len(roll)] = torch.from_numpy(roll)
-    return SequenceData(x, lengths, part=part, names=names, note=note, emission=f"bernoulli({KEYS})")
+    "Rolls of unequal lengths as one data set; the steps behind the end of a short one are not observed."
+    numbers = [roll.astype(np.float32) for roll in rolls]
+    return from_list(numbers, names=names, note=note, part=part, emission=f"bernoulli({KEYS})")
 
 
 def midi_sequences(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_PIXELS', 'MOST_PARTICLES', 'OWN', 'Posterior', 'ElboTerms', 'Beliefs', 'Paths', 'Imputed', 'Generated',
-           'SequenceModel', 'rows_of', 'over_event', 'hide', 'as_tensor', 'number_tensor', 'layout_hint',
+           'SequenceModel', 'rows_of', 'widened', 'hide', 'as_tensor', 'number_tensor', 'layout_hint', 'own_number',
            'given_frames', 'given_mask', 'recording', 'checked_values', 'given_controls', 'check_films', 'check_inputs',
            'Asked', 'whole_number', 'check_generator', 'check_generation', 'particle_count', 'asked_particles']
 
@@ -133,7 +133,7 @@ def rows_of(
     return type(noise)(*found) if hasattr(noise, "_fields") else tuple(found)
 
 # %% ../../nbs/77_protocol.ipynb #93927605
-def over_event(
+def widened(
     mask: Bool[Tensor, "batch time"],  # True = observed
     x: Tensor,  # [batch, time, *event]
 ) -> Bool[Tensor, "batch time *ones"]:
@@ -146,7 +146,7 @@ def hide(
     mask: Bool[Tensor, "batch time"] | None,  # True = observed; None = all observed
 ) -> Num[Tensor, "batch time *event"]:
     "The same with zeros where they are hidden; whole numbers stay whole numbers."
-    return x if mask is None else torch.where(over_event(mask, x), x, torch.zeros_like(x[:1, :1]))
+    return x if mask is None else torch.where(widened(mask, x), x, torch.zeros_like(x[:1, :1]))
 
 # %% ../../nbs/77_protocol.ipynb #5111b1eb
 def as_tensor(
@@ -202,17 +202,25 @@ def layout_hint(
     return "".join(f"; {hint}" for hint, meant in hints.items() if meant)
 
 # %% ../../nbs/77_protocol.ipynb #3639a8cc
-def given_frames(
-    model: nn.Module,  # whose configuration says size and channels
-    x: object,  # frames, as a user gives them
-) -> Float[Tensor, "batch time channel height width"]:
-    "The frames as floats of the model's type on its device. Raises `InputError` for what the model cannot take."
-    c, like = model.config, next(model.parameters())
+def own_number(
+    model: nn.Module,  # any model of the protocol
+) -> Tensor:
+    "One of its parameters, which has the type and the device of all. Raises `InputError` in half precision."
+    like = next(model.parameters())
     if like.dtype not in (torch.float32, torch.float64):
         raise InputError(
             f"the model's numbers are {str(like.dtype).removeprefix('torch.')}, in which no filter keeps its digits; "
             "use model.float(), and torch.autocast for networks in half precision."
         )
+    return like
+
+
+def given_frames(
+    model: nn.Module,  # whose configuration says size and channels
+    x: object,  # frames, as a user gives them
+) -> Float[Tensor, "batch time channel height width"]:
+    "The frames as floats of the model's type on its device. Raises `InputError` for what the model cannot take."
+    c, like = model.config, own_number(model)
     x, frame = number_tensor(x, like, "frames", bytes_too=True), (c.channels, c.size, c.size)
     shape = list(x.shape)
     if x.dim() != 5 or tuple(x.shape[2:]) != frame:
@@ -229,7 +237,7 @@ def given_frames(
 # %% ../../nbs/77_protocol.ipynb #7ef588e4
 def given_mask(
     mask: object,  # as a user gives it
-    x: Float[Tensor, "batch time channel height width"],  # the frames
+    x: Num[Tensor, "batch time *event"],  # the frames
 ) -> Bool[Tensor, "batch time"] | None:
     "The mask on the frames' device; None stays None. Raises `InputError` unless it has a bool for each frame."
     if mask is None:

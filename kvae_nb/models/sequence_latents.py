@@ -62,7 +62,7 @@ def pick(
 
 
 def stacked(
-    found: list[Diagonal],  # one for each step
+    found: tuple[Diagonal, ...],  # one for each step
 ) -> Diagonal:
     "Those of all steps, with an axis of time."
     return Diagonal(*(torch.stack(v, 1) for v in zip(*found)))

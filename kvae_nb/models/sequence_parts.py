@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'ACTIVATIONS', 'SequenceConfig', 'check_sequence_config', 'mlp', 'Recurrent', 'Stepping', 'last_seen',
-           'backwards', 'Context', 'ticks', 'join_context', 'contexts', 'Window', 'open_context', 'push_context',
-           'context_now', 'diagonal', 'Transition', 'GatedTransition']
+           'backwards', 'Context', 'ticks', 'join_context', 'contexts', 'open_context', 'push_context', 'context_now',
+           'diagonal', 'Transition', 'GatedTransition', 'blanked']
 
 # %% ../../nbs/35_sequence_models.ipynb #e3185ddc
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from fastcore.basics import patch
@@ -258,31 +257,31 @@ def contexts(
     past = torch.cat(late, -1) if late else kept
     return join_context(context, past, u, torch.arange(T, device=kept.device))
 
-
-class Window(NamedTuple):
-    "What a context needs of the past, step by step."
-
-    past: Float[Tensor, "rows window"]  # what is remembered of the earlier observations, the latest first
-    step: int  # the number of the next step
-
-
-def open_context(context: Context, rows: int) -> Window:
-    "The window before the first step."
-    return Window(context.open(rows).repeat(1, max(context.history, 1)), 0)
+# %% ../../nbs/35_sequence_models.ipynb #7efae95b
+def open_context(
+    context: Context,  # has the learned vector
+    rows: int,  # how many sequences
+) -> Float[Tensor, "rows window"]:
+    "What is remembered before the first step."
+    return context.open(rows).repeat(1, max(context.history, 1))
 
 
-def push_context(window: Window, kept: Float[Tensor, "rows code_and_flag"]) -> Window:
-    "The window after an observation; the oldest one is forgotten."
-    return Window(torch.cat([kept, window.past], -1)[:, : window.past.shape[1]], window.step + 1)
+def push_context(
+    past: Float[Tensor, "rows window"],  # what is remembered of the earlier observations, the latest first
+    kept: Float[Tensor, "rows code_and_flag"],  # of a new one
+) -> Float[Tensor, "rows window"]:
+    "What is remembered after an observation; the oldest one is forgotten."
+    return torch.cat([kept, past], -1)[:, : past.shape[1]]
 
 
 def context_now(
     context: Context,  # says what belongs to it
-    window: Window,  # the past
-    u: Float[Tensor, "rows dim_u"] | None = None,  # what is done now
+    past: Float[Tensor, "rows window"],  # what is remembered
+    u: Float[Tensor, "rows dim_u"] | None,  # what is done now
+    step: int,  # the number of this step; the first is 0
 ) -> Float[Tensor, "rows width"]:
-    "The context of the next step."
-    return join_context(context, window.past, u, torch.tensor(window.step, device=window.past.device))
+    "The context of this step."
+    return join_context(context, past, u, torch.tensor(step, device=past.device))
 
 # %% ../../nbs/35_sequence_models.ipynb #ca230881
 def diagonal(
@@ -347,3 +346,14 @@ class GatedTransition(nn.Module):
         g, h = first.chunk(2, -1)
         g, h = self.gate(g).sigmoid(), self.bend(h)
         return diagonal(torch.lerp(self.keep(z), h, g), self.spread(h.relu()), self.least)
+
+# %% ../../nbs/35_sequence_models.ipynb #0b60d50a
+def blanked(
+    emission: nn.Module,  # has `blank`
+    x: Tensor,  # observations [batch, time, *event]
+    seen: Bool[Tensor, "batch time"] | None,  # True = observed; None = all observed
+) -> Tensor:
+    "The observations, blanks where they are hidden."
+    if seen is None:
+        return x
+    return torch.where(seen.reshape(*seen.shape, *[1] * (x.ndim - 2)), x, emission.blank(1, 1, like=x))

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from ..core.runtime import kept_random_state
 from ..data.batches import batches
-from ..data.films import Split, epoch_order
+from ..data.films import DataSet, Split, epoch_order
 from ..models.protocol import ElboTerms
 from .checkpoints import Progress
 from .config import TrainConfig
-from .kinds import KINDS, DataSet, Kind, RunConfig, kind_of, unit_of
+from .kinds import KINDS, Kind, RunConfig, kind_of, unit_of
 from .records import Reporter, draw_progress, say_collapse, summary, validate, what_is_said
 from .starts import begin, plan
 from .step import Pace, Replayed, Taken, Trainer, pace, replayable, train_step

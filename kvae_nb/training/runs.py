@@ -27,7 +27,7 @@ from torch import nn
 from ..core.errors import InputError
 from ..core.files import atomic_write, inside, read_yaml
 from ..core.runtime import kept_random_state
-from ..data.films import Split
+from ..data.films import DataSet, Split
 from .annealing import Schedule
 from .checkpoints import Progress, checkpoint_in, load_weights, read_checkpoint
 from .step import reseed
@@ -38,7 +38,6 @@ from kvae_nb.training.kinds import (  # noqa: F401 (some are imported for those 
     PRESETS,
     RECURRENT_PRESETS,
     SWITCHING_PRESETS,
-    DataSet,
     DataSettings,
     Kind,
     RecurrentRunConfig,

@@ -26,12 +26,12 @@ from torch import Tensor, nn
 from .. import __version__
 from ..core.errors import InputError
 from ..core.files import atomic_write, inside
-from ..data.films import Split, VideoData
+from ..data.films import DataSet, Split, VideoData
 from ..data.opening import DataConfig, decide_levels, open_data, read_video_data
 from ..data.shards import Shards
 from .checkpoints import read_checkpoint
 from .config import TrainConfig, check_training
-from .kinds import KINDS, DataSet, DataSettings, Kind, RunConfig, kind_of, preset, unit_of
+from .kinds import KINDS, DataSettings, Kind, RunConfig, kind_of, preset, unit_of
 from .pretrained import load_pretrained
 from kvae_nb.training.runs import (
     beside,
