@@ -196,7 +196,7 @@ def train(recipe: Recipe, parts: Parts, folder: Path) -> tuple[SequenceVAE, Prog
 def rounded(e: Estimate) -> dict:
     "A bound as it is stored."
     found = {"per_step": e.per_step, "per_sequence_mean": e.per_sequence_mean, "standard_error": e.standard_error}
-    return {k: round(v, 4) for k, v in found.items()} | {"ess": round(e.ess.mean().item(), 1)}
+    return {k: round(v, 4) if v == v else None for k, v in found.items()} | {"ess": round(e.ess.mean().item(), 1)}
 
 
 def everything(data: SequenceData) -> Batch:
