@@ -20,7 +20,7 @@ from ..core.files import array_headers, check_output, read_yaml
 from ..evaluation.report import EvaluationConfig
 from ..training.annealing import Schedule
 from ..training.config import TrainConfig
-from ..training.kinds import KINDS, kind_of, preset
+from ..training.kinds import KINDS, kind_names, kind_of, preset
 from ..training.pretrained import ENDING, pretrained_names
 from ..training.starts import flat
 from ..worlds.balls import LOOKS, WORLDS
@@ -108,7 +108,7 @@ def train_parser(kind: str = "kvae", name: str | None = None) -> ArgumentParser:
     short = ", ".join(f"{s} for {long}" for s, long in SHORT.items())
     p = new_parser(
         f"Trains a model, or goes on with a run. Short forms: {short}. "
-        f"Kinds of models: {', '.join(KINDS)}; the fields below are those of {kind}."
+        f"Kinds of models: {', '.join(kind_names())}; the fields below are those of {kind}."
     )
     config = "a YAML file with any of the fields below, such as the config.yaml of a run"
     p.add_argument("--config", action="config", help=config)
