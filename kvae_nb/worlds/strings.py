@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Strings', 'pluck_string', 'strings', 'heard_pitch']
 
-# %% ../../nbs/39b_strings.ipynb #cc2dbe42
+# %% ../../nbs/39b_strings.ipynb #9076f237
 import math
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 
 from ..core.errors import InputError
 
-# %% ../../nbs/39b_strings.ipynb #dee1d598
+# %% ../../nbs/39b_strings.ipynb #90e51669
 class Strings(NamedTuple):
     "Plucked strings, and the truth about them."
 
@@ -38,7 +38,7 @@ def pluck_string(
         current, last = 0.5 * (current + shifted), current[-1]
     return np.concatenate(rounds)[:samples]
 
-# %% ../../nbs/39b_strings.ipynb #705ec237
+# %% ../../nbs/39b_strings.ipynb #7a08d341
 def strings(
     count: int,  # how many
     seconds: float = 0.5,  # length of each
@@ -68,14 +68,14 @@ def strings(
     x = x + noise * random.normal(size=x.shape)
     return Strings(x.astype(np.float32), rate / (period + 0.5), period, rate)
 
-# %% ../../nbs/39b_strings.ipynb #fd4f4603
+# %% ../../nbs/39b_strings.ipynb #930eb505
 def heard_pitch(
     samples: Float[np.ndarray, " time"],  # a sound of one pitch
     rate: int,  # its samples in a second
     low: float = 80.0,  # lowest pitch that is looked for, Hz
     high: float = 1000.0,  # highest
 ) -> float:
-    "Its pitch in Hz: the first high peak of the autocorrelation; 0 for silence. Raises `InputError` for a sound that is too short."
+    "Its pitch in Hz, by the autocorrelation; 0 for silence. Raises `InputError` for a sound that is too short."
     n, nearest, farthest = len(samples), max(1, int(rate / high)), int(rate / low) + 1
     if n < 2 * farthest:
         raise InputError(f"{n} samples are too few for a pitch of {low:g} Hz; give {2 * farthest} or more.")
