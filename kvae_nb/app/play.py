@@ -228,7 +228,7 @@ def chosen_agent(
     if name == "policy" and policy is None:
         raise InputError("this run holds no policy; let --agent be human or random.")
     if name == "human":
-        return Human(env.actions, ask)
+        return Human(env.actions, ask, lambda x: f"seen {numbers(x)}" if x.is_floating_point() else f"seen {x.item()}")
     return RandomAgent(env.actions) if name == "random" else policy
 
 # %% ../../nbs/52g_play.ipynb #13897c41
