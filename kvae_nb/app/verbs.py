@@ -29,12 +29,14 @@ from kvae_nb.app.parsers import (
     generate_parser,
     impute_parser,
     lengthen,
+    measured_by,
     npz_path,
     resumed,
     simulate_parser,
     train_parser,
     was_simulated,
 )
+from .play import do_play, play_parser
 from .using import do_evaluate, do_generate, do_impute
 from ..core.errors import InputError
 from ..core.files import memory_bytes
@@ -123,6 +125,7 @@ VERBS = {
     "evaluate": (evaluate_parser, do_evaluate),
     "impute": (impute_parser, do_impute),
     "generate": (generate_parser, do_generate),
+    "play": (play_parser, do_play),
     "board": (board_parser, do_board),
 }
 
@@ -146,7 +149,8 @@ def parse(
         raise InputError(f"there is no verb {verb!r}; the verbs are {', '.join(VERBS)}.")
     make, do = VERBS[verb]
     rest = lengthen(rest, SHORT if verb == "train" else {})
-    parser = make(*asked_for(rest)) if verb == "train" else make()
+    given = {"train": asked_for, "evaluate": lambda words: (measured_by(words),)}.get(verb, lambda words: ())
+    parser = make(*given(rest))
     parser.prog = f"kvae {verb}"
     try:
         found = parser.parse_args(rest)
