@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PCM', 'FLOATING', 'EXTENSIBLE', 'WavFormat', 'chunks', 'wav_format', 'decode_samples', 'Sound', 'read_wav',
            'encode_samples', 'check_samples', 'write_wav', 'resample', 'Excerpt', 'excerpt', 'metronome',
-           'window_sequences', 'sounds_at', 'audio_sequences']
+           'window_sequences', 'sounds_at', 'audio_sequences', 'string_sequences', 'pitches']
 
-# %% ../../nbs/39_audio.ipynb #a013a60e
+# %% ../../nbs/39_audio.ipynb #5635f588
 import struct
 import wave
 from dataclasses import replace
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,8 +23,9 @@ from ..core.errors import InputError
 from ..core.files import atomic_write, check_memory
 from .readers import natural_order
 from .sequences import SequenceData, from_list
+from ..worlds.strings import strings
 
-# %% ../../nbs/39_audio.ipynb #af07794a
+# %% ../../nbs/39_audio.ipynb #6ea7fac5
 PCM, FLOATING, EXTENSIBLE = 1, 3, 0xFFFE  # codes for whole numbers, for floats, and for "look further behind"
 
 
@@ -47,7 +49,7 @@ def chunks(
         at += 8 + size + size % 2  # chunks begin at even places
     return found
 
-# %% ../../nbs/39_audio.ipynb #71debc79
+# %% ../../nbs/39_audio.ipynb #213d7e12
 def wav_format(
     header: bytes,  # the chunk `fmt `
     path: str | Path,  # the file, for the message
@@ -67,7 +69,7 @@ def wav_format(
         raise InputError(f"{path} has {channels} channels and {rate} samples a second; both must be at least 1.")
     return WavFormat(code, channels, rate, bits)
 
-# %% ../../nbs/39_audio.ipynb #a0388727
+# %% ../../nbs/39_audio.ipynb #3e55e07c
 def decode_samples(
     data: bytes,  # whole samples
     form: WavFormat,
@@ -86,7 +88,7 @@ def decode_samples(
         whole = np.frombuffer(data, f"<i{form.bits // 8}")
     return np.maximum(whole / (top - 1), -1.0)
 
-# %% ../../nbs/39_audio.ipynb #78301930
+# %% ../../nbs/39_audio.ipynb #b04091d8
 class Sound(NamedTuple):
     "A sound of one channel."
 
@@ -99,7 +101,7 @@ class Sound(NamedTuple):
         "How long it is."
         return len(self.samples) / self.rate
 
-# %% ../../nbs/39_audio.ipynb #e1bc8259
+# %% ../../nbs/39_audio.ipynb #cf8ded06
 def read_wav(
     path: str | Path,  # a .wav file
 ) -> Sound:
@@ -126,7 +128,7 @@ def read_wav(
     notes += ["the file is cut off"] * (len(raw) < 8 + struct.unpack_from("<I", raw, 4)[0])
     return Sound(all_channels.mean(1).astype(np.float32), form.rate, "; ".join(notes))
 
-# %% ../../nbs/39_audio.ipynb #34298788
+# %% ../../nbs/39_audio.ipynb #4b61598d
 def encode_samples(
     samples: Float[np.ndarray, " time"],  # between -1 and 1
     bits: int = 16,  # 8, 16, 24 or 32
@@ -153,7 +155,7 @@ def check_samples(
         raise InputError("the sound has NaN or infinite samples; give finite numbers between -1 and 1.")
     return array
 
-# %% ../../nbs/39_audio.ipynb #6fe150ba
+# %% ../../nbs/39_audio.ipynb #68ff1442
 def write_wav(
     path: str | Path,  # the file to write
     samples: Float[np.ndarray, " time"] | Float[Tensor, " time"] | list,  # between -1 and 1; cut off beyond
@@ -172,7 +174,7 @@ def write_wav(
         file.writeframes(encode_samples(array.clip(-1, 1), bits))
     return int((abs(array) > 1).sum())
 
-# %% ../../nbs/39_audio.ipynb #20e472d9
+# %% ../../nbs/39_audio.ipynb #6fe18dee
 def resample(
     samples: Float[np.ndarray, " time"],  # a sound
     rate: int,  # its samples in a second
@@ -191,7 +193,7 @@ def resample(
         kept[half] = kept[half] / 2 if m > n else 2 * kept[half].real
     return (np.fft.irfft(kept, m) * (m / n)).astype(samples.dtype)
 
-# %% ../../nbs/39_audio.ipynb #f21ac6a3
+# %% ../../nbs/39_audio.ipynb #d51ddd13
 class Excerpt(NamedTuple):
     "A piece of a sound, cut into windows."
 
@@ -221,7 +223,7 @@ def metronome(
     seconds = (start + window * np.arange(steps)) / rate
     return np.sin(2 * np.pi * seconds)[:, None].astype(np.float32)
 
-# %% ../../nbs/39_audio.ipynb #51cae26b
+# %% ../../nbs/39_audio.ipynb #dd81b6e6
 def window_sequences(
     sounds: dict[str, Sound],  # recordings by their names, all at one rate
     window: int = 200,  # samples in one observation
@@ -247,7 +249,7 @@ def window_sequences(
     about = dict(names=tuple(names), note=note, emission=f"normal({window})")
     return replace(from_list([e.x for e in found], controls=clocks, **about), overlap=max(0, each - 1))
 
-# %% ../../nbs/39_audio.ipynb #45a14517
+# %% ../../nbs/39_audio.ipynb #c3954e19
 def sounds_at(
     path: str | Path,  # a .wav file, or a folder of them
     rate: int = 16000,  # samples in a second, to which all are brought
@@ -273,3 +275,26 @@ def audio_sequences(
 ) -> SequenceData:
     "Sequences of windows of these recordings. Raises `InputError` when there are none, or one cannot be used."
     return window_sequences(sounds_at(path, rate), window, steps, each, seed, clock)
+
+# %% ../../nbs/39_audio.ipynb #816d95fd
+def string_sequences(
+    count: int = 200,  # how many
+    seconds: float = 0.5,  # length of each
+    seed: int = 0,
+    window: int = 200,  # samples in one observation
+    **about: float,  # noise, amplitude, low, high and rate, as in `strings`
+) -> SequenceData:
+    "Plucked strings in windows; their names say their pitch. Raises `InputError` for what makes no string."
+    made = strings(count, seconds, seed, **about)
+    sounds = {f"string {k}, {f:.3f} Hz": Sound(x, made.rate) for k, (f, x) in enumerate(zip(made.pitch, made.samples))}
+    return window_sequences(sounds, window, each=0, clock=False)
+
+
+def pitches(
+    data: SequenceData,  # from `string_sequences`, or a part of it
+) -> Float[Tensor, " n"]:
+    "The pitch of each string in Hz. Raises `InputError` for sequences whose names do not say it."
+    try:
+        return torch.tensor([float(name.split(", ")[1].removesuffix(" Hz")) for name in data.names])
+    except (IndexError, ValueError):
+        raise InputError("these sequences have no pitch in their names; give those of string_sequences.") from None

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['Mixture', 'log_mass', 'Levels', 'Nade', 'Frames']
 
-# %% ../../nbs/33b_mixtures.ipynb #b5e1adb4
+# %% ../../nbs/33b_mixtures.ipynb #e21d2f19
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from .distributions import Emission, check_number, gumbel, inside, kind_of
 from .networks import full
 from .vae import FrameConfig, build_frames
 
-# %% ../../nbs/33b_mixtures.ipynb #b0996ee0
+# %% ../../nbs/33b_mixtures.ipynb #8b079ad2
 class Mixture(Emission):
     "One of several distributions of a kind, by chance: weights, then the features of each. `mixture(3, normal(2))`."
 
@@ -67,7 +68,7 @@ class Mixture(Emission):
         "The part's blank."
         return self.part.blank(*batch, like=like)
 
-# %% ../../nbs/33b_mixtures.ipynb #5ac22922
+# %% ../../nbs/33b_mixtures.ipynb #48ed950b
 def log_mass(
     low: Float[Tensor, "..."],  # lower end of an interval, in scales from the mean; may be -inf
     high: Float[Tensor, "..."],  # upper end; may be inf
@@ -76,7 +77,7 @@ def log_mass(
     width = torch.where(low.isinf() | high.isinf(), math.inf, high - low)
     return F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(-width))
 
-# %% ../../nbs/33b_mixtures.ipynb #7e0aaab0
+# %% ../../nbs/33b_mixtures.ipynb #d91633b4
 class Levels(Emission):
     "Numbers on a grid from -1 to 1: a discretised mixture of logistics for each. `levels(200, 256, 5)`."
 
@@ -127,7 +128,7 @@ class Levels(Emission):
             total = total + ((mean - (level + 0.5) * self.step + 1) / scale).sigmoid()
         return -1 + self.step * (log_w.exp() * total).sum(-1)
 
-# %% ../../nbs/33b_mixtures.ipynb #5a489f21
+# %% ../../nbs/33b_mixtures.ipynb #cac4a786
 class Nade(Emission):
     "Bits of which each depends on those before it, by one hidden layer (NADE). `nade(88, 64)`."
 
@@ -178,7 +179,7 @@ class Nade(Emission):
         noise = self.paths.to(full(features).dtype).expand(*shape, self.n)
         return self.run(features[..., None, :].expand(*shape, self.features), noise)[1].mean(-2)
 
-# %% ../../nbs/33b_mixtures.ipynb #ea477213
+# %% ../../nbs/33b_mixtures.ipynb #c82dd06b
 class Frames(Emission):
     "A frame of a film, through the VAE's encoder and decoder. `frames(32, 1, 64, pixels='gaussian')`."
 
@@ -201,7 +202,7 @@ class Frames(Emission):
         self.encoder, self.decoder, self.pixels, self.binary = encoder, decoder, kind, pixels == "bernoulli"
         self.encoder.var.requires_grad_(False)  # an embedded frame is the encoder's mean
 
-    def flat(self, network: nn.Module, x: Tensor, axes: int) -> Tensor:
+    def flat(self, network: Callable, x: Tensor, axes: int) -> Tensor:
         "A network's output for any number of axes before the last ones."
         return network(x.reshape(-1, *x.shape[x.ndim - axes :]))
 
