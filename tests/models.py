@@ -1,11 +1,17 @@
 """The models that the common suites put to the same questions, by name; parts of one's own among them."""
 
+from types import SimpleNamespace
+
 import torch
 from torch import nn
 
+from kvae_nb.core.gaussians import Gaussian
 from kvae_nb.models.kvae import KVAE, KVAEConfig
-from kvae_nb.models.protocol import Posterior
+from kvae_nb.models.protocol import Beliefs, ElboTerms, Generated, Imputed, Posterior, hide
 from kvae_nb.models.rnn import RecurrentConfig, RecurrentVAE
+from kvae_nb.models.sequence import SequenceVAE
+from kvae_nb.models.sequence_inputs import check_sequences
+from kvae_nb.models.sequence_parts import SequenceConfig
 from kvae_nb.models.skvae import SwitchingKVAE, SwitchingKVAEConfig
 
 SMALL = dict(size=16, filters=4, units=16, alpha_units=8)
@@ -109,10 +115,93 @@ MODELS = {
 }
 
 
+class SevenNumbers(nn.Module):
+    "The smallest model of what is no film: each step by itself, seven numbers from two with a standard normal prior."
+
+    def __init__(self):
+        super().__init__()
+        self.config = SimpleNamespace(dim_u=0)
+        self.emission = SimpleNamespace(event=(7,), discrete=False, embedded=7)
+        self.encoder, self.decoder = nn.Linear(7, 2), nn.Linear(2, 7)
+
+    def forward(self, x, mask=None, u=None, noise=None):
+        x, mask, _ = check_sequences(self, x, mask, u, values=False)
+        (noise,) = self.noise(*x.shape[:2]) if noise is None else noise
+        mask = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+        x = hide(x, mask)
+        a = self.posterior(x).sample(noise)
+        of_x = Posterior(self.decode(a), torch.ones_like(x)).log_prob(x)
+        prior = Posterior(torch.zeros_like(a), torch.ones_like(a)).log_prob(a)
+        terms = (of_x, prior, self.posterior(x).log_prob(a), torch.ones_like(prior))
+        return ElboTerms(*(torch.where(mask, v, 0.0).sum(1) for v in terms))
+
+    def elbo(self, x, mask=None, u=None, noise=None):
+        return self(*check_sequences(self, x, mask, u), noise)
+
+    def noise(self, batch, steps, decode=0, temperature=0.0):
+        return (torch.randn(batch, steps, 2),)
+
+    def beliefs(self, a, var):
+        belief = Gaussian(a, torch.diag_embed(var))
+        return Beliefs(self.decode(a), belief, belief)
+
+    def impute(self, x, mask=None, u=None):
+        x, mask, _ = check_sequences(self, x, mask, u)
+        q = self.posterior(hide(x, mask))
+        seen = x.new_ones(*x.shape[:2], 1, dtype=torch.bool) if mask is None else mask[..., None]
+        belief = self.beliefs(torch.where(seen, q.mean, 0.0), torch.where(seen, q.var, 1.0))
+        return Imputed(belief, belief, torch.ones_like(q.mean[..., :1]))
+
+    def generate(self, steps, count=1, u=None, x=None, generator=None, noise=True):
+        count = count if x is None else len(x)
+        a = torch.randn(count, steps, 2, generator=generator) * bool(noise)
+        return Generated(self.decode(a), a, a)
+
+    def posterior(self, x):
+        return Posterior(self.encode(x), torch.full_like(self.encode(x), 0.1))
+
+    def encode(self, x):
+        return self.encoder(x)
+
+    def decode(self, a):
+        return self.decoder(a)
+
+    def parts(self):
+        return {"encoder": [*self.encoder.parameters()], "decoder": [*self.decoder.parameters()]}
+
+
+def sequences(**chosen):
+    "What makes a small model of sequences."
+    sizes = dict(dim_z=3, rnn_units=(6,), encoder=(5,), decoder=(8,), latent_layers=(7,))
+    return lambda: SequenceVAE(SequenceConfig(**(sizes | chosen)))
+
+
+SEQUENCES = {
+    "seven numbers": SevenNumbers,
+    "symbols, no latents": sequences(latent="none", emission="categorical(4)"),
+    "symbols, independent": sequences(latent="independent", emission="categorical(4)", dim_u=2),
+    "symbols, srnn": sequences(latent="srnn", emission="categorical(4)", dim_u=2, clock=3.0),
+    "symbols, srnn, filtering": sequences(latent="srnn", emission="categorical(4)", posterior="filtering"),
+    "bits, markov": sequences(latent="markov", emission="bernoulli(6)"),
+    "bits in two axes, vrnn": sequences(latent="vrnn", emission="bernoulli(2, 3)", history=2),
+    "one number, vrnn": sequences(latent="vrnn", emission="normal(1)", posterior="smoothing"),
+    "numbers, markov": sequences(latent="markov", emission="normal(2)", dim_u=1, cell="gru"),
+    "several, srnn": sequences(latent="srnn", emission="together(place=normal(2), hit=bernoulli(1))"),
+}
+
+
+def observed(model: nn.Module, batch: int, steps: int) -> torch.Tensor:
+    "Random sequences of what this model observes."
+    if not hasattr(model.emission, "draw"):
+        return torch.randn(batch, steps, *model.emission.event)
+    features = torch.randn(batch, steps, model.emission.features)
+    return model.emission.sample(features, model.emission.draw(batch, steps, like=features))
+
+
 def awake(name: str) -> nn.Module:
     "The model of this name in evaluation mode, away from its start, where the modes are alike."
     torch.manual_seed(0)
-    model = MODELS[name]()
+    model = (MODELS | SEQUENCES)[name]()
     with torch.no_grad():
         for key, p in model.named_parameters():
             if key.rpartition(".")[2] in ("A", "C"):

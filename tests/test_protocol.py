@@ -4,11 +4,14 @@ import inspect
 
 import pytest
 import torch
-from models import MODELS, awake
+from models import MODELS, SEQUENCES, awake, observed
 
 from kvae_nb.core.errors import InputError
+from kvae_nb.data.films import Batch
 from kvae_nb.evaluation.checks import future_leak, hidden_frames_leak
-from kvae_nb.models.protocol import SequenceModel, asked_particles, hide, rows_of
+from kvae_nb.models.protocol import SequenceModel, asked_particles, hide, rows_of, widened
+from kvae_nb.training.config import TrainConfig
+from kvae_nb.training.step import make_trainer, train_step
 
 
 @pytest.fixture(params=MODELS, ids=str)
@@ -147,3 +150,108 @@ def test_generation_repeats_itself_with_a_seed(model, x, u):
     if u is None:
         with torch.no_grad():
             assert model.generate(5, 2).frames.shape == (2, 5, *x.shape[2:])
+
+
+# Models of what is no film: the same questions, for observations of any rank.
+
+
+@pytest.fixture(params=SEQUENCES, ids=str)
+def anything(request):
+    return awake(request.param)
+
+
+@pytest.fixture
+def seq(anything):
+    return observed(anything, 3, 9)
+
+
+@pytest.fixture
+def acts(anything):
+    return torch.randn(3, 14, anything.config.dim_u) if anything.config.dim_u else None
+
+
+def test_anything_answers_the_protocol(anything):
+    assert isinstance(anything, SequenceModel)
+    listed = [id(p) for part in anything.parts().values() for p in part]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {id(p) for p in anything.parameters() if p.requires_grad}
+
+
+def test_every_part_of_anything_has_gradients(anything, seq, acts, mask):
+    terms = anything.elbo(seq, mask, first(acts, 9))
+    assert terms.frames.tolist() == mask.sum(1).tolist()
+    terms.elbo.sum().backward()
+    for name, part in anything.parts().items():
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in part), name
+        assert not part or any(p.grad.abs().sum() > 0 for p in part), name
+
+
+def test_noise_of_anything_belongs_to_sequences(anything, seq, acts, mask):
+    noise = anything.noise(3, 9)
+    whole = anything.elbo(seq, mask, first(acts, 9), noise)
+    rows = slice(1, None)
+    part = anything.elbo(seq[rows], mask[rows], None if acts is None else acts[rows, :9], rows_of(noise, rows))
+    torch.testing.assert_close(whole.elbo[1:], part.elbo, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_does_not_change_the_bound_of_anything(anything, seq, acts, mask):
+    """A sequence that ends earlier, followed by what must not be read, has the bound that it has alone."""
+    noise = anything.noise(3, 9)
+    cut = (
+        type(noise)(*(v if v is None else v[:, :6] for v in noise)) if hasattr(noise, "_fields") else (noise[0][:, :6],)
+    )
+    mask[:, 6:] = False
+    filler = torch.full_like(seq, torch.nan if seq.is_floating_point() else -1)
+    padded = torch.where(widened(mask, seq), seq, filler)
+    whole = anything.elbo(padded, mask, first(acts, 9), noise)
+    alone = anything.elbo(padded[:, :6], mask[:, :6], first(acts, 6), cut)
+    assert torch.equal(whole.frames, alone.frames) and whole.elbo.isfinite().all()
+    torch.testing.assert_close(whole.elbo, alone.elbo, rtol=1e-5, atol=1e-4)
+
+
+def test_a_mask_of_ones_is_no_mask_for_anything(anything, seq, acts):
+    noise, ones = anything.noise(3, 9), torch.ones(3, 9, dtype=torch.bool)
+    plain, masked = (anything.elbo(seq, m, first(acts, 9), noise) for m in (None, ones))
+    torch.testing.assert_close(plain.elbo, masked.elbo, rtol=1e-5, atol=1e-4)
+
+
+def test_nothing_hidden_is_seen_by_anything(anything, seq, acts, mask):
+    assert hidden_frames_leak(anything, seq, mask, first(acts, 9)) == 0
+    assert future_leak(anything, seq, mask, u=first(acts, 9)) < 1e-4
+
+
+def test_anything_is_generated_again_with_a_seed(anything, seq, acts):
+    def dream(seed, x=seq, u=acts):
+        return anything.generate(5, 3, x=x, u=u, generator=torch.Generator().manual_seed(seed))
+
+    with torch.no_grad():
+        one, again, other = dream(1), dream(1), dream(2)
+        fresh = dream(1, None, first(acts, 5))
+    assert one.frames.shape == (3, 5, *seq.shape[2:]) == fresh.frames.shape and one.frames.dtype == seq.dtype
+    assert torch.equal(one.frames, again.frames) and not torch.equal(one.frames, other.frames)
+    if one.expected is not None:
+        assert one.expected.shape[:2] == (3, 5) and one.expected.is_floating_point()
+
+
+def test_the_rate_of_anything(anything, seq, acts, mask):
+    if not hasattr(anything, "rate"):
+        return
+    with torch.no_grad():
+        rate = anything.rate(seq, mask, first(acts, 9))
+    assert rate.shape[:2] == (3, 9) and (rate >= 0).all() and rate.isfinite().all()
+    assert rate.shape[2] == anything.encode(seq, mask, first(acts, 9)).shape[2]
+
+
+@pytest.mark.parametrize("samples, bound", [(1, "elbo"), (3, "elbo"), (3, "iwae")])
+def test_anything_takes_a_step(anything, seq, acts, mask, samples, bound):
+    settings = dict(device="cpu", join={}, drop=0.3, samples=samples, bound=bound, reconstruction_weight=1.0)
+    trainer = make_trainer(anything.train(), TrainConfig(**settings))
+    before = [p.detach().clone() for p in anything.parameters()]
+    taken = train_step(trainer, Batch(seq, mask, first(acts, 9)), 0.0, 0)
+    assert taken.finite and len(taken.terms.elbo) == 3
+    assert any(not torch.equal(p, q) for p, q in zip(before, anything.parameters()))
+
+
+def test_noise_on_what_is_no_frame_is_refused(anything):
+    with pytest.raises(InputError, match="train.input_noise is 0.1, but only the pixels of frames"):
+        make_trainer(anything, TrainConfig(device="cpu", join={}, input_noise=0.1))

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'LISTS', 'FILES', 'SHORT', 'NUMBER', 'RESUME', 'START', 'SEEDS', 'take_list', 'lengthen', 'new_parser',
            'add_force', 'simulate_parser', 'train_parser', 'run_parser', 'evaluate_parser', 'impute_parser',
-           'generate_parser', 'board_parser', 'asked_for', 'resumed', 'check_numbers', 'npz_path', 'was_simulated']
+           'generate_parser', 'board_parser', 'asked_for', 'measured_by', 'resumed', 'check_numbers', 'npz_path',
+           'was_simulated']
 
 # %% ../../nbs/52b_parsers.ipynb #3cd11779
 import argparse
@@ -20,7 +21,7 @@ from ..core.files import array_headers, check_output, read_yaml
 from ..evaluation.report import EvaluationConfig
 from ..training.annealing import Schedule
 from ..training.config import TrainConfig
-from ..training.kinds import KINDS, kind_of, preset
+from ..training.kinds import KINDS, kind_names, kind_of, preset
 from ..training.pretrained import ENDING, pretrained_names
 from ..training.starts import flat
 from ..worlds.balls import LOOKS, WORLDS
@@ -108,7 +109,7 @@ def train_parser(kind: str = "kvae", name: str | None = None) -> ArgumentParser:
     short = ", ".join(f"{s} for {long}" for s, long in SHORT.items())
     p = new_parser(
         f"Trains a model, or goes on with a run. Short forms: {short}. "
-        f"Kinds of models: {', '.join(KINDS)}; the fields below are those of {kind}."
+        f"Kinds of models: {', '.join(kind_names())}; the fields below are those of {kind}."
     )
     config = "a YAML file with any of the fields below, such as the config.yaml of a run"
     p.add_argument("--config", action="config", help=config)
@@ -141,10 +142,11 @@ def run_parser(
     return p
 
 # %% ../../nbs/52b_parsers.ipynb #e9695ced
-def evaluate_parser() -> ArgumentParser:
-    "The arguments of `kvae evaluate`."
+def evaluate_parser(settings: type = EvaluationConfig) -> ArgumentParser:
+    "The arguments of `kvae evaluate`, with the settings of what this kind of model is measured by."
     p = run_parser(
-        "Measures a trained model by the paper's protocol; writes numbers, figures and videos into its run folder.",
+        "Measures a trained model, films by the paper's protocol and sequences by bounds on their likelihood; "
+        "writes numbers, figures and videos into its run folder.",
         "videos to measure it on; none, or its training file: the held-out part of that",
     )
     out = (
@@ -153,7 +155,7 @@ def evaluate_parser() -> ArgumentParser:
     )
     p.add_argument("--out", type=str, default="", help=out)
     p.add_argument("--json", type=str, default="", help="another file for the numbers")
-    p.add_class_arguments(EvaluationConfig, "measure")
+    p.add_class_arguments(settings, "measure")
     return add_force(p)
 
 # %% ../../nbs/52b_parsers.ipynb #e150c7fa
@@ -179,8 +181,8 @@ def impute_parser() -> ArgumentParser:
 def generate_parser() -> ArgumentParser:
     "The arguments of `kvae generate`."
     p = run_parser(
-        "Generates new videos, from nothing or as the continuation of given ones.",
-        "videos to continue; none: start from nothing",
+        "Generates new videos, music or texts, from nothing or as the continuation of given ones.",
+        "videos, pieces or texts to continue; none: start from nothing",
     )
     p.add_argument("--prefix", type=int, default=4, help="how many frames of these videos are seen")
     p.add_argument("--steps", type=int, default=80, help="frames to generate")
@@ -188,6 +190,8 @@ def generate_parser() -> ArgumentParser:
     p.add_argument("--seed", type=int, default=0, help="same seed, same videos")
     noise = "false: every state is the most probable one, so that the same is generated each time"
     p.add_argument("--noise", type=bool, default=True, help=noise)
+    warm = "of sequences: below 1 the probable becomes more probable"
+    p.add_argument("--temperature", type=float, default=1.0, help=warm)
     p.add_argument("--out", type=str, required=True, help="the folder to write to")
     return add_force(p)
 
@@ -219,6 +223,22 @@ def asked_for(
             "or give another file."
         )
     return found.kind or stored or next(iter(KINDS)), found.preset
+
+# %% ../../nbs/52b_parsers.ipynb #d01ed521
+def measured_by(
+    words: list[str],  # of `kvae evaluate`
+) -> type:
+    "The settings of what the named run is measured by; those of films if it cannot be told."
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    peek.add_argument("run", nargs="?", default="")
+    peek.add_argument("--runs", default="runs")
+    try:
+        found = peek.parse_known_args(words)[0]
+        newest = lambda: max(Path(found.runs).glob("*/config.yaml"), key=lambda p: p.stat().st_mtime)
+        content = read_yaml(Path(found.run) / "config.yaml" if found.run else newest())
+        return kind_of(content["kind"]).settings
+    except (InputError, OSError, ValueError, KeyError, TypeError, argparse.ArgumentError):
+        return EvaluationConfig  # what is wrong is said when the run is opened
 
 # %% ../../nbs/52b_parsers.ipynb #558f292c
 def resumed(

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from .given import check_film_run, given, is_sample, read_for, test_data, warn
 from .parsers import SEEDS, check_numbers, npz_path
+from .sequences import evaluate_sequences, generate_sequences, impute_sequences, is_sequence_run
 from ..core.errors import InputError
 from ..core.files import atomic_write, check_output, inside, memory_bytes
 from ..core.runtime import derived_seed
@@ -88,6 +89,8 @@ def table(
 def do_evaluate(args: Namespace):
     "`kvae evaluate`."
     model, config = given(args), args.measure
+    if is_sequence_run(model.run):
+        return evaluate_sequences(args, model)
     check_film_run(model.run, "evaluate")
     run, folder = model.run, Path(args.out or model.run.folder)
     if folder.exists() and not folder.is_dir():
@@ -198,9 +201,11 @@ def do_impute(args: Namespace):
     "`kvae impute`."
     check_numbers(args, seed=SEEDS, drop=(0, 1), particles=(OWN, MOST_PARTICLES))
     out = npz_path(args.out, args.data, force=args.force)
-    picture = check_output(out.with_suffix(".png"), args.data, force=args.force)
     run = given(args).run
+    if is_sequence_run(run):
+        return impute_sequences(args, run, out)
     check_film_run(run, "impute")
+    picture = check_output(out.with_suffix(".png"), args.data, force=args.force)
     used = asked_particles(run.model, args.particles).get("particles", 0)
     data = read_for(run, args.data)[:] if args.data else new_films(run)
     print(f"{args.data or 'new films'}: {describe(data)}")
@@ -290,9 +295,13 @@ def do_generate(args: Namespace):
     "`kvae generate`."
     check_numbers(args, steps=(1, 10**5), count=(1, 10**5), seed=SEEDS)
     folder = Path(args.out)
-    paths = [check_output(folder / f"generated.{ending}", args.data, force=args.force) for ending in ("npz", "gif")]
     run = given(args).run
+    if is_sequence_run(run):
+        return generate_sequences(args, run)
     check_film_run(run, "generate")
+    if args.temperature != 1.0:
+        raise InputError("--temperature is for models of sequences; leave it out for films.")
+    paths = [check_output(folder / f"generated.{ending}", args.data, force=args.force) for ending in ("npz", "gif")]
     check_room(args, run.config.model)
     device = next(run.model.parameters()).device
     data = given_prefix(run, args) if args.data else None

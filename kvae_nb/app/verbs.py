@@ -29,6 +29,7 @@ from kvae_nb.app.parsers import (
     generate_parser,
     impute_parser,
     lengthen,
+    measured_by,
     npz_path,
     resumed,
     simulate_parser,
@@ -146,7 +147,8 @@ def parse(
         raise InputError(f"there is no verb {verb!r}; the verbs are {', '.join(VERBS)}.")
     make, do = VERBS[verb]
     rest = lengthen(rest, SHORT if verb == "train" else {})
-    parser = make(*asked_for(rest)) if verb == "train" else make()
+    given = {"train": asked_for, "evaluate": lambda words: (measured_by(words),)}.get(verb, lambda words: ())
+    parser = make(*given(rest))
     parser.prog = f"kvae {verb}"
     try:
         found = parser.parse_args(rest)

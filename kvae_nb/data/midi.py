@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['META', 'TEMPO', 'TRACK_END', 'NOTE_OFF', 'NOTE_ON', 'DRUMS', 'MIDI_BYTES', 'MidiNote', 'Midi', 'parse_midi',
            'read_notes', 'as_clock', 'in_seconds', 'to_roll', 'read_midi', 'midi_bytes', 'write_midi', 'midi_files',
-           'rolls_as_data', 'midi_sequences']
+           'rolls_as_data', 'midi_sequences', 'as_scores']
 
 # %% ../../nbs/37b_midi.ipynb #5c81b158
 import math
@@ -13,17 +13,19 @@ import stat
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.files import atomic_write, check_memory
-from .music import KEYS, LOWEST, as_roll, held_notes
+from .music import KEYS, LOWEST, SCORES, as_roll, held_notes, scores_and_count
 from .readers import natural_order
 from .sequences import SequenceData, from_list
 
@@ -362,3 +364,14 @@ def midi_sequences(
     note = f"left out: {'; '.join(str(e).rstrip('.') for e in left_out)}" if left_out else ""
     data = rolls_as_data(rolls, tuple(names), note)
     return data if steps is None else data.windows(steps)
+
+# %% ../../nbs/37b_midi.ipynb #4d2bbf14
+def as_scores(
+    data: SequenceData,  # rolls
+) -> SequenceData:
+    "The same pieces as scores and counts, see `scores_and_count`. Raises `InputError` when they are no rolls."
+    if data.event != (KEYS,):
+        raise InputError(f"scores are made of rolls of {KEYS} keys, but these observations have {list(data.event)}.")
+    x = torch.full((*data.x.shape[:2], KEYS + 1), math.nan)
+    x[data.observed] = scores_and_count(data.x[data.observed])
+    return replace(data, x=x, emission=SCORES)

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['TENSORS', 'ALONG', 'BESIDE', 'FILL', 'FORMAT', 'SAID', 'SequenceData', 'check_observations', 'check_beside',
-           'check_sequences', 'from_list', 'check_finite', 'by_length', 'trimmed', 'joined', 'load_sequences',
-           'from_films']
+           'check_set', 'from_list', 'check_finite', 'by_length', 'trimmed', 'joined', 'load_sequences', 'from_films']
 
 # %% ../../nbs/32_sequences.ipynb #22badb08
 import hashlib
@@ -32,7 +31,7 @@ from .films import Batch, VideoData, epoch_order, to_float
 TENSORS = ("x", "lengths", "controls", "mask", "reward", "ended", "part")
 ALONG = ("x", "controls", "mask", "reward")  # of these there is one for each step
 
-
+# %% ../../nbs/32_sequences.ipynb #d80eb8c2
 @dataclass(frozen=True, eq=False)
 class SequenceData:
     "Sequences of any observations, side by side. Raises `InputError` when the parts do not fit together."
@@ -52,7 +51,7 @@ class SequenceData:
 
     def __post_init__(self):
         "Checks shapes and types."
-        check_sequences(self)
+        check_set(self)
 
     def parts(self) -> dict[str, Tensor]:
         "The tensors that are present, by name."
@@ -114,7 +113,7 @@ def check_beside(
         )
 
 # %% ../../nbs/32_sequences.ipynb #c1499fb1
-def check_sequences(data: SequenceData):
+def check_set(data: SequenceData):
     "Raises `InputError` when the parts of a set do not fit together."
     check_observations(data.x)
     for name in TENSORS[1:]:
@@ -175,7 +174,7 @@ def _as_steps(name: str, values: object, lengths: list[int], kind: torch.dtype |
 # %% ../../nbs/32_sequences.ipynb #d682b5f9
 FILL = {"controls": 0.0, "mask": False, "reward": 0.0}  # behind the end: nothing was done, seen or given
 
-
+# %% ../../nbs/32_sequences.ipynb #a24ee01d
 def from_list(
     sequences: Sequence,  # of each its observations [time, *event]: whole numbers without further axes are symbols
     *,
@@ -294,7 +293,7 @@ def __getitem__(self: SequenceData, index) -> SequenceData:
     ordered = isinstance(index, slice) or bool((index.diff() > 0).all())
     return replace(self, **chosen, names=names, overlap=self.overlap if ordered or not self.overlap else len(index))
 
-
+# %% ../../nbs/32_sequences.ipynb #e3ba4380
 @patch
 def subset(self: SequenceData, index: object) -> SequenceData:
     "The sequences at these positions, as a set of the same kind."
@@ -352,7 +351,7 @@ def described(self: SequenceData) -> str:
     said = [f"{several(len(self), 'sequence')} of {long}", what, *filter(None, [self.note])]
     return ", ".join(said + (["with " + " and ".join(known)] if known else []))
 
-
+# %% ../../nbs/32_sequences.ipynb #be60460f
 @patch
 def fingerprint(self: SequenceData) -> str:
     "Sixteen hex digits that depend on all that a model may read, on the division into parts, and on nothing else."
@@ -375,7 +374,7 @@ def _packed(v: Tensor) -> np.ndarray:
         small = a.astype(np.uint8)
     return small if a.dtype != bool and a.dtype != np.int64 and (small == a).all() else a
 
-
+# %% ../../nbs/32_sequences.ipynb #0c639127
 @patch
 def save(
     self: SequenceData,
@@ -407,7 +406,7 @@ def _unpacked(arrays: dict[str, np.ndarray]) -> dict:
         parts[name][exists] = v
     return parts | said | {"names": tuple(said["names"])}
 
-
+# %% ../../nbs/32_sequences.ipynb #2f78153f
 def load_sequences(
     path: str | Path,  # written by `save`
 ) -> SequenceData:

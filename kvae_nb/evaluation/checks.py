@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIRST', 'Pieces', 'pieces', 'Look', 'white', 'look_of', 'Inspection', 'inspect', 'GenerationCheck', 'centroid_steps',
            'generation_check', 'device_of', 'model_batches', 'generate_from', 'Leak', 'largest_change', 'outputs_of',
-           'compare', 'hidden_frames_leak', 'future_leak']
+           'compare', 'others_like', 'unreadable', 'hidden_frames_leak', 'future_leak']
 
 # %% ../../nbs/63_checks.ipynb #d8767a8b
 import math
@@ -15,15 +15,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from scipy import ndimage
 from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.runtime import kept_random_state
 from ..data.batches import batches
-from ..data.films import Batch, VideoData
-from ..models.protocol import Beliefs, SequenceModel, hide
+from ..data.films import Batch, DataSet, VideoData
+from ..models.protocol import Beliefs, SequenceModel, hide, widened
 
 # %% ../../nbs/63_checks.ipynb #af2538be
 class Pieces(NamedTuple):
@@ -173,7 +173,7 @@ def device_of(
 
 def model_batches(
     model: SequenceModel,  # whose device to use
-    data: VideoData,  # the films
+    data: DataSet,  # films, or other sequences
     batch_size: int,  # how many at a time
 ) -> Iterator[Batch]:
     "The films in their own order, in batches on the model's device, each with a mask."
@@ -254,11 +254,28 @@ def compare(
     "The largest change of each output, or what was known of it where that is larger."
     return {k: max(largest_change(v, after[k]), (so_far or {}).get(k, 0.0)) for k, v in before.items()}
 
+# %% ../../nbs/63_checks.ipynb #2c9f533f
+def others_like(
+    x: Num[Tensor, "batch time *event"],  # frames, numbers or symbols
+    generator: torch.Generator,  # source of randomness
+) -> Num[Tensor, "batch time *event"]:
+    "Noise of the same shape: numbers between 0 and 1, or symbols up to the greatest that occurs."
+    if x.is_floating_point():
+        return torch.rand(x.shape, generator=generator).to(x)
+    return torch.randint(int(x.max()) + 1, x.shape, generator=generator).to(x)
+
+
+def unreadable(
+    x: Num[Tensor, "batch time *event"],  # frames, numbers or symbols
+) -> Num[Tensor, "batch time *event"]:
+    "What must never be read, in the same shape: NaN, or a symbol that does not exist."
+    return torch.full_like(x, torch.nan if x.is_floating_point() else -1)
+
 # %% ../../nbs/63_checks.ipynb #f8361f32
 @torch.no_grad()
 def hidden_frames_leak(
     model: SequenceModel,  # any model of the protocol
-    x: Float[Tensor, "batch time channel height width"],  # frames
+    x: Num[Tensor, "batch time *event"],  # frames, or other observations
     mask: Bool[Tensor, "batch time"],  # True = observed; some should be hidden
     u: Float[Tensor, "batch time dim_u"] | None = None,  # controls
 ) -> Leak:
@@ -276,20 +293,19 @@ def hidden_frames_leak(
                 | terms
             )
 
-    at, plain, found = mask[:, :, None, None, None], outputs(hide(x, mask)), {}
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
-    for other in (noise, torch.full_like(x, torch.nan)):
+    plain, found = outputs(hide(x, mask)), {}
+    for other in (others_like(x, torch.Generator().manual_seed(1)), unreadable(x)):
         try:
-            found = compare(plain, outputs(torch.where(at, x, other)), found)
-        except InputError:
-            found = dict.fromkeys(plain, math.inf)  # a hidden frame that is refused was looked at
+            found = compare(plain, outputs(torch.where(widened(mask, x), x, other)), found)
+        except (InputError, RuntimeError, IndexError):
+            found = dict.fromkeys(plain, math.inf)  # what is refused, or not found, was looked at
     return Leak(found)
 
 # %% ../../nbs/63_checks.ipynb #4bf9661e
 @torch.no_grad()
 def future_leak(
     model: SequenceModel,  # any model of the protocol
-    x: Float[Tensor, "batch time channel height width"],  # frames
+    x: Num[Tensor, "batch time *event"],  # frames, or other observations
     mask: Bool[Tensor, "batch time"],  # True = observed
     cuts: Sequence[int] | None = None,  # how many first steps to leave as they are, one test each; None: every number
     u: Float[Tensor, "batch time dim_u"] | None = None,  # controls
@@ -300,7 +316,7 @@ def future_leak(
     with kept_random_state():
         plain = model.impute(x, mask, u).filtered
         for t in range(1, x.shape[1]) if cuts is None else cuts:
-            other = torch.cat([x[:, :t], torch.rand(x[:, t:].shape, generator=generator).to(x)], 1)
+            other = torch.cat([x[:, :t], others_like(x[:, t:], generator)], 1)
             unseen = torch.cat([mask[:, :t], torch.zeros_like(mask[:, t:])], 1)
             for frames, m in ((other, mask), (x, unseen)):
                 found = compare(

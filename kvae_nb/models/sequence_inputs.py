@@ -79,7 +79,7 @@ def check_observed(
             "observed steps hold NaN or infinity; where something is missing, say so by a mask that is False there."
         )
     low, high = getattr(emission, "support", (-float("inf"), float("inf")))
-    if least < low or most > high:
+    if least < low - 1e-4 or most > high + 1e-4:
         raise InputError(
             f"the observations lie between {least:g} and {most:g}, but for this model they must lie in "
             f"[{low:g}, {high:g}]."

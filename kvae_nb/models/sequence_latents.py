@@ -161,7 +161,7 @@ def settle(self: Latent, now: Now, z: Float[Tensor, "rows dim_z"]) -> tuple[Rest
     "What is carried on when the latent is known, and what the decoder reads: [d_t, z_t]."
     return Rest(now.rest.memory, z), torch.cat([now.d, z], -1)
 
-
+# %% ../../nbs/35a_latents.ipynb #a981786a
 @patch
 def along(
     self: Latent, e: Float[Tensor, "batch time e"], z: Float[Tensor, "batch time dim_z"]

@@ -79,7 +79,7 @@ CHOICES = {
     "latent_into": ("rnn", "decoder"),
 }
 
-
+# %% ../../nbs/35_sequence_models.ipynb #289eb5b8
 def check_sequence_config(
     config: SequenceConfig,  # sizes and choices
 ):
@@ -292,7 +292,7 @@ def diagonal(
     "The Gaussians with this mean and the standard deviation least + softplus(raw)."
     return Diagonal(mean, (softplus(raw) + least).square())
 
-
+# %% ../../nbs/35_sequence_models.ipynb #0b4c209d
 class Transition(nn.Module):
     "A network that says where a latent is, from what is told and, perhaps, from the latent before it."
 

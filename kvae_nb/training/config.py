@@ -11,7 +11,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -37,6 +37,10 @@ class TrainConfig:
     "epochs on one stair"
     clip: float = 150.0
     "the gradient is scaled down to this norm"
+    samples: int = 1
+    "samples of the latent variables of each sequence in a step"
+    bound: Literal["elbo", "iwae"] = "elbo"
+    "what several samples become: the mean of their bounds, or the tighter bound of their mean weight"
     weight_decay: float = 0.0
     "how fast weights shrink towards 0, in units of the learning rate (AdamW); 0: not at all"
     reconstruction_weight: float = 0.3
@@ -83,6 +87,7 @@ LIMITS = {  # whole numbers: least and most
     **dict.fromkeys(("epochs", "lr_every", "valid_sequences"), (1, 10**6)),
     **dict.fromkeys(("decode_frames", "picture_every", "checkpoint_every", "vae_epochs"), (0, 10**6)),
     "batch_size": (1, 10**5),
+    "samples": (1, 1024),
     "threads": (0, 1024),
     "restarts": (0, 1000),
     "seed": (0, 2**63 - 1),
@@ -115,6 +120,13 @@ def check_training(
         raise InputError(
             f"train.name is {config.name!r}, but must be a word of letters, digits, '-', '_' and '.', which "
             "becomes part of a folder's name."
+        )
+    if config.bound not in (bounds := get_args(TrainConfig.__annotations__["bound"])):
+        raise InputError(f"train.bound is {config.bound!r}, but must be one of: {', '.join(bounds)}.")
+    if config.bound == "iwae" and config.decode_frames:
+        raise InputError(
+            f"train.decode_frames is {config.decode_frames}, but weights need the likelihood of all frames; leave it "
+            "0, or use train.bound elbo."
         )
     check_schedule(config.beta, "train.beta")
     check_schedule(config.temperature, "train.temperature", positive=True)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STREAMS', 'reseed', 'learning_rate', 'Pace', 'pace', 'training_loss', 'drop_gradients', 'make_accelerator',
-           'make_optimiser', 'set_learning_rate', 'Dials', 'Trainer', 'set_pace', 'make_trainer', 'Draws', 'draw',
-           'Taken', 'whole_batch', 'update', 'train_step', 'replayable', 'CudaRecorder', 'Replayed']
+           'make_optimiser', 'set_learning_rate', 'Dials', 'Trainer', 'set_pace', 'make_trainer', 'Draws',
+           'check_noise', 'draw', 'Taken', 'whole_batch', 'repeated', 'of_samples', 'update', 'train_step',
+           'replayable', 'CudaRecorder', 'Replayed']
 
 # %% ../../nbs/13_step.ipynb #1fed188f
 import math
@@ -180,6 +181,8 @@ def make_trainer(
 ) -> Trainer:
     "The model on its device with its optimiser. Raises `InputError` if device or parts are not there."
     check_join(model.parts(), config.join)
+    if hasattr(model, "emission"):
+        check_noise(config, model.emission.event)
     if config.vae_epochs and not hasattr(model, "frame_elbo"):
         raise InputError(
             f"train.vae_epochs is {config.vae_epochs}, but {type(model).__name__} has no bound of single frames "
@@ -209,6 +212,18 @@ class Draws(NamedTuple):
     kept: Tensor | None  # [batch, time], False where the training hides a frame; None: it hides none
     added: Tensor | None = None  # noise for the frames, of their shape; None: none
 
+# %% ../../nbs/13_step.ipynb #ebfca666
+def check_noise(
+    config: TrainConfig,  # perhaps with noise
+    event: tuple[int, ...],  # shape of an observation
+):
+    "Raises `InputError` if noise is to be added to what is no frame."
+    if config.input_noise and len(event) != 3:
+        raise InputError(
+            f"train.input_noise is {config.input_noise}, but only the pixels of frames, which lie between 0 and 1, can "
+            "be given noise; leave it 0, and hide some of the observations instead (train.drop)."
+        )
+
 # %% ../../nbs/13_step.ipynb #83f490cb
 def draw(
     trainer: Trainer,  # model and configuration
@@ -217,8 +232,9 @@ def draw(
     frame: tuple[int, ...] = (),  # shape of a frame; needed if noise is added to them
 ) -> Draws:
     "Draws for the whole batch, and keeps this process's rows."
-    config, acc = trainer.config, trainer.accelerator
-    noise = trainer.bare.noise(sequences, steps, config.decode_frames, trainer.dials.temperature)
+    config, acc, samples = trainer.config, trainer.accelerator, trainer.config.samples
+    check_noise(config, frame)
+    noise = trainer.bare.noise(sequences * samples, steps, config.decode_frames, trainer.dials.temperature)
     kept = mask_random(sequences, steps, config.drop, device=acc.device) if config.drop else None
     added = (
         config.input_noise * torch.randn(sequences, steps, *frame, device=acc.device) if config.input_noise else None
@@ -226,7 +242,8 @@ def draw(
     if acc.num_processes == 1:
         return Draws(noise, kept, added)
     own = slice(acc.process_index, None, acc.num_processes)
-    return Draws(rows_of(noise, own), *(None if v is None else v[own] for v in (kept, added)))
+    rows = own if samples == 1 else torch.arange(sequences * samples).view(sequences, samples)[own].flatten()
+    return Draws(rows_of(noise, rows), *(None if v is None else v[own] for v in (kept, added)))
 
 # %% ../../nbs/13_step.ipynb #49cfabc3
 class Taken(NamedTuple):
@@ -248,6 +265,28 @@ def whole_batch(
     frames = frames.clamp(min=1 / acc.num_processes)  # a batch in which every frame is hidden is no error
     return frames, kl / frames
 
+# %% ../../nbs/13_step.ipynb #bb63f59e
+def repeated(
+    v: Tensor | None,  # rows are sequences
+    samples: int,  # how often each of them
+) -> Tensor | None:
+    "Each sequence so many times in a row; the same tensor for once."
+    return v if v is None or samples == 1 else v.repeat_interleave(samples, 0)
+
+
+def of_samples(
+    terms: ElboTerms,  # of the samples of each sequence, one after the other
+    samples: int,  # how many it has
+    bound: str,  # elbo: the mean; iwae: weighted, so that the gradient is that of the mean weight's logarithm
+) -> ElboTerms:
+    "The parts of the bound for each sequence."
+    if samples == 1:
+        return terms
+    log_weight = terms.elbo.detach().view(-1, samples)
+    share = log_weight.softmax(-1) if bound == "iwae" else torch.full_like(log_weight, 1 / samples)
+    *parts, frames = (v.view(-1, samples) for v in terms)
+    return ElboTerms(*((share * v).sum(-1) for v in parts), frames[:, 0])
+
 # %% ../../nbs/13_step.ipynb #e6f61a3a
 def update(
     trainer: Trainer,  # model and optimiser, changed in place
@@ -259,11 +298,13 @@ def update(
     config, acc = trainer.config, trainer.accelerator
     mask = batch.mask if draws.kept is None else draws.kept if batch.mask is None else batch.mask & draws.kept
     x = batch.x if draws.added is None else (batch.x + draws.added).clamp(0, 1)
+    x, mask, u = (repeated(v, config.samples) for v in (x, mask, batch.u))
     if epoch < config.vae_epochs:
         with acc.autocast():
-            terms = trainer.bare.frame_elbo(x, mask, draws.noise)
+            every = trainer.bare.frame_elbo(x, mask, draws.noise)
     else:
-        terms = trainer.model(x, mask, batch.u, draws.noise)
+        every = trainer.model(x, mask, u, draws.noise)
+    terms = of_samples(every, config.samples, config.bound)
     trainer.optimiser.zero_grad()
     frames, kl = whole_batch(trainer, terms)
     loss = training_loss(terms, config, frames, trainer.dials.beta, kl)
@@ -274,7 +315,7 @@ def update(
     if config.precision != "fp16":  # there the gradient scaler looks after it
         trainer.optimiser.optimizer.found_inf = 1.0 - finite.float()
     trainer.optimiser.step()
-    return Taken(ElboTerms(*(v.detach() for v in terms)), finite)
+    return Taken(ElboTerms(*(v.detach() for v in of_samples(every, config.samples, "elbo"))), finite)
 
 # %% ../../nbs/13_step.ipynb #62e1d5d6
 def train_step(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['draw_cart', 'Range', 'Environment', 'load_gymnasium', 'make_game', 'action_space', 'observation_emission', 'Live',
-           'GymState', 'Gym', 'tensor_of']
+           'GymState', 'Gym', 'tensor_of', 'Scaled', 'usual_scale']
 
 # %% ../../nbs/34b_environments.ipynb #69b21b5a
 import math
@@ -152,12 +152,15 @@ class Gym:
     limit: int | None = None  # moves after which the time is up; None: as the world has it
     actions: Choices | Range = field(init=False)
     emission: str = field(init=False)
+    reach: tuple[float, ...] = field(init=False)  # how large each number of an observation can be; inf: no bound
 
     def __post_init__(self):
         "Reads both spaces from one game."
         game = make_game(self.id, self.limit)
         object.__setattr__(self, "actions", action_space(game.action_space, self.id))
         object.__setattr__(self, "emission", observation_emission(game.observation_space, self.id))
+        bounds = [np.abs(getattr(game.observation_space, side, np.zeros(0))).ravel() for side in ("low", "high")]
+        object.__setattr__(self, "reach", tuple(np.maximum(*bounds).tolist()))
         game.close()
 
     @property
@@ -224,3 +227,42 @@ def step(
     x = tensor_of(live.seen, live.games[0].observation_space)
     x[over] = 0
     return Moved(GymState(live, live.moves, over | ended | cut), x, torch.tensor(reward).float(), ended, cut)
+
+# %% ../../nbs/34b_environments.ipynb #0b1940e2
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    "A world whose observations are divided by fixed numbers."
+
+    env: Environment
+    scale: Float[Tensor, " n"]
+
+    @property
+    def actions(self) -> Choices | Range:
+        "Those of the world inside."
+        return self.env.actions
+
+    @property
+    def emission(self) -> str:
+        "That of the world inside."
+        return self.env.emission
+
+    def reset(self, count: int, generator: torch.Generator | None = None) -> Began:
+        "New games of the world inside, scaled."
+        state, x = self.env.reset(count, generator)
+        return Began(state, x / self.scale)
+
+    def step(self, state: object, action: Float[Tensor, "batch size"]) -> Moved:
+        "What the world inside answers, scaled."
+        moved = self.env.step(state, action)
+        return moved._replace(x=moved.x / self.scale)
+
+# %% ../../nbs/34b_environments.ipynb #f32fef9b
+def usual_scale(
+    env: Environment,  # may say how far its numbers reach
+    x: Float[Tensor, "count n"],  # some observations
+) -> Float[Tensor, " n"]:
+    "A scale for each number: a quarter of the bound or, where there is none, the standard deviation of `x`."
+    spread = x.std(0)
+    reach = torch.tensor(getattr(env, "reach", ()) or [math.inf] * len(spread), dtype=x.dtype)
+    scale = torch.where(reach.isfinite(), reach / 4, spread)
+    return torch.where(scale > 0, scale, 1.0)
