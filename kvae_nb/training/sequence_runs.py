@@ -10,7 +10,7 @@ __all__ = ['SEQUENCE_TRAINING', 'MUSIC_NETWORK', 'LETTERS_NETWORK', 'GAME_NETWOR
            'fit_sequences', 'keep_sequences', 'presets_of', 'model_of', 'SequenceEvaluationConfig', 'as_numbers',
            'unit_rates', 'in_one_batch', 'measure_sequences', 'draw_generated', 'sequence_kind']
 
-# %% ../../nbs/81c_sequence_runs.ipynb #9258ae0a
+# %% ../../nbs/81c_sequence_runs.ipynb #f7e8b9e5
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,7 +37,7 @@ from .annealing import Schedule
 from .config import TrainConfig
 from .kinds import Kind, RunConfig
 
-# %% ../../nbs/81c_sequence_runs.ipynb #79a05036
+# %% ../../nbs/81c_sequence_runs.ipynb #288186e0
 SEQUENCE_TRAINING = TrainConfig(lr=0.002, lr_decay=1.0, clip=1.0, reconstruction_weight=1.0, join={}, restarts=0)
 
 
@@ -54,7 +54,7 @@ class SequenceRunConfig(RunConfig):
     kind: Literal["arnn", "iseq", "vrnn", "srnn", "dmm"] = "srnn"
     "which kind of model"
 
-# %% ../../nbs/81c_sequence_runs.ipynb #e033180a
+# %% ../../nbs/81c_sequence_runs.ipynb #c859df5e
 @dataclass(frozen=True)
 class ArnnRunConfig(SequenceRunConfig):
     "A whole run of a recurrent network without latents."
@@ -74,7 +74,7 @@ class IseqRunConfig(SequenceRunConfig):
     kind: Literal["iseq"] = "iseq"
     "which kind of model"
 
-# %% ../../nbs/81c_sequence_runs.ipynb #6a83df68
+# %% ../../nbs/81c_sequence_runs.ipynb #18da8b3a
 @dataclass(frozen=True)
 class VrnnRunConfig(SequenceRunConfig):
     "A whole run of a variational recurrent network."
@@ -102,7 +102,7 @@ class DmmRunConfig(SequenceRunConfig):
     kind: Literal["dmm"] = "dmm"
     "which kind of model"
 
-# %% ../../nbs/81c_sequence_runs.ipynb #34eb7431
+# %% ../../nbs/81c_sequence_runs.ipynb #f4a6563b
 def check_emission(
     text: str,  # a distribution, such as categorical(4)
     data: SequenceData,  # observations
@@ -133,7 +133,7 @@ def fit_sequences(
     found = keep_vocabulary(config.data, data) if data.symbols else config.data
     return replace(config, data=found, model=replace(config.model, emission=text, dim_u=dim_u))
 
-# %% ../../nbs/81c_sequence_runs.ipynb #75d499e4
+# %% ../../nbs/81c_sequence_runs.ipynb #1098498e
 def keep_sequences(
     data: object,  # a SequenceData, or an array or tensor [sequences, steps, …]
     config: SequenceDataConfig,  # how they are divided and cut
@@ -154,7 +154,7 @@ def keep_sequences(
     config = replace(config, source="file", path="data.npz")
     return config, open_sequences(replace(config, path=str(Path(folder) / "data.npz")))
 
-# %% ../../nbs/81c_sequence_runs.ipynb #a7dc5bc9
+# %% ../../nbs/81c_sequence_runs.ipynb #2200e52e
 MUSIC_NETWORK = SequenceConfig(dim_z=32, context_drop=0.3, dropout=0.3)
 LETTERS_NETWORK = SequenceConfig(
     dim_z=16, rnn_units=(256,), encoder=(64,), decoder=(64,), dropout=0.2, context_drop=0.1
@@ -189,7 +189,7 @@ RECIPES = {  # data, model, training
     "numbers": (SequenceDataConfig("file"), BODY_NETWORK, replace(QUICK_TRAINING, epochs=40)),
 }
 
-# %% ../../nbs/81c_sequence_runs.ipynb #5ce0a88e
+# %% ../../nbs/81c_sequence_runs.ipynb #8e214861
 SEED_WEIGHT = Schedule("logistic", length=1e4, unit="steps")
 HEAD_WEIGHT = Schedule("gompertz", start=1e-5, length=1e5, unit="steps")
 VAE_SEQ = SequenceConfig(
@@ -227,7 +227,7 @@ RECIPES |= {
     ),
 }
 
-# %% ../../nbs/81c_sequence_runs.ipynb #54fadc95
+# %% ../../nbs/81c_sequence_runs.ipynb #4a2bb283
 def presets_of(
     make: type[SequenceRunConfig],  # the runs of a kind
 ) -> dict[str, SequenceRunConfig]:
@@ -257,7 +257,7 @@ def model_of(
 
     return build
 
-# %% ../../nbs/81c_sequence_runs.ipynb #75fa38c5
+# %% ../../nbs/81c_sequence_runs.ipynb #7d949673
 @dataclass(frozen=True)
 class SequenceEvaluationConfig:
     "What is measured of a model of sequences, and how."
@@ -281,7 +281,7 @@ class SequenceEvaluationConfig:
         if self.resample not in ("half", "always", "never"):
             raise InputError(f"measure.resample is {self.resample!r:.40}, but must be half, always or never.")
 
-# %% ../../nbs/81c_sequence_runs.ipynb #89e5ae20
+# %% ../../nbs/81c_sequence_runs.ipynb #73796c9c
 def as_numbers(
     e: Estimate,  # a bound
     bits: bool,  # symbols: the same in bits as well
@@ -305,10 +305,10 @@ def unit_rates(
         for rows in torch.arange(len(data)).split(64):
             x, mask, u = data.batch(rows)
             seen = torch.ones(x.shape[:2], device=x.device) if mask is None else mask.to(torch.float32)
-            sums, steps = sums + model.rate(x, mask, u).sum((0, 1)).double(), steps + seen.sum().double()
+            sums, steps = sums + model.rate(x, mask, u).sum((0, 1)).cpu().double(), steps + seen.sum().cpu().double()
     return (sums / steps).tolist()
 
-# %% ../../nbs/81c_sequence_runs.ipynb #84cc4cd7
+# %% ../../nbs/81c_sequence_runs.ipynb #3f8cb70d
 def in_one_batch(data: DataSet) -> Batch:
     "All sequences in one batch."
     return data.batch(torch.arange(len(data)))
@@ -346,7 +346,7 @@ def measure_sequences(
         "config": asdict(c),
     }
 
-# %% ../../nbs/81c_sequence_runs.ipynb #9b091e7f
+# %% ../../nbs/81c_sequence_runs.ipynb #e6faf9c5
 @torch.no_grad()
 def draw_generated(
     writer,  # a TensorBoard writer
@@ -365,11 +365,13 @@ def draw_generated(
     shown = out.expected if model.emission.discrete else out.frames
     figure = Figure(figsize=(6, 3), layout="constrained")
     ax = figure.add_subplot()
-    ax.imshow(shown[0].flatten(1).float().cpu().T, aspect="auto", origin="lower", interpolation="none", cmap="magma")
+    ax.imshow(
+        shown[0].flatten(1).float().cpu().numpy().T, aspect="auto", origin="lower", interpolation="none", cmap="magma"
+    )
     ax.set(xlabel="step", ylabel="symbol" if model.emission.discrete else "number", title="generated")
     writer.add_figure("generated", figure, step, close=False)
 
-# %% ../../nbs/81c_sequence_runs.ipynb #5f32c01e
+# %% ../../nbs/81c_sequence_runs.ipynb #b11c2e1f
 def sequence_kind(
     make: type[SequenceRunConfig],  # the runs of the kind
 ) -> Kind:
