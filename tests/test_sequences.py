@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from kvae_nb.core.errors import InputError
+from kvae_nb.core.files import parse_yaml
 from kvae_nb.data.films import DataSet, describe, split
 from kvae_nb.data.sequences import ALONG, SAID, SequenceData, by_length, from_list, joined, load_sequences, trimmed
 from kvae_nb.data.sources import SOURCES, SequenceDataConfig, divide_sequences, open_sequences
@@ -214,6 +216,8 @@ def test_a_vocabulary_is_exact_both_ways(text, size):
     assert again == known and len(known.characters) == min(size, len(set(text)))
     expected = "".join(c if c in known.characters else "\0" for c in text)
     assert again.decode(again.encode(text), other="\0") == expected
+    kept = yaml.safe_dump({"vocabulary": known.characters})  # as the settings of a run are written
+    assert parse_yaml(kept.encode(), "config.yaml") == {"vocabulary": known.characters}
 
 
 @FEW
@@ -256,7 +260,7 @@ def test_every_source_says_what_is_wrong_before_it_reads():
         with pytest.raises(InputError, match="sequences is 0"):
             open_sequences(
                 SequenceDataConfig(
-                    source=name, path="x" if name in ("text", "rolls", "midi", "file") else "", sequences=0
+                    source=name, path="x" if name in ("text", "rolls", "midi", "audio", "file") else "", sequences=0
                 )
             )
     data = from_list([np.zeros((n, 2)) for n in (9, 4, 30)], part=[0, 1, 2])

@@ -4,22 +4,28 @@
 
 # %% auto #0
 __all__ = ['PCM', 'FLOATING', 'EXTENSIBLE', 'WavFormat', 'chunks', 'wav_format', 'decode_samples', 'Sound', 'read_wav',
-           'encode_samples', 'check_samples', 'write_wav']
+           'encode_samples', 'check_samples', 'write_wav', 'resample', 'Excerpt', 'excerpt', 'metronome',
+           'window_sequences', 'sounds_at', 'audio_sequences', 'string_sequences', 'pitches']
 
-# %% ../../nbs/39_audio.ipynb #15efa4ee
+# %% ../../nbs/39_audio.ipynb #5635f588
 import struct
 import wave
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.files import atomic_write, check_memory
+from .readers import natural_order
+from .sequences import SequenceData, from_list
+from ..worlds.strings import strings
 
-# %% ../../nbs/39_audio.ipynb #d9180950
+# %% ../../nbs/39_audio.ipynb #6ea7fac5
 PCM, FLOATING, EXTENSIBLE = 1, 3, 0xFFFE  # codes for whole numbers, for floats, and for "look further behind"
 
 
@@ -43,7 +49,7 @@ def chunks(
         at += 8 + size + size % 2  # chunks begin at even places
     return found
 
-# %% ../../nbs/39_audio.ipynb #08c6911f
+# %% ../../nbs/39_audio.ipynb #213d7e12
 def wav_format(
     header: bytes,  # the chunk `fmt `
     path: str | Path,  # the file, for the message
@@ -63,7 +69,7 @@ def wav_format(
         raise InputError(f"{path} has {channels} channels and {rate} samples a second; both must be at least 1.")
     return WavFormat(code, channels, rate, bits)
 
-# %% ../../nbs/39_audio.ipynb #f66e7ec8
+# %% ../../nbs/39_audio.ipynb #3e55e07c
 def decode_samples(
     data: bytes,  # whole samples
     form: WavFormat,
@@ -82,7 +88,7 @@ def decode_samples(
         whole = np.frombuffer(data, f"<i{form.bits // 8}")
     return np.maximum(whole / (top - 1), -1.0)
 
-# %% ../../nbs/39_audio.ipynb #1b916cfa
+# %% ../../nbs/39_audio.ipynb #b04091d8
 class Sound(NamedTuple):
     "A sound of one channel."
 
@@ -95,7 +101,7 @@ class Sound(NamedTuple):
         "How long it is."
         return len(self.samples) / self.rate
 
-# %% ../../nbs/39_audio.ipynb #6f0ecb08
+# %% ../../nbs/39_audio.ipynb #cf8ded06
 def read_wav(
     path: str | Path,  # a .wav file
 ) -> Sound:
@@ -122,7 +128,7 @@ def read_wav(
     notes += ["the file is cut off"] * (len(raw) < 8 + struct.unpack_from("<I", raw, 4)[0])
     return Sound(all_channels.mean(1).astype(np.float32), form.rate, "; ".join(notes))
 
-# %% ../../nbs/39_audio.ipynb #910c039c
+# %% ../../nbs/39_audio.ipynb #4b61598d
 def encode_samples(
     samples: Float[np.ndarray, " time"],  # between -1 and 1
     bits: int = 16,  # 8, 16, 24 or 32
@@ -149,7 +155,7 @@ def check_samples(
         raise InputError("the sound has NaN or infinite samples; give finite numbers between -1 and 1.")
     return array
 
-# %% ../../nbs/39_audio.ipynb #1fc42b52
+# %% ../../nbs/39_audio.ipynb #68ff1442
 def write_wav(
     path: str | Path,  # the file to write
     samples: Float[np.ndarray, " time"] | Float[Tensor, " time"] | list,  # between -1 and 1; cut off beyond
@@ -167,3 +173,128 @@ def write_wav(
         file.setparams((1, bits // 8, int(rate), 0, "NONE", ""))
         file.writeframes(encode_samples(array.clip(-1, 1), bits))
     return int((abs(array) > 1).sum())
+
+# %% ../../nbs/39_audio.ipynb #6fe18dee
+def resample(
+    samples: Float[np.ndarray, " time"],  # a sound
+    rate: int,  # its samples in a second
+    new_rate: int,  # those wanted
+) -> Float[np.ndarray, " new_time"]:
+    "The same sound at another rate, through its Fourier transform. Raises `InputError` for rates below 1."
+    if min(rate, new_rate) < 1:
+        raise InputError(f"a sound cannot go from {rate} to {new_rate} samples a second; both must be at least 1.")
+    n = len(samples)
+    m = max(1, round(n * new_rate / rate))
+    if m == n:
+        return samples
+    waves = np.fft.rfft(samples.astype(np.float64))
+    kept, half = waves[: m // 2 + 1].copy(), min(n, m) // 2
+    if min(n, m) % 2 == 0:  # the wave of two samples, which only one of the two lengths can tell from its mirror
+        kept[half] = kept[half] / 2 if m > n else 2 * kept[half].real
+    return (np.fft.irfft(kept, m) * (m / n)).astype(samples.dtype)
+
+# %% ../../nbs/39_audio.ipynb #d51ddd13
+class Excerpt(NamedTuple):
+    "A piece of a sound, cut into windows."
+
+    x: Float[np.ndarray, "steps window"]  # the last window may end with zeros
+    start: int  # its first sample in the recording
+
+
+def excerpt(
+    samples: Float[np.ndarray, " time"],  # a sound
+    start: int,  # the first sample
+    window: int = 200,  # samples in one observation
+    steps: int = 40,  # windows at most
+) -> Excerpt:
+    "The windows from there on, as far as the sound goes."
+    piece = samples[start : start + window * steps]
+    padded = np.pad(piece, (0, -len(piece) % window))
+    return Excerpt(padded.reshape(-1, window).astype(np.float32), start)
+
+
+def metronome(
+    start: int,  # first sample of the first window
+    steps: int,  # how many windows
+    window: int,  # samples in one
+    rate: int,  # samples in a second
+) -> Float[np.ndarray, "steps 1"]:
+    "sin(2 pi s), where s are the seconds at which each window begins."
+    seconds = (start + window * np.arange(steps)) / rate
+    return np.sin(2 * np.pi * seconds)[:, None].astype(np.float32)
+
+# %% ../../nbs/39_audio.ipynb #dd81b6e6
+def window_sequences(
+    sounds: dict[str, Sound],  # recordings by their names, all at one rate
+    window: int = 200,  # samples in one observation
+    steps: int = 40,  # windows in a sequence, at most
+    each: int = 1,  # sequences that begin at random places of each recording; 0: the whole recordings, as one each
+    seed: int = 0,  # decides where sequences begin
+    clock: bool = True,  # whether the metronome is given as a control
+) -> SequenceData:
+    "Sequences of windows; a name says where each begins. Raises `InputError` for no sound, or for different rates."
+    rates = sorted({s.rate for s in sounds.values()})
+    if len(rates) != 1:
+        raise InputError(f"the sounds have {rates or 'no'} samples a second; resample them to one rate first.")
+    if min(window, steps) < 1 or each < 0:
+        raise InputError(f"windows of {window} samples and {each} sequences of {steps} steps cannot be cut.")
+    random, found, names = np.random.default_rng(seed), [], []
+    for name, sound in sounds.items():
+        last = max(0, len(sound.samples) - window * steps)
+        for start in random.integers(0, last + 1, each) if each else [0]:
+            found.append(excerpt(sound.samples, int(start), window, steps if each else len(sound.samples)))
+            names.append(f"{name} from {start / rates[0]:.3f} s" if each else name)
+    clocks = [metronome(e.start, len(e.x), window, rates[0]) for e in found] if clock else None
+    note = f"{len(found)} sequences of windows of {window} samples from {len(sounds)} sounds, {rates[0]} a second"
+    about = dict(names=tuple(names), note=note, emission=f"normal({window})")
+    return replace(from_list([e.x for e in found], controls=clocks, **about), overlap=max(0, each - 1))
+
+# %% ../../nbs/39_audio.ipynb #c3954e19
+def sounds_at(
+    path: str | Path,  # a .wav file, or a folder of them
+    rate: int = 16000,  # samples in a second, to which all are brought
+) -> dict[str, Sound]:
+    "The sounds there by their names, in natural order. Raises `InputError` when there are none, or one is unusable."
+    path = Path(path)
+    files = [p for p in path.rglob("*") if p.suffix.lower() == ".wav" and p.is_file()] if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path} has no file that ends in .wav; convert sounds to wav files first.")
+    names = [str(p.relative_to(path).with_suffix("")) if path.is_dir() else p.stem for p in files]
+    read = {names[k]: read_wav(files[k]) for k in natural_order(names)}
+    return {k: s._replace(samples=resample(s.samples, s.rate, rate), rate=rate) for k, s in read.items()}
+
+
+def audio_sequences(
+    path: str | Path,  # a .wav file, or a folder of them
+    rate: int = 16000,  # samples in a second, to which all are brought
+    window: int = 200,  # samples in one observation
+    steps: int = 40,  # windows in a sequence, at most
+    each: int = 1,  # sequences that begin at random places of each recording; 0: the whole recordings, as one each
+    seed: int = 0,  # decides where sequences begin
+    clock: bool = True,  # whether the metronome is given as a control
+) -> SequenceData:
+    "Sequences of windows of these recordings. Raises `InputError` when there are none, or one cannot be used."
+    return window_sequences(sounds_at(path, rate), window, steps, each, seed, clock)
+
+# %% ../../nbs/39_audio.ipynb #816d95fd
+def string_sequences(
+    count: int = 200,  # how many
+    seconds: float = 0.5,  # length of each
+    seed: int = 0,
+    window: int = 200,  # samples in one observation
+    **about: float,  # noise, amplitude, low, high and rate, as in `strings`
+) -> SequenceData:
+    "Plucked strings in windows; their names say their pitch. Raises `InputError` for what makes no string."
+    made = strings(count, seconds, seed, **about)
+    sounds = {f"string {k}, {f:.3f} Hz": Sound(x, made.rate) for k, (f, x) in enumerate(zip(made.pitch, made.samples))}
+    return window_sequences(sounds, window, each=0, clock=False)
+
+
+def pitches(
+    data: SequenceData,  # from `string_sequences`, or a part of it
+) -> Float[Tensor, " n"]:
+    "The pitch of each string in Hz. Raises `InputError` for sequences whose names do not say it."
+    try:
+        return torch.tensor([float(name.split(", ")[1].removesuffix(" Hz")) for name in data.names])
+    except (IndexError, ValueError):
+        raise InputError("these sequences have no pitch in their names; give those of string_sequences.") from None

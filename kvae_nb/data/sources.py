@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['READS', 'PLAIN', 'SOURCES', 'LONG', 'STEPS', 'SequenceDataConfig', 'check_source_config', 'from_game', 'from_gym',
-           'from_text', 'from_tunes', 'from_prose', 'from_chorales', 'from_rolls', 'from_midi', 'guess_emission',
-           'plain_sequences', 'from_file', 'open_sequences', 'divide_sequences', 'keep_vocabulary']
+           'from_text', 'from_tunes', 'from_prose', 'from_chorales', 'from_rolls', 'from_midi', 'from_audio',
+           'guess_emission', 'plain_sequences', 'from_file', 'open_sequences', 'divide_sequences', 'keep_vocabulary']
 
 # %% ../../nbs/32b_sources.ipynb #014e17da
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.files import array_headers, read_arrays
 from ..core.runtime import derived_seed
+from .audio import audio_sequences
 from .chorales import GRIDS, chorales, read_chords
 from .films import Split, split
 from .midi import midi_sequences
@@ -35,15 +36,15 @@ class SequenceDataConfig:
     "Where the sequences come from and how they are divided."
 
     source: str = "game"
-    "game, gym, text, tunes, prose, chorales, rolls, midi or file"
+    "game, gym, text, tunes, prose, chorales, rolls, midi, audio or file"
     path: str = ""
-    "what is read by the sources text (.txt), rolls (.json), midi (.mid or a folder) and file (.npz, .npy)"
+    "what is read: .txt (text), .mid (midi) or .wav (audio), or a folder of them; .json (rolls); .npz or .npy (file)"
     sequences: int = 2000
     "how many sequences to make (game, gym)"
     steps: int = 0
     (
         "steps in each sequence that is made; of what is read, steps of the windows that training gets. "
-        "0: 5 for a game, 200 for gym, 100 for text, whole pieces for other sources"
+        "0: 5 for a game, 200 for gym, 100 for text, 40 for audio, whole pieces for other sources"
     )
     stride: int = 0
     "steps between the beginnings of two windows; 0: one window behind the other"
@@ -73,9 +74,15 @@ class SequenceDataConfig:
     "steps in a quarter note (midi; chorales: 1 or 2)"
     per_second: float = 0.0
     "steps in a second, in place of the grid (midi)"
+    samples: int = 200
+    "numbers of a sound in one step (audio)"
+    rate: int = 16000
+    "numbers of a sound in a second, to which recordings are brought (audio)"
+    metronome: bool = False
+    "give the place in the second as a control, sin(2π seconds) (audio)"
 
 # %% ../../nbs/32b_sources.ipynb #4f25b62d
-READS = ("text", "rolls", "midi", "file")  # sources that need a path
+READS = ("text", "rolls", "midi", "audio", "file")  # sources that need a path
 
 
 def check_source_config(
@@ -89,7 +96,7 @@ def check_source_config(
         raise InputError(f"the source {c.source} reads no file, but path is {c.path}; choose {', '.join(READS)}.")
     if not c.path and c.source in READS:
         raise InputError(f"the source {c.source} reads a file; give its path.")
-    for name, least in (("sequences", 1), ("steps", 0), ("stride", 0), ("characters", 1)):
+    for name, least in (("sequences", 1), ("steps", 0), ("stride", 0), ("characters", 1), ("samples", 1), ("rate", 1)):
         if (value := getattr(c, name)) < least:
             raise InputError(f"{name} is {value}, but must be a whole number of at least {least}.")
     if c.steps and c.stride > c.steps:
@@ -173,6 +180,15 @@ def from_midi(
     "The pieces in MIDI files as rolls. Raises `InputError` when none can be read."
     return midi_sequences(config.path, *((config.per_second, None) if config.per_second else (None, config.grid)))
 
+# %% ../../nbs/32b_sources.ipynb #ce23316e
+def from_audio(
+    config: SequenceDataConfig,  # path, rate, samples, metronome
+) -> SequenceData:
+    "Recordings, each one sequence of pieces. Raises `InputError` when there are none, or one cannot be used."
+    c = config
+    data = audio_sequences(c.path, c.rate, c.samples, each=0, clock=c.metronome)
+    return replace(data, note=f"{c.path}, {c.rate} numbers a second")
+
 # %% ../../nbs/32b_sources.ipynb #0303e849
 PLAIN = {"lengths": torch.int64, "controls": torch.float32, "mask": torch.bool, "reward": torch.float32}
 PLAIN |= {"ended": torch.bool, "part": torch.int64}  # type of what may stand beside x
@@ -237,6 +253,7 @@ SOURCES: dict[str, Callable[[SequenceDataConfig], SequenceData]] = {
     "chorales": from_chorales,
     "rolls": from_rolls,
     "midi": from_midi,
+    "audio": from_audio,
     "file": from_file,
 }
 
@@ -250,7 +267,12 @@ def open_sequences(
 
 # %% ../../nbs/32b_sources.ipynb #a8968dd3
 LONG = 1000  # validation and test sequences have at most so many steps
-STEPS = {"text": 100, "tunes": 100, "prose": 100}  # of the windows that training gets, where nothing is said
+STEPS = {
+    "text": 100,
+    "tunes": 100,
+    "prose": 100,
+    "audio": 40,
+}  # of windows for training, by default
 
 
 def divide_sequences(

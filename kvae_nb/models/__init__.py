@@ -8,4 +8,4 @@ __getattr__, __dir__ = door(
     "distributions", "sequence_steps", "sequence_inputs", "sequence_parts", "sequence_latents", "sequence", "sequence_use"
 )
 
-from kvae_nb.models import particles, stream, switching_particles  # noqa: E402, F401: they give models methods
+from kvae_nb.models import particles, sequence_use, stream, switching_particles  # noqa: E402, F401: they give models methods

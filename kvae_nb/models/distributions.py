@@ -7,7 +7,7 @@ __all__ = ['EMISSIONS', 'Emission', 'kind_of', 'check_number', 'inside', 'gumbel
            'Binomial', 'beta_quantile', 'Beta', 'Normal', 'row_length', 'from_row', 'to_row', 'row_mean', 'Repeated',
            'Together', 'emission_class', 'usage', 'value_of', 'emission']
 
-# %% ../../nbs/33_distributions.ipynb #c0672351
+# %% ../../nbs/33_distributions.ipynb #cb77e480
 import ast
 import importlib
 import inspect
@@ -22,7 +22,7 @@ from ..core.errors import InputError
 from ..core.gaussians import LOG_2PI
 from .networks import full
 
-# %% ../../nbs/33_distributions.ipynb #b9acb3e6
+# %% ../../nbs/33_distributions.ipynb #44a965a9
 class Emission(nn.Module):
     "The distribution of an observation given features; what all of them share."
 
@@ -62,9 +62,9 @@ class Emission(nn.Module):
 
     def blank(self, *batch: int, like: Tensor | None = None) -> Tensor:
         "What stands where nothing was observed: zeros."
-        return torch.zeros(*batch, *self.event, **kind_of(like))
+        return torch.zeros((*batch, *self.event), **kind_of(like))
 
-# %% ../../nbs/33_distributions.ipynb #af623dcf
+# %% ../../nbs/33_distributions.ipynb #4f370e40
 def kind_of(
     like: Tensor | None,  # some tensor
 ) -> dict:
@@ -85,7 +85,7 @@ def check_number(
         raise InputError(f"{what} is {value!r}, but must be a whole number from {least} to {most}.")
     return value
 
-# %% ../../nbs/33_distributions.ipynb #6d436dff
+# %% ../../nbs/33_distributions.ipynb #219adbb8
 def inside(
     uniform: Float[Tensor, "..."],  # from 0 to 1
 ) -> Float[Tensor, "..."]:
@@ -129,9 +129,9 @@ class Categorical(Emission):
 
     def blank(self, *batch: int, like: Tensor | None = None) -> Int[Tensor, "..."]:
         "The first symbol."
-        return torch.zeros(*batch, dtype=torch.long, device=None if like is None else like.device)
+        return torch.zeros(batch, dtype=torch.long, device=None if like is None else like.device)
 
-# %% ../../nbs/33_distributions.ipynb #3da92edb
+# %% ../../nbs/33_distributions.ipynb #c49b99f6
 def over_event(
     terms: Float[Tensor, "..."],  # something for each number of an observation
     event: tuple[int, ...],  # its shape
@@ -167,7 +167,7 @@ class Bernoulli(Emission):
         "The probability of each bit to be on."
         return full(features).sigmoid().unflatten(-1, self.event)
 
-# %% ../../nbs/33_distributions.ipynb #2c87ad05
+# %% ../../nbs/33_distributions.ipynb #fd0557d0
 class Binomial(Emission):
     "How many of a fixed number of trials succeed; the feature is a logit. `binomial(10)`."
 
@@ -202,14 +202,14 @@ class Binomial(Emission):
         "The share of successes."
         return x / self.total
 
-# %% ../../nbs/33_distributions.ipynb #a681dcc0
+# %% ../../nbs/33_distributions.ipynb #0969e0ea
 def beta_quantile(
     a: Float[Tensor, "..."],  # first parameter
     b: Float[Tensor, "..."],  # second
     u: Float[Tensor, "..."],  # probabilities
     points: int = 513,  # of the table
 ) -> Float[Tensor, "..."]:
-    "The number below which a beta variable lies with probability u, to about 0.001 of its spread; differentiable."
+    "The number below which a beta variable lies with probability u, or one within 0.001 of u; differentiable."
     middle, spread = a.digamma() - b.digamma(), (torch.polygamma(1, a) + torch.polygamma(1, b)).sqrt()
     y = middle[..., None] + 16 * spread[..., None] * torch.linspace(-1, 1, points).to(a)
     score = a[..., None] * F.logsigmoid(y) + b[..., None] * F.logsigmoid(-y)
@@ -222,7 +222,7 @@ def beta_quantile(
     share = ((u - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
     return torch.lerp(pick(y, k - 1), pick(y, k), share).sigmoid()
 
-# %% ../../nbs/33_distributions.ipynb #944cecac
+# %% ../../nbs/33_distributions.ipynb #cf528818
 class Beta(Emission):
     "A number between 0 and 1; two features become the parameters by softplus. `beta()`."
 
@@ -259,7 +259,7 @@ class Beta(Emission):
         "One half."
         return super().blank(*batch, like=like) + 0.5
 
-# %% ../../nbs/33_distributions.ipynb #e5cc3daf
+# %% ../../nbs/33_distributions.ipynb #83c0511f
 class Normal(Emission):
     "Numbers, independent Gaussians given the features: means, then raw standard deviations. `normal(4)`."
 
@@ -298,7 +298,7 @@ class Normal(Emission):
         "The means."
         return self.shape(features)[0]
 
-# %% ../../nbs/33_distributions.ipynb #a3c66e8d
+# %% ../../nbs/33_distributions.ipynb #d6ea92b9
 def row_length(
     part: Emission,  # of an observation
 ) -> int:
@@ -331,7 +331,7 @@ def row_mean(
     mean = part.mean(features)
     return to_row(part, mean.argmax(-1) if part.discrete else mean, full(features))
 
-# %% ../../nbs/33_distributions.ipynb #cde63e6e
+# %% ../../nbs/33_distributions.ipynb #5a0e25f8
 class Repeated(Emission):
     "Several observations of one kind, independent given the features. `repeated(beta(), 128)`."
 
@@ -375,7 +375,7 @@ class Repeated(Emission):
             -2
         )
 
-# %% ../../nbs/33_distributions.ipynb #d75f765f
+# %% ../../nbs/33_distributions.ipynb #999f1278
 class Together(Emission):
     "Several observations side by side, with names. `together(scores=repeated(beta(), 128), count=categorical(11))`."
 
@@ -431,7 +431,7 @@ class Together(Emission):
         "The blank of each part."
         return self.join(like, **{k: p.blank(*batch, like=like) for k, p in zip(self.names, self.parts)})
 
-# %% ../../nbs/33_distributions.ipynb #d483393e
+# %% ../../nbs/33_distributions.ipynb #5b833bb9
 EMISSIONS = {
     "categorical": Categorical,
     "bernoulli": Bernoulli,
@@ -440,6 +440,10 @@ EMISSIONS = {
     "normal": Normal,
     "repeated": Repeated,
     "together": Together,
+    "mixture": "Mixture",  # these four are in a module that builds on this one
+    "levels": "Levels",
+    "nade": "Nade",
+    "frames": "Frames",
 }
 
 
@@ -458,7 +462,7 @@ def usage(
     signature = inspect.signature(emission_class(name))
     return f"{name}({', '.join(str(p.replace(annotation=p.empty)) for p in signature.parameters.values())})"
 
-# %% ../../nbs/33_distributions.ipynb #2ba2981d
+# %% ../../nbs/33_distributions.ipynb #a9869ba5
 def value_of(
     node: ast.AST,  # a part of the parsed text
     text: str,  # all of it, for the message
