@@ -9,7 +9,7 @@ __all__ = ['MEDIA', 'Medium', 'numbered', 'outputs', 'many', 'steps_a_quarter', 
            'generate_sequences', 'warmth', 'found_sequences', 'steps_of_gap', 'seen_steps', 'new_sequences',
            'impute_sequences']
 
-# %% ../../nbs/52g_sequences.ipynb #70d524b4
+# %% ../../nbs/52g_sequences.ipynb #f1015fb9
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,7 +39,7 @@ from ..training.kinds import kind_of
 from ..training.runs import Run, run_data
 from ..training.sequence_runs import check_emission, open_any
 
-# %% ../../nbs/52g_sequences.ipynb #b9260323
+# %% ../../nbs/52g_sequences.ipynb #2766dec5
 class Medium(NamedTuple):
     "What a model of sequences reads and writes beside `.npz`."
 
@@ -74,7 +74,7 @@ def steps_a_quarter(run: Run) -> float:
     "Steps in a quarter note of the music that the model knows."
     return run.config.data.grid or 1.0
 
-# %% ../../nbs/52g_sequences.ipynb #11bfcf0b
+# %% ../../nbs/52g_sequences.ipynb #6c167ebb
 def write_music(run: Run, data: SequenceData, stem: Path) -> list[Path]:
     "Each sequence as a MIDI file and as sound."
     paths, c = [], run.config.data
@@ -124,13 +124,13 @@ def medium_of(run: Run) -> Medium:
     "What the model's sequences are."
     if run.config.data.vocabulary:
         return MEDIA["text"]
-    if run.config.data.source == "audio":
+    if run.config.data.source in ("audio", "strings"):
         return MEDIA["sound"]
     if len(run.model.emission.event) == 3:
         return MEDIA["frames"]
     return MEDIA["music" if tuple(run.model.emission.event) == (88,) else "numbers"]
 
-# %% ../../nbs/52g_sequences.ipynb #a8f2c2f7
+# %% ../../nbs/52g_sequences.ipynb #43f73deb
 def is_sequence_run(run: Run) -> bool:
     "Whether the model was trained on sequences of something else than films."
     return isinstance(run.config.data, SequenceDataConfig)
@@ -172,7 +172,7 @@ def check_fits(run: Run, data: SequenceData, path: str):
     if dim_u != run.config.model.dim_u:
         raise InputError(f"{path} has {dim_u} controls a step, but the model knows {run.config.model.dim_u}.")
 
-# %% ../../nbs/52g_sequences.ipynb #752faab2
+# %% ../../nbs/52g_sequences.ipynb #603a34ec
 def bound_line(name: str, e: dict) -> str:
     "A bound as a line for people."
     error = "" if e["standard_error"] is None else f" ± {e['standard_error']:.4f}"
@@ -200,7 +200,7 @@ def sequence_table(
         lines.append(f"{abs(gain):.3f} nats a step {'better' if gain > 0 else 'WORSE'} than {best}")
     return "\n".join(lines)
 
-# %% ../../nbs/52g_sequences.ipynb #2acfdc76
+# %% ../../nbs/52g_sequences.ipynb #d04a87e7
 def sequence_test_data(
     model: Given,  # a trained model
     path: str,  # given by the user, may be empty
@@ -237,7 +237,7 @@ def evaluate_sequences(args: Namespace, model: Given):
     print(sequence_table(results, args.measure.particles))
     print("written:", *paths, sep="\n  ")
 
-# %% ../../nbs/52g_sequences.ipynb #413a0e56
+# %% ../../nbs/52g_sequences.ipynb #9021d511
 def idle_controls(
     run: Run,  # knows how many controls there are
     prefix: SequenceData | None,  # what is continued
@@ -269,7 +269,7 @@ def _firsts(data: SequenceData, steps: int) -> torch.Tensor:
     many = torch.tensor([len(range(0, max(1, n), steps)) for n in data.lengths.tolist()])
     return many.cumsum(0) - many
 
-# %% ../../nbs/52g_sequences.ipynb #7d989a0d
+# %% ../../nbs/52g_sequences.ipynb #da2df0ba
 def check_size(args: Namespace, run: Run):
     "Raises `InputError` for more numbers than anyone has memory for."
     if (total := args.count * args.steps * max(1, math.prod(run.model.emission.event))) > 2**28:
@@ -315,7 +315,7 @@ def found_sequences(run: Run, x: torch.Tensor, u: torch.Tensor | None) -> Sequen
     about = dict(emission=run.config.model.emission, symbols=run.config.data.vocabulary, note="generated")
     return SequenceData(x, lengths, controls=u, **about)
 
-# %% ../../nbs/52g_sequences.ipynb #68886d49
+# %% ../../nbs/52g_sequences.ipynb #d83931ef
 def steps_of_gap(text: str, steps: int) -> slice:
     "The hidden steps. Raises `InputError` if that is no part of the shortest sequence."
     start, colon, stop = text.partition(":")
@@ -345,12 +345,12 @@ def seen_steps(data: SequenceData, args: Namespace) -> torch.Tensor:
 def new_sequences(run: Run, count: int = 8) -> SequenceData:
     "Sequences of the model's world that it was not trained on. Raises `InputError` if that cannot be played."
     c = run.config.data
-    if c.path or c.source not in ("game", "gym", "films"):
+    if c.path or c.source not in ("game", "gym", "films", "strings"):
         raise InputError("--data is missing; give the sequences whose hidden steps are to be filled in.")
     seed = derived_seed(c.simulate_seed, count)
     return open_any(replace(c, sequences=count, simulate_seed=seed))
 
-# %% ../../nbs/52g_sequences.ipynb #c1bd668a
+# %% ../../nbs/52g_sequences.ipynb #80b0634b
 @torch.no_grad()
 def impute_sequences(args: Namespace, run: Run, out: Path):
     "`kvae impute` for models of sequences."

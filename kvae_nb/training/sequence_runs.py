@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SEQUENCE_TRAINING', 'MUSIC_NETWORK', 'LETTERS_NETWORK', 'GAME_NETWORK', 'BODY_NETWORK', 'SLOW_TRAINING',
-           'QUICK_TRAINING', 'READING_TRAINING', 'RECIPES', 'SEED_WEIGHT', 'HEAD_WEIGHT', 'VAE_SEQ', 'SEED_TRAINING',
-           'HEAD_TRAINING', 'LARGE_NETWORK', 'ARNN', 'ISEQ', 'VRNN', 'SRNN', 'DMM', 'SequenceRunConfig',
-           'ArnnRunConfig', 'IseqRunConfig', 'VrnnRunConfig', 'SrnnRunConfig', 'DmmRunConfig', 'check_emission',
-           'fit_sequences', 'keep_sequences', 'open_any', 'presets_of', 'model_of', 'SequenceEvaluationConfig',
-           'as_numbers', 'unit_rates', 'in_one_batch', 'measure_sequences', 'draw_generated', 'sequence_kind']
+           'QUICK_TRAINING', 'READING_TRAINING', 'SOUND_NETWORK', 'LISTENING', 'RECIPES', 'SEED_WEIGHT', 'HEAD_WEIGHT',
+           'VAE_SEQ', 'SEED_TRAINING', 'HEAD_TRAINING', 'LARGE_NETWORK', 'ARNN', 'ISEQ', 'VRNN', 'SRNN', 'DMM',
+           'SequenceRunConfig', 'ArnnRunConfig', 'IseqRunConfig', 'VrnnRunConfig', 'SrnnRunConfig', 'DmmRunConfig',
+           'check_emission', 'fit_sequences', 'keep_sequences', 'open_any', 'presets_of', 'model_of',
+           'SequenceEvaluationConfig', 'as_numbers', 'unit_rates', 'in_one_batch', 'measure_sequences',
+           'draw_generated', 'sequence_kind']
 
-# %% ../../nbs/81c_sequence_runs.ipynb #fb3e368f
+# %% ../../nbs/81c_sequence_runs.ipynb #d8adcc3c
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,7 +39,7 @@ from .annealing import Schedule
 from .config import TrainConfig
 from .kinds import Kind, RunConfig
 
-# %% ../../nbs/81c_sequence_runs.ipynb #52402f0d
+# %% ../../nbs/81c_sequence_runs.ipynb #29e40ffb
 SEQUENCE_TRAINING = TrainConfig(lr=0.002, lr_decay=1.0, clip=1.0, reconstruction_weight=1.0, join={}, restarts=0)
 
 
@@ -55,7 +56,7 @@ class SequenceRunConfig(RunConfig):
     kind: Literal["arnn", "iseq", "vrnn", "srnn", "dmm"] = "srnn"
     "which kind of model"
 
-# %% ../../nbs/81c_sequence_runs.ipynb #57ead6ad
+# %% ../../nbs/81c_sequence_runs.ipynb #484039a5
 @dataclass(frozen=True)
 class ArnnRunConfig(SequenceRunConfig):
     "A whole run of a recurrent network without latents."
@@ -75,7 +76,7 @@ class IseqRunConfig(SequenceRunConfig):
     kind: Literal["iseq"] = "iseq"
     "which kind of model"
 
-# %% ../../nbs/81c_sequence_runs.ipynb #7e946479
+# %% ../../nbs/81c_sequence_runs.ipynb #0df1c6d6
 @dataclass(frozen=True)
 class VrnnRunConfig(SequenceRunConfig):
     "A whole run of a variational recurrent network."
@@ -103,7 +104,7 @@ class DmmRunConfig(SequenceRunConfig):
     kind: Literal["dmm"] = "dmm"
     "which kind of model"
 
-# %% ../../nbs/81c_sequence_runs.ipynb #ae62aa25
+# %% ../../nbs/81c_sequence_runs.ipynb #1d9ec85b
 def check_emission(
     text: str,  # a distribution, such as categorical(4)
     data: SequenceData,  # observations
@@ -134,7 +135,7 @@ def fit_sequences(
     found = keep_vocabulary(config.data, data) if data.symbols else config.data
     return replace(config, data=found, model=replace(config.model, emission=text, dim_u=dim_u))
 
-# %% ../../nbs/81c_sequence_runs.ipynb #0101042d
+# %% ../../nbs/81c_sequence_runs.ipynb #631781f2
 def keep_sequences(
     data: object,  # a SequenceData, or an array or tensor [sequences, steps, …]
     config: SequenceDataConfig,  # how they are divided and cut
@@ -155,7 +156,7 @@ def keep_sequences(
     config = replace(config, source="file", path="data.npz")
     return config, open_sequences(replace(config, path=str(Path(folder) / "data.npz")))
 
-# %% ../../nbs/81c_sequence_runs.ipynb #8b7410d4
+# %% ../../nbs/81c_sequence_runs.ipynb #e3b6ac8d
 def open_any(
     config: SequenceDataConfig,  # source films: path, or environment (a world), sequences, steps
 ) -> SequenceData:
@@ -169,7 +170,7 @@ def open_any(
     pixels = ", pixels='gaussian'" if grey else ""
     return from_films(films, f"frames({films.size}, {films.channels}, 64{pixels})")
 
-# %% ../../nbs/81c_sequence_runs.ipynb #3223a64b
+# %% ../../nbs/81c_sequence_runs.ipynb #418b4527
 MUSIC_NETWORK = SequenceConfig(dim_z=32, context_drop=0.3, dropout=0.3)
 LETTERS_NETWORK = SequenceConfig(
     dim_z=16, rnn_units=(256,), encoder=(64,), decoder=(64,), dropout=0.2, context_drop=0.1
@@ -183,6 +184,8 @@ QUICK_TRAINING = replace(SEQUENCE_TRAINING, schedule="cosine", valid_sequences=1
 READING_TRAINING = replace(
     QUICK_TRAINING, epochs=12, batch_size=64, lr=0.003, beta=Schedule("linear", 0.02, 1.0, length=6)
 )
+SOUND_NETWORK = replace(MUSIC_NETWORK, context_drop=0.1, dropout=0.0)
+LISTENING = replace(QUICK_TRAINING, epochs=60, batch_size=32, beta=Schedule("linear", 0.02, 1.0, length=30))
 
 RECIPES = {  # data, model, training
     "game": (
@@ -201,11 +204,8 @@ RECIPES = {  # data, model, training
         BODY_NETWORK,
         replace(QUICK_TRAINING, epochs=40, batch_size=50, beta=Schedule("linear", 0.02, 1.0, length=20)),
     ),
-    "audio": (
-        SequenceDataConfig("audio", samples=200, steps=40),
-        replace(MUSIC_NETWORK, context_drop=0.1, dropout=0.0),
-        replace(QUICK_TRAINING, epochs=60, batch_size=32, beta=Schedule("linear", 0.02, 1.0, length=30)),
-    ),
+    "strings": (SequenceDataConfig("strings", sequences=500), SOUND_NETWORK, LISTENING),
+    "audio": (SequenceDataConfig("audio"), SOUND_NETWORK, LISTENING),
     "box": (
         SequenceDataConfig("films", environment="box", steps=20),
         replace(BODY_NETWORK, rnn_units=(128,)),
@@ -214,7 +214,7 @@ RECIPES = {  # data, model, training
     "numbers": (SequenceDataConfig("file"), BODY_NETWORK, replace(QUICK_TRAINING, epochs=40)),
 }
 
-# %% ../../nbs/81c_sequence_runs.ipynb #20fe6819
+# %% ../../nbs/81c_sequence_runs.ipynb #1b48f525
 SEED_WEIGHT = Schedule("logistic", length=1e4, unit="steps")
 HEAD_WEIGHT = Schedule("gompertz", start=1e-5, length=1e5, unit="steps")
 VAE_SEQ = SequenceConfig(
@@ -257,7 +257,7 @@ RECIPES |= {
     ),
 }
 
-# %% ../../nbs/81c_sequence_runs.ipynb #92eed24a
+# %% ../../nbs/81c_sequence_runs.ipynb #5a5f39ef
 def presets_of(
     make: type[SequenceRunConfig],  # the runs of a kind
 ) -> dict[str, SequenceRunConfig]:
@@ -287,7 +287,7 @@ def model_of(
 
     return build
 
-# %% ../../nbs/81c_sequence_runs.ipynb #9e6deafb
+# %% ../../nbs/81c_sequence_runs.ipynb #1523410c
 @dataclass(frozen=True)
 class SequenceEvaluationConfig:
     "What is measured of a model of sequences, and how."
@@ -311,7 +311,7 @@ class SequenceEvaluationConfig:
         if self.resample not in ("half", "always", "never"):
             raise InputError(f"measure.resample is {self.resample!r:.40}, but must be half, always or never.")
 
-# %% ../../nbs/81c_sequence_runs.ipynb #d8fc3fe5
+# %% ../../nbs/81c_sequence_runs.ipynb #5b48396a
 def as_numbers(
     e: Estimate,  # a bound
     bits: bool,  # symbols: the same in bits as well
@@ -338,7 +338,7 @@ def unit_rates(
             sums, steps = sums + model.rate(x, mask, u).sum((0, 1)).cpu().double(), steps + seen.sum().cpu().double()
     return (sums / steps).tolist()
 
-# %% ../../nbs/81c_sequence_runs.ipynb #3b5826db
+# %% ../../nbs/81c_sequence_runs.ipynb #2fe11e0a
 def in_one_batch(data: DataSet) -> Batch:
     "All sequences in one batch."
     return data.batch(torch.arange(len(data)))
@@ -376,7 +376,7 @@ def measure_sequences(
         "config": asdict(c),
     }
 
-# %% ../../nbs/81c_sequence_runs.ipynb #28a8cac7
+# %% ../../nbs/81c_sequence_runs.ipynb #938c9966
 @torch.no_grad()
 def draw_generated(
     writer,  # a TensorBoard writer
@@ -401,7 +401,7 @@ def draw_generated(
     ax.set(xlabel="step", ylabel="symbol" if model.emission.discrete else "number", title="generated")
     writer.add_figure("generated", figure, step, close=False)
 
-# %% ../../nbs/81c_sequence_runs.ipynb #1b31375c
+# %% ../../nbs/81c_sequence_runs.ipynb #74ace939
 def sequence_kind(
     make: type[SequenceRunConfig],  # the runs of the kind
 ) -> Kind:
