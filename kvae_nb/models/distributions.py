@@ -27,6 +27,7 @@ class Emission(nn.Module):
     "The distribution of an observation given features; what all of them share."
 
     discrete = False  # whether an observation is a symbol: a whole number (int64) without axes of its own
+    support = (-math.inf, math.inf)  # between which its numbers lie
 
     def __init__(
         self,
@@ -106,6 +107,7 @@ class Categorical(Emission):
 
     def __init__(self, symbols: int):
         super().__init__(check_number("the number of symbols", symbols), (), symbols, symbols)
+        self.support = (0.0, symbols - 1.0)
 
     def log_prob(self, features: Float[Tensor, "*batch k"], x: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         "log p(x) of each symbol: equation (1)."
@@ -141,6 +143,8 @@ def over_event(
 class Bernoulli(Emission):
     "Bits, independent given the features, which are their logits. `bernoulli(88)`, or `bernoulli(4, 5)`."
 
+    support = (0.0, 1.0)
+
     def __init__(self, *shape: int):
         if not shape:
             raise InputError("bernoulli needs the number of bits, as in bernoulli(88).")
@@ -170,6 +174,7 @@ class Binomial(Emission):
     def __init__(self, total: int):
         super().__init__(1, (1,), 1)
         self.total = check_number("the number of trials", total, most=10_000)
+        self.support = (0.0, float(total))
 
     def log_prob(self, features: Float[Tensor, "*batch 1"], x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch"]:
         "log p(x) of each count."
@@ -221,6 +226,7 @@ def beta_quantile(
 class Beta(Emission):
     "A number between 0 and 1; two features become the parameters by softplus. `beta()`."
 
+    support = (0.0, 1.0)
     EDGE = 1e-6  # observations are at least this far from 0 and 1, where the density may be infinite
     FLOOR = 1e-3  # smallest parameter
 
@@ -334,7 +340,7 @@ class Repeated(Emission):
             raise InputError(f"repeated({part!r}, ...) repeats no emission; write repeated(beta(), 128), for example.")
         n = check_number("the number of repetitions", n)
         super().__init__(n * part.features, (n * row_length(part),), n * part.draws, n * part.embedded)
-        self.part, self.n = part, n
+        self.part, self.n, self.support = part, n, part.support
 
     def each(self, row: Float[Tensor, "*batch m"]) -> Float[Tensor, "*batch n each"]:
         "A row cut into one piece for each repetition."
@@ -434,11 +440,9 @@ EMISSIONS = {
     "normal": Normal,
     "repeated": Repeated,
     "together": Together,
-    "mixture": "Mixture",  # these four are in a module that builds on this one
-    "levels": "Levels",
-    "nade": "Nade",
-    "frames": "Frames",
 }
+EMISSIONS |= {k.lower(): f"mixtures:{k}" for k in ("Mixture", "Levels", "Nade", "Frames")}  # which build on this module
+EMISSIONS["waves"] = "audio_networks:Waves"
 
 
 def emission_class(
@@ -446,7 +450,8 @@ def emission_class(
 ) -> type[Emission]:
     "The class behind a name."
     found = EMISSIONS[name]
-    return getattr(importlib.import_module("kvae_nb.models.mixtures"), found) if isinstance(found, str) else found
+    module, _, later = found.partition(":") if isinstance(found, str) else ("", "", "")
+    return getattr(importlib.import_module(f"kvae_nb.models.{module}"), later) if module else found
 
 
 def usage(
