@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PART', 'CONTEXTS', 'ORDERS', 'context_codes', 'times_seen', 'seen_of', 'scored', 'ngram', 'before', 'markov',
-           'predictors', 'mean_of', 'pieces', 'autoregression', 'copy_last', 'stays_error', 'chosen', 'baselines',
+           'predictors', 'mean_of', 'in_parts', 'autoregression', 'last_value', 'stays_error', 'chosen', 'baselines',
            'as_samples', 'as_line']
 
 # %% ../../nbs/36b_baselines.ipynb #cb628b2e
@@ -130,11 +130,11 @@ def mean_of(
 PART = 16  # sequences whose predictors are held at once
 
 
-def pieces(
+def in_parts(
     batch: Batch,  # sequences
     size: int,  # of a piece
 ) -> list[Batch]:
-    "The sequences in pieces."
+    "The sequences, some at a time."
     cut = lambda v, rows: None if v is None else v[rows]
     return [Batch(*(cut(v, rows) for v in batch)) for rows in torch.arange(len(batch.x)).split(size)]
 
@@ -147,19 +147,19 @@ def autoregression(
 ) -> Estimate:
     "Log-likelihood of `test` under linear prediction by least squares in `train`, with a Gaussian residual."
     centre, gram, cross = mean_of(train), 0, 0
-    for part in pieces(train, PART):
+    for part in in_parts(train, PART):
         f, y = (v[seen_of(part)] for v in predictors(part, order, centre))
         gram, cross = gram + f.T @ f, cross + f.T @ y
     eye = torch.eye(len(gram), dtype=gram.dtype)
     W = torch.linalg.solve(gram + 1e-10 * gram.diagonal().mean() * eye, cross)
     residual = lambda part: (lambda f, y: y - f @ W)(*predictors(part, order, centre))
-    squares = [residual(part)[seen_of(part)].square() for part in pieces(train, PART)]
+    squares = [residual(part)[seen_of(part)].square() for part in in_parts(train, PART)]
     var = torch.cat(squares).mean(0).clamp(min=least)
-    found = [diagonal_log_prob(residual(part), torch.zeros_like(var), var) for part in pieces(test, PART)]
+    found = [diagonal_log_prob(residual(part), torch.zeros_like(var), var) for part in in_parts(test, PART)]
     return scored(torch.cat(found), test)
 
 # %% ../../nbs/36b_baselines.ipynb #9f478c2f
-def copy_last(
+def last_value(
     train: Batch,  # numbers [batch, time, *event]
     test: Batch,  # numbers that are scored
     least: float = 1e-12,  # smallest variance
@@ -220,7 +220,7 @@ def baselines(
         known = {f"AR({k})": lambda a, b, k=k: autoregression(a, b, k) for k in ORDERS}
         best = chosen(known, train, valid)
         constant = autoregression(*(b._replace(u=None) for b in (train, test)), 0)
-        return {"constant": constant, best: known[best](train, test), "last value": copy_last(train, test)}
+        return {"constant": constant, best: known[best](train, test), "last value": last_value(train, test)}
     raise InputError(f"there is no baseline for observations that are {emission or 'unknown'!r:.60}.")
 
 # %% ../../nbs/36b_baselines.ipynb #f83e570b

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Drawn', 'most_probable', 'draw_step', 'GeneratedSequence', 'after_prefix', 'free_run', 'Acting', 'Continuation',
-           'check_continuation', 'check_size', 'go_on']
+           'check_continuation', 'check_room_for', 'go_on']
 
 # %% ../../nbs/35d_going_on.ipynb #a205e89a
 import math
@@ -162,11 +162,11 @@ def check_continuation(
         count = len(x)
     elif agent is None:
         u = given_controls(model, u, count, steps)
-    check_size(count, steps, model.emission.features)
+    check_room_for(count, steps, model.emission.features)
     return Continuation(steps, count, u, x, mask)
 
 # %% ../../nbs/35d_going_on.ipynb #e061389b
-def check_size(
+def check_room_for(
     count: int,  # sequences
     steps: int,  # of each
     numbers: int,  # of each step
