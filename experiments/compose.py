@@ -3,8 +3,9 @@
     python experiments/sequences.py chorales --kinds srnn --seeds 1
     python experiments/compose.py runs/chorales_srnn_0/best.safetensors
 
-Two hundred pieces of 64 quarter notes are drawn, freely and without a beginning. Stored are four numbers about them,
-and the first four pieces, whichever they are.
+Two hundred pieces of 64 quarter notes are drawn, freely and without a beginning, at two temperatures; then a chorale of
+our own is continued two hundred times. Stored are five numbers about the new steps, and the first pieces of each,
+whichever they are.
 """
 
 import argparse
@@ -16,13 +17,14 @@ import torch
 from shared import begin, store
 
 from kvae_nb.data.chorales import chorales
-from kvae_nb.data.music import chords_of, notes_per_step, pitch_class_distance
+from kvae_nb.data.music import CHORALE, chords_of, notes_per_step, pitch_class_distance, roll_of
 from kvae_nb.models.sequence import SequenceVAE
 from kvae_nb.models.sequence_parts import SequenceConfig
 from kvae_nb.training.checkpoints import load_weights, read_checkpoint
 
 MODEL = SequenceConfig("srnn", emission="bernoulli(88)", dim_z=32, context_drop=0.3, dropout=0.3)
-COUNT, STEPS, KEPT, SEED = 200, 64, 4, 0
+COUNT, STEPS, KEPT, SEED = 200, 64, 2, 0
+OWN = ("notes_per_step", "pitch_class_distance", "repeated")  # what is no comparison with the training set
 
 
 def codes(roll: np.ndarray) -> list[bytes]:
@@ -45,7 +47,7 @@ def longest_shared(pieces: list, others: list) -> int:
 
 
 def described(pieces: list[np.ndarray], train: list[np.ndarray]) -> dict:
-    "Four numbers about pieces, the last two of them against the training set."
+    "Five numbers about pieces; the last two, like the second, compare them with the training set."
     roll, known = np.concatenate(pieces), {c for piece in train for c in codes(piece)}
     return {
         "notes_per_step": round(notes_per_step(roll), 3),
@@ -62,6 +64,15 @@ def by_chance(train: list[np.ndarray]) -> list[np.ndarray]:
     return list(np.random.default_rng(SEED).random((COUNT, STEPS, len(share))) < share)
 
 
+def drawn(model: SequenceVAE, beginning: np.ndarray | None = None, temperature: float = 1.0) -> list[np.ndarray]:
+    "New steps of many pieces, with a beginning or without."
+    start = None if beginning is None else torch.from_numpy(beginning).float().expand(COUNT, -1, -1)
+    steps = STEPS - (0 if beginning is None else len(beginning))
+    chance = torch.Generator().manual_seed(SEED)
+    found = model.generate(steps, COUNT, x=start, generator=chance, temperature=temperature)
+    return list(found.frames[:, -steps:].bool().numpy())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights", type=Path, help="best.safetensors of a training")
@@ -73,8 +84,12 @@ def main():
     model = SequenceVAE(MODEL)
     tensors, progress = read_checkpoint(weights)
     load_weights(model, tensors)
-    drawn = model.eval().generate(STEPS, COUNT, generator=torch.Generator().manual_seed(SEED))
-    pieces = list(drawn.frames.bool().numpy())
+    model.eval()
+    pieces = {
+        "composed": drawn(model),
+        "composed, temperature 0.5": drawn(model, temperature=0.5),
+        "continued": drawn(model, roll_of(np.array(CHORALE.split(), int).reshape(-1, 4).tolist())),
+    }
     content = {
         "command": "python experiments/compose.py runs/chorales_srnn_0/best.safetensors",
         "seed": SEED,
@@ -82,12 +97,12 @@ def main():
         "epoch": progress.epoch,
         "valid": round(progress.best, 3),
         "numbers": {
-            "training": described(sets[0], sets[0]),
+            "training": {k: v for k, v in described(sets[0], sets[0]).items() if k in OWN},
             "test": described(sets[1], sets[0]),
-            "composed": described(pieces, sets[0]),
+            **{name: described(several, sets[0]) for name, several in pieces.items()},
             "chance": described(by_chance(sets[0]), sets[0]),
         },
-        "pieces": [chords_of(piece) for piece in pieces[:KEPT]],
+        "pieces": {name: [chords_of(piece) for piece in several[:KEPT]] for name, several in pieces.items()},
     }
     store("composed", content, indent=None)
     print(content["numbers"])

@@ -7,7 +7,7 @@ prediction.
     python experiments/sequences.py collapse --path ../shared/data/jsb-chorales-quarter.json
     python experiments/sequences.py tunes
     python experiments/sequences.py prose
-    python experiments/sequences.py strings
+    python experiments/sequences.py grids
 
 A training can be stopped at any time and goes on from its last epoch; a row is stored when it is done. The epoch is
 chosen by the bound of whole validation sequences; what is reported was measured on the test sequences, which no choice
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from shared import begin, missing
+from shared import begin, missing, store
 
 from kvae_nb.data.chorales import chorales, read_chords
 from kvae_nb.data.films import Batch, epoch_order
@@ -246,15 +246,27 @@ def wanted(args: argparse.Namespace) -> list[tuple[dict, Recipe]]:
     return rows
 
 
+def grids():
+    "What a finer grid does to the baselines of the same music."
+    found = {}
+    for grid in ("quarter", "eighth"):
+        data = chorales(grid)
+        same = [(x[1:n] == x[: n - 1]).all(-1).double().mean() for x, n in zip(data.x, data.lengths.tolist())]
+        found[grid] = {"baselines": compared(divided(data)), "repeats": round(torch.stack(same).mean().item(), 4)}
+    store("sequences_grids", {"command": "python experiments/sequences.py grids"} | found)
+
+
 def main():
     begin()
     p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    p.add_argument("task", choices=list(DATA))
+    p.add_argument("task", choices=[*DATA, "grids"])
     p.add_argument("--path", help="file of the data, for rolls and collapse")
     p.add_argument("--kinds", nargs="+", help="arnn, srnn, or arms of collapse; default: all")
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--runs", type=Path, default=Path("runs"), help="where trainings are kept")
     args = p.parse_args()
+    if args.task == "grids":
+        return grids()
     parts, rows = DATA[args.task](args.path), wanted(args)
     path = f" --path ../shared/data/{Path(args.path).name}" if args.path else ""
     head = {

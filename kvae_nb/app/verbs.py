@@ -36,6 +36,7 @@ from kvae_nb.app.parsers import (
     train_parser,
     was_simulated,
 )
+from .play import do_play, play_parser
 from .using import do_evaluate, do_generate, do_impute
 from ..core.errors import InputError
 from ..core.files import memory_bytes
@@ -124,6 +125,7 @@ VERBS = {
     "evaluate": (evaluate_parser, do_evaluate),
     "impute": (impute_parser, do_impute),
     "generate": (generate_parser, do_generate),
+    "play": (play_parser, do_play),
     "board": (board_parser, do_board),
 }
 

@@ -20,8 +20,9 @@ from ..core.errors import InputError
 from ..data.rollouts import open_window, push
 from .distributions import gumbel
 from .sequence import SequenceVAE
+from .sequence_going import draw_step
 from .sequence_parts import mlp
-from .sequence_use import Live, draw_step, go_live, here, remembered_as, told
+from .sequence_use import Live, go_live, here, remembered_as, told
 from ..worlds.environments import Range
 from ..worlds.game import Choices
 
