@@ -29,6 +29,7 @@ TEXTS = (
     "together(scores=repeated(beta(), 4), count=mixture(2, categorical(3)))",
     "frames(8, 1, 4, filters=2)",
     "frames(8, 3, 4, pixels='gaussian', filters=2)",
+    "waves(160, 6, filters=2)",
 )
 SMOOTH = ("beta()", "normal(3)", "repeated(beta(), 3)")
 

@@ -2,14 +2,22 @@
 
 import itertools
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
+from kvae_nb.data.films import Batch
+from kvae_nb.evaluation.bounds import fivo, iwae
 from kvae_nb.models.sequence import SequenceNoise, SequenceVAE, divergence
 from kvae_nb.models.sequence_latents import Latent
 from kvae_nb.models.sequence_parts import CHOICES, SequenceConfig, contexts
+from kvae_nb.models.sequence_steps import Diagonal
+from kvae_nb.worlds.agents import RandomAgent
+from kvae_nb.worlds.game import ToyGame
 
 KINDS = [
     {"latent": "none"},
@@ -224,3 +232,115 @@ def test_divergence_by_formula_and_by_drawing_agree(kind):
         exact, drawn = ((q - p).view(2, -1) for p, q in (divergence(path, None, e) for e in (True, False)))
     gap = exact - drawn
     assert (gap.mean(1).abs() <= 4 * gap.std(1) / gap.shape[1] ** 0.5 + 1e-9).all()
+
+
+def linear_srnn(A=0.8, Q=0.3, C=1.2, R=0.4):
+    "An SRNN whose latent is linear and Gaussian given the past observations: b_t and the rest are returned as well."
+    config = SequenceConfig(
+        "srnn", "normal(1)", dim_z=1, rnn_units=(4,), encoder=(3,), decoder=(), latent_layers=(2,), min_std=0.0
+    )
+    model = SequenceVAE(config).double().eval()
+    raw = lambda var, floor=0.0: math.log(math.expm1(var**0.5 - floor))
+    P, d = model.latent.P, torch.randn(4).double()
+    P.after = nn.Identity()
+    with torch.no_grad():
+        P.told.weight.zero_(), P.before.weight.zero_()
+        P.told.weight[0] = d
+        P.before.weight[0] = A
+        P.told.bias.copy_(torch.tensor([0.1, raw(Q)]))
+        model.decoder[0].weight.zero_()
+        model.decoder[0].weight[0, -1] = C
+        model.decoder[0].bias.copy_(torch.tensor([0.2, raw(R, 0.001)]))
+        model.latent.z0.fill_(0.5)
+    return model, (A, Q, C, R)
+
+
+def dense_log_prob(model, numbers, x):
+    "log p(x) from the joint Gaussian of all steps, with the drifts b_t that the past observations give."
+    (A, Q, C, R), T = numbers, x.shape[1]
+    b = (model.begin(x).e @ model.latent.P.told.weight[0] + model.latent.P.told.bias[0]).detach()
+    mean, cov = [], torch.zeros(T, T).double()
+    m, S, cross = torch.full((len(x),), 0.5).double(), 0.0, []
+    for t in range(T):
+        m, S = A * m + b[:, t], A * A * S + Q
+        cross = [A * v for v in cross] + [S]
+        cov[t, : t + 1] = cov[: t + 1, t] = C * C * torch.tensor(cross).double()
+        mean.append(C * m + 0.2)
+    cov += R * torch.eye(T).double()
+    return torch.distributions.MultivariateNormal(torch.stack(mean, 1), cov).log_prob(x[..., 0]), b
+
+
+def test_with_the_exact_smoother_the_bound_is_the_evidence():
+    model, numbers = linear_srnn()
+    (A, Q, C, R), x = numbers, torch.randn(5, 7, 1).double()
+    exact, b = dense_log_prob(model, numbers, x)
+    precision, eta, found = torch.zeros(5).double(), torch.zeros(5).double(), []
+    for t in reversed(range(7)):  # precision and its mean of p(x_t … x_T | z_t)
+        precision, eta = precision + C * C / R, eta + C * (x[:, t, 0] - 0.2) / R
+        v = 1 / (1 / Q + precision)
+        found.append(torch.stack([v * A / Q, v * (eta + b[:, t] / Q), v], -1))
+        precision, eta = A * A * precision / (1 + Q * precision), A * (eta - precision * b[:, t]) / (1 + Q * precision)
+    a = torch.stack(found[::-1], 1)
+    model.latent.look = lambda *_: a
+    model.latent.posterior = lambda now, a, p: Diagonal(a[:, :1] * now.rest.z + a[:, 1:2], a[:, 2:])
+    model.latent.path = lambda *given: Latent.path(model.latent, *given)
+    model.config = replace(model.config, exact_kl=False)
+    with torch.no_grad():  # log p(x, z) - log q(z) of a draw: the same for every draw
+        assert_close(model.elbo(x).elbo, exact, rtol=0, atol=1e-4)
+        assert (sum(model.elbo(x).elbo for _ in range(20)) / 20 - exact).abs().max() < 1e-4
+
+
+def test_particles_come_to_the_evidence_of_a_linear_model():
+    model, numbers = linear_srnn()
+    x = torch.randn(4, 8, 1).double()
+    exact, _ = dense_log_prob(model, numbers, x)
+    estimate = fivo(model, Batch(x, None, None), 1024).total
+    assert_close(estimate, exact, rtol=0, atol=0.25)
+    assert (iwae(model, Batch(x, None, None), 1).total <= exact + 4).all()
+
+
+def test_independent_latents_against_quadrature():
+    "ISEQ with one latent a step, two steps: Gauss and Hermite's rule with 64 points in each direction."
+    model = small({"latent": "independent"}, "normal(1)", dim_z=1, scale=1.5)
+    x = torch.randn(1, 2, 1).double()
+    nodes, weights = (torch.tensor(v) for v in np.polynomial.hermite_e.hermegauss(64))
+    z = torch.cartesian_prod(nodes, nodes)[..., None]
+    log_w = (weights / weights.sum()).log()
+    with torch.no_grad():
+        told = model.begin(x.expand(len(z), -1, -1))
+        log_p = model.log_likelihood(told, model.latent.along(told.e, z))
+        exact = (log_p + (log_w[:, None] + log_w).flatten()).logsumexp(0)
+        draws = torch.stack([model.elbo(x.expand(1000, -1, -1)).elbo for _ in range(4)]).flatten()
+    found = iwae(model, Batch(x, None, None), 4096).total[0]
+    assert draws.mean() <= exact + 4 * draws.std() / len(draws) ** 0.5
+    assert_close(found, exact, rtol=0, atol=0.05)
+
+
+def test_hidden_symbols_are_filled_in_as_all_sequences_say():
+    model, x = small({"latent": "none"}, scale=3.0), torch.tensor([[0, 0, 0, 1, 2]])
+    mask = torch.tensor([[True, False, False, True, True]])
+    ways = x.repeat(9, 1)
+    ways[:, 1:3] = every_sequence(3, 2)
+    with torch.no_grad():
+        p = model.elbo(ways).elbo.softmax(0)
+    exact = torch.stack([torch.stack([p[ways[:, t] == k].sum() for k in range(3)]) for t in (1, 2)])
+    found = model.impute(x, mask, particles=4096)
+    assert_close(found.smoothed.frames[0, 1:3], exact, rtol=0, atol=0.04)
+    assert found.x[mask].tolist() == x[mask].tolist()
+
+
+@each_of_five
+def test_prefix_agent_and_noise(kind):
+    model, gen = small(kind, dim_u=4), lambda: torch.Generator().manual_seed(1)
+    player = RandomAgent(ToyGame.actions)
+    with torch.no_grad():
+        out = model.generate(5, 3, agent=player, generator=gen())
+        assert out.u.shape == (3, 5, 4) and not out.u[:, 0].any()
+        u = torch.cat([out.u, torch.randn(3, 2, 4).double()], 1)
+        mask = torch.rand(3, 5) < 0.7
+        one, two = (model.generate(2, u=u, x=out.frames, mask=mask, generator=gen()) for _ in range(2))
+        assert_close(one.frames, two.frames, rtol=0, atol=0)
+        assert one.frames.shape == (3, 2) and one.expected.shape == (3, 2, 3)
+        assert model.generate(2, x=out.frames, u=out.u, agent=player, generator=gen()).u.shape == (3, 2, 4)
+        still = [model.generate(3, 2, u=u[:2, :3], noise=False).frames for _ in range(2)]
+        assert_close(still[0], still[1], rtol=0, atol=0)

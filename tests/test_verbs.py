@@ -15,6 +15,7 @@ import torch
 
 from kvae_nb.app.command import main
 from kvae_nb.app.verbs import parse
+from kvae_nb.data.sequences import load_sequences
 
 SMALL = (
     "--preset demo --data.steps 8 --data.size 16 --model.filters 4 --model.alpha_units 8 --train.batch_size 8 "
@@ -579,3 +580,167 @@ def test_every_plot_takes_what_requires_gradients():
     plots.plot_gap_curves(ax(), one.cumsum(0), {"smoothing": one})
     plots.plot_curves(ax(), {"step": list(one), "valid": list(one)}, ["valid"])
     assert video_rows([frames, frames], mask).dtype == np.uint8
+
+
+# sequences of something else than films
+
+SONGS = (
+    "--model.rnn_units [12] --model.encoder [12] --model.decoder [12] --model.latent_layers [12] --model.dim_z 3 "
+    "--train.threads 1 --train.device cpu --train.batch_size 8 --train.picture_every 1 --epochs 2"
+)
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    "A folder with music and a text, and a trained run of each, and of the toy game."
+    folder, before = tmp_path_factory.mktemp("studio"), os.getcwd()
+    os.chdir(folder)
+    from kvae_nb.data.midi import write_midi
+
+    rng = np.random.default_rng(0)
+    rolls = np.zeros((24, 16, 88), np.float32)
+    rolls[np.arange(24)[:, None], np.arange(16), rng.integers(30, 60, (24, 16))] = 1
+    np.savez("music.npz", x=rolls, lengths=rng.integers(12, 17, 24))
+    write_midi("my.mid", rolls[0] > 0, grid=1)
+    Path("my.txt").write_text("one two three, four five six. " * 40)
+    for kind, rest in (
+        ("srnn", "--preset numbers --data music.npz"),
+        ("arnn", "--preset text --data my.txt --data.steps 20"),
+        ("dmm", "--preset game --data.sequences 60 --data.valid 0.1"),
+    ):
+        assert main(f"train --model {kind} {rest} {SONGS} --out {kind}".split()) == 0
+        next(Path(kind).iterdir()).rename(f"run_{kind}")
+    os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def room(studio, tmp_path, monkeypatch):
+    "A copy of that folder."
+    import shutil
+
+    shutil.copytree(studio, tmp_path / "room")
+    monkeypatch.chdir(tmp_path / "room")
+    return tmp_path / "room"
+
+
+def test_music_is_measured_beside_baselines(room, capsys):
+    code, out, err = kvae("evaluate run_srnn --measure.particles 4", capsys)
+    assert code == 0, err
+    assert "the held-out part: " in out and "IWAE, 4 paths" in out and "Markov chains" in out
+    found = json.loads((room / "run_srnn" / "evaluation.json").read_text())
+    assert found["elbo"]["per_step"] <= found["iwae"]["per_step"] + 0.1 and len(found["kl_per_unit"]) == 3
+    code, out, _ = kvae("evaluate run_srnn --data my.mid --measure.particles 2 --out other", capsys)
+    assert code == 0 and "my.mid: 1 sequence" in out and (room / "other" / "evaluation.json").exists()
+
+
+def test_symbols_are_measured_in_bits(room, capsys):
+    code, out, _ = kvae("evaluate run_dmm --measure.particles 2", capsys)
+    assert code == 0 and "bits a symbol" in out and "frequencies" in out
+
+
+def test_music_is_generated_as_midi_and_sound(room, capsys):
+    code, out, _ = kvae("generate run_srnn --count 2 --steps 9 --out songs", capsys)
+    names = sorted(p.name for p in (room / "songs").iterdir())
+    assert code == 0 and names == ["generated.npz", *(f"generated_0{k}.{e}" for k in (1, 2) for e in ("mid", "wav"))]
+    assert "2 pieces of 9 new steps" in out
+    code, _, err = kvae("generate run_srnn --count 2 --steps 9 --out songs", capsys)
+    assert code == 2 and "--force" in err
+    assert kvae("generate run_srnn --count 2 --steps 9 --seed 0 --out songs --force", capsys)[0] == 0
+
+
+def test_music_is_continued(room, capsys):
+    code, out, _ = kvae("generate run_srnn --data my.mid --prefix 5 --steps 7 --out more", capsys)
+    x, given = load_sequences("more/generated.npz").x.numpy(), np.load("music.npz")["x"][0]
+    assert code == 0 and x.shape == (1, 12, 88) and "after the 5 given ones" in out
+    np.testing.assert_array_equal(x[0, :5], given[:5])
+
+
+def test_text_is_written(room, capsys):
+    code, _, _ = kvae("generate run_arnn --count 1 --steps 30 --out new", capsys)
+    assert code == 0 and len(Path("new/generated.txt").read_text()) == 31
+    assert set(Path("new/generated.txt").read_text()) <= set("one two three, four five six.\n\ufffd")
+
+
+def test_games_are_played_without_actions_and_it_is_said(room, capsys):
+    code, out, _ = kvae("generate run_dmm --count 3 --steps 5 --out games", capsys)
+    assert code == 0 and "3 sequences of 5 new steps, with controls of zero" in out
+
+
+def test_a_gap_is_filled_in(room, capsys):
+    code, out, _ = kvae("impute run_srnn --data my.mid --gap 8:12 --out filled.npz --particles 4", capsys)
+    found, given = np.load("filled.npz"), np.load("music.npz")["x"][0]
+    assert (
+        code == 0 and "4 hidden steps of 1 piece" in out and Path("filled.mid").exists() and Path("filled.wav").exists()
+    )
+    seen = found["mask"][0]
+    assert seen.tolist() == [t not in range(8, 12) for t in range(len(seen))]
+    np.testing.assert_array_equal(found["x"][0][seen], given[: len(seen)][seen])
+    assert np.isfinite(found["expected_smoothed"]).all() and found["z_filtered"].shape[-1] == 3
+    assert kvae("impute run_dmm --drop 0.4 --out games.npz --particles 3", capsys)[0] == 0  # new games
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("evaluate run_srnn --data my.txt", "nothing that this model reads"),
+        ("evaluate run_arnn --data music.npz", "does not fit this model"),
+        ("evaluate run_srnn --measure.particles 0", "measure.particles"),
+        ("generate run_srnn --out songs --temperature 0", "--temperature"),
+        ("generate run_srnn --data my.mid --prefix 99 --out songs", "--prefix is 99"),
+        ("impute run_srnn --data my.mid --gap 9:99 --out f.npz", "--gap is"),
+        ("impute run_srnn --data my.mid --out f.npz", "no step is hidden"),
+        ("impute run_srnn --gap 2:4 --out f.npz", "--data is missing"),
+        ("impute run_srnn --data my.mid --gap 2:4 --out f.mid", "ends in .npz"),
+        ("train --model arnn --preset numbers --data my.txt", "my.txt"),
+        ("train --model arnn --preset game --model.latent srnn", "that of the kind arnn is none"),
+        ("train --model srnn --preset nothing", "there is no preset 'nothing' of srnn"),
+    ],
+)
+def test_what_makes_no_sequence_is_refused_in_a_sentence(room, capsys, line, said):
+    before = sorted(Path().rglob("*"))
+    code, _, err = kvae(line, capsys)
+    assert code == 2 and said in err and err.count("\n") == 1 and err.startswith("kvae: "), err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_run_of_sequences_that_was_stopped_goes_on_bit_for_bit(room, capsys, monkeypatch):
+    import kvae_nb.training.loop as training
+    from kvae_nb.training.checkpoints import same_checkpoint
+
+    line = f"train --model srnn --preset numbers --data music.npz {SONGS} --model.dropout 0.2 --epochs 4 --out"
+    assert kvae(f"{line} whole", capsys)[0] == 0
+    finish, done = training.finish_epoch, []
+
+    def finish_and_stop(*given):
+        progress = finish(*given)
+        if progress.epoch == 2 and not done:
+            done.append(signal.raise_signal(signal.SIGINT))
+        return progress
+
+    monkeypatch.setattr(training, "finish_epoch", finish_and_stop)
+    assert kvae(f"{line} broken", capsys)[0] == 130
+    (whole,), (broken,) = Path("whole").iterdir(), Path("broken").iterdir()
+    assert kvae(f"train --resume {broken}", capsys)[0] == 0
+    for name in ("last", "best"):
+        assert same_checkpoint(whole / f"checkpoints/{name}.safetensors", broken / f"checkpoints/{name}.safetensors")
+
+
+def test_sequences_in_memory_and_a_given_model(tmp_path):
+    from kvae_nb.data.sequences import from_list
+    from kvae_nb.models.sequence import SequenceVAE
+    from kvae_nb.models.sequence_parts import SequenceConfig
+    from kvae_nb.training.kinds import preset
+    from kvae_nb.training.loop import fit
+    from kvae_nb.training.runs import load_run, run_data
+
+    data = from_list([list(np.arange(n) % 3) for n in (4, 6, 5) * 10], emission="categorical(3)")
+    config = preset("numbers", "vrnn")
+    train = type(config.train)(epochs=1, batch_size=8, join={}, device="cpu", threads=1, lr=0.01)
+    run = load_run(fit(type(config)(model=config.model, train=train), tmp_path / "a", data=data, quiet=True))
+    assert run.config.model.emission == "categorical(3)" and sum(len(p) for p in run_data(run)) == 30
+    small = SequenceConfig("independent", "categorical(3)", dim_z=2, rnn_units=(4,), encoder=(4,), decoder=())
+    found = load_run(fit(type(config)(train=train), tmp_path / "b", data=data, model=SequenceVAE(small), quiet=True))
+    assert (found.config.kind, found.config.model) == ("iseq", small)
+    numbers = fit(type(config)(train=train), tmp_path / "c", data=torch.randn(30, 5, 2), quiet=True)
+    assert load_run(numbers).config.model.emission == "normal(2)"

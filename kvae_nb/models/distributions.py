@@ -440,11 +440,9 @@ EMISSIONS = {
     "normal": Normal,
     "repeated": Repeated,
     "together": Together,
-    "mixture": "Mixture",  # these four are in a module that builds on this one
-    "levels": "Levels",
-    "nade": "Nade",
-    "frames": "Frames",
 }
+EMISSIONS |= {k.lower(): f"mixtures:{k}" for k in ("Mixture", "Levels", "Nade", "Frames")}  # which build on this module
+EMISSIONS["waves"] = "audio_networks:Waves"
 
 
 def emission_class(
@@ -452,7 +450,8 @@ def emission_class(
 ) -> type[Emission]:
     "The class behind a name."
     found = EMISSIONS[name]
-    return getattr(importlib.import_module("kvae_nb.models.mixtures"), found) if isinstance(found, str) else found
+    module, _, later = found.partition(":") if isinstance(found, str) else ("", "", "")
+    return getattr(importlib.import_module(f"kvae_nb.models.{module}"), later) if module else found
 
 
 def usage(

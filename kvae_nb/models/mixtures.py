@@ -28,7 +28,7 @@ class Mixture(Emission):
             raise InputError(f"mixture({k!r}, {part!r}) mixes no emission; write mixture(3, normal(2)), for example.")
         k = check_number("the number of components", k, most=1000)
         super().__init__(k * (1 + part.features), part.event, k + part.draws, part.embedded)
-        self.k, self.part, self.discrete = k, part, part.discrete
+        self.k, self.part, self.discrete, self.support = k, part, part.discrete, part.support
 
     def shape(self, features: Float[Tensor, "*batch f"]) -> tuple[Float[Tensor, "*batch k"], Float[Tensor, "..."]]:
         "The weights' logarithms, and the features of each component."
@@ -82,6 +82,7 @@ class Levels(Emission):
     "Numbers on a grid from -1 to 1: a discretised mixture of logistics for each. `levels(200, 256, 5)`."
 
     FLOOR = 1e-4  # smallest scale
+    support = (-1.0, 1.0)
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class Levels(Emission):
 
     def nearest(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         "The nearest level of each number."
-        return ((x.clamp(-1, 1) + 1) / self.step).round() * self.step - 1
+        return (((x.clamp(-1, 1) + 1) / self.step).round() * self.step - 1).clamp(-1, 1)
 
     def log_prob(self, features: Float[Tensor, "*batch f"], x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
         "log p(x), summed over the numbers, of the level nearest to each."
@@ -133,6 +134,7 @@ class Nade(Emission):
     "Bits of which each depends on those before it, by one hidden layer (NADE). `nade(88, 64)`."
 
     PATHS = 64  # samples over which `mean` averages
+    support = (0.0, 1.0)
 
     def __init__(self, n: int, hidden: int):
         n, hidden = check_number("the number of bits", n), check_number("the number of hidden units", hidden)
@@ -200,6 +202,7 @@ class Frames(Emission):
         encoder, decoder, kind = build_frames(config)
         super().__init__(dim, (channels, size, size), channels * size**2, dim)
         self.encoder, self.decoder, self.pixels, self.binary = encoder, decoder, kind, pixels == "bernoulli"
+        self.support = kind.support
         self.encoder.var.requires_grad_(False)  # an embedded frame is the encoder's mean
 
     def flat(self, network: Callable, x: Tensor, axes: int) -> Tensor:

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SEQUENCE_TRAINING', 'MUSIC_NETWORK', 'LETTERS_NETWORK', 'GAME_NETWORK', 'BODY_NETWORK', 'SLOW_TRAINING',
-           'QUICK_TRAINING', 'READING_TRAINING', 'RECIPES', 'SEED_WEIGHT', 'HEAD_WEIGHT', 'VAE_SEQ', 'SEED_TRAINING',
-           'HEAD_TRAINING', 'LARGE_NETWORK', 'ARNN', 'ISEQ', 'VRNN', 'SRNN', 'DMM', 'SequenceRunConfig',
-           'ArnnRunConfig', 'IseqRunConfig', 'VrnnRunConfig', 'SrnnRunConfig', 'DmmRunConfig', 'check_emission',
-           'fit_sequences', 'keep_sequences', 'presets_of', 'model_of', 'SequenceEvaluationConfig', 'as_numbers',
-           'unit_rates', 'in_one_batch', 'measure_sequences', 'draw_generated', 'sequence_kind']
+           'QUICK_TRAINING', 'READING_TRAINING', 'SOUND_NETWORK', 'LISTENING', 'RECIPES', 'SEED_WEIGHT', 'HEAD_WEIGHT',
+           'VAE_SEQ', 'SEED_TRAINING', 'HEAD_TRAINING', 'LARGE_NETWORK', 'ARNN', 'ISEQ', 'VRNN', 'SRNN', 'DMM',
+           'SequenceRunConfig', 'ArnnRunConfig', 'IseqRunConfig', 'VrnnRunConfig', 'SrnnRunConfig', 'DmmRunConfig',
+           'check_emission', 'fit_sequences', 'keep_sequences', 'open_any', 'presets_of', 'model_of',
+           'SequenceEvaluationConfig', 'as_numbers', 'unit_rates', 'in_one_batch', 'measure_sequences',
+           'draw_generated', 'sequence_kind']
 
-# %% ../../nbs/81c_sequence_runs.ipynb #9258ae0a
+# %% ../../nbs/81c_sequence_runs.ipynb #d8adcc3c
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +21,8 @@ import torch
 
 from ..core.errors import InputError
 from ..data.films import Batch, DataSet, Split
-from ..data.sequences import SequenceData
+from ..data.opening import DataConfig, open_data
+from ..data.sequences import SequenceData, from_films
 from kvae_nb.data.sources import (
     SequenceDataConfig,
     divide_sequences,
@@ -37,7 +39,7 @@ from .annealing import Schedule
 from .config import TrainConfig
 from .kinds import Kind, RunConfig
 
-# %% ../../nbs/81c_sequence_runs.ipynb #79a05036
+# %% ../../nbs/81c_sequence_runs.ipynb #29e40ffb
 SEQUENCE_TRAINING = TrainConfig(lr=0.002, lr_decay=1.0, clip=1.0, reconstruction_weight=1.0, join={}, restarts=0)
 
 
@@ -54,7 +56,7 @@ class SequenceRunConfig(RunConfig):
     kind: Literal["arnn", "iseq", "vrnn", "srnn", "dmm"] = "srnn"
     "which kind of model"
 
-# %% ../../nbs/81c_sequence_runs.ipynb #e033180a
+# %% ../../nbs/81c_sequence_runs.ipynb #484039a5
 @dataclass(frozen=True)
 class ArnnRunConfig(SequenceRunConfig):
     "A whole run of a recurrent network without latents."
@@ -74,7 +76,7 @@ class IseqRunConfig(SequenceRunConfig):
     kind: Literal["iseq"] = "iseq"
     "which kind of model"
 
-# %% ../../nbs/81c_sequence_runs.ipynb #6a83df68
+# %% ../../nbs/81c_sequence_runs.ipynb #0df1c6d6
 @dataclass(frozen=True)
 class VrnnRunConfig(SequenceRunConfig):
     "A whole run of a variational recurrent network."
@@ -102,7 +104,7 @@ class DmmRunConfig(SequenceRunConfig):
     kind: Literal["dmm"] = "dmm"
     "which kind of model"
 
-# %% ../../nbs/81c_sequence_runs.ipynb #34eb7431
+# %% ../../nbs/81c_sequence_runs.ipynb #1d9ec85b
 def check_emission(
     text: str,  # a distribution, such as categorical(4)
     data: SequenceData,  # observations
@@ -133,7 +135,7 @@ def fit_sequences(
     found = keep_vocabulary(config.data, data) if data.symbols else config.data
     return replace(config, data=found, model=replace(config.model, emission=text, dim_u=dim_u))
 
-# %% ../../nbs/81c_sequence_runs.ipynb #75d499e4
+# %% ../../nbs/81c_sequence_runs.ipynb #631781f2
 def keep_sequences(
     data: object,  # a SequenceData, or an array or tensor [sequences, steps, …]
     config: SequenceDataConfig,  # how they are divided and cut
@@ -154,7 +156,21 @@ def keep_sequences(
     config = replace(config, source="file", path="data.npz")
     return config, open_sequences(replace(config, path=str(Path(folder) / "data.npz")))
 
-# %% ../../nbs/81c_sequence_runs.ipynb #a7dc5bc9
+# %% ../../nbs/81c_sequence_runs.ipynb #e3b6ac8d
+def open_any(
+    config: SequenceDataConfig,  # source films: path, or environment (a world), sequences, steps
+) -> SequenceData:
+    "The sequences that the configuration describes, films included. Raises `InputError` for what cannot be used."
+    c = config
+    if c.source != "films":
+        return open_sequences(c)
+    found = DataConfig(c.path, c.environment, c.sequences, c.steps or 20, c.stride, simulate_seed=c.simulate_seed)
+    films = open_data(found)[:]
+    grey = bool(((films.frames > 0) & (films.frames < 255)).any())
+    pixels = ", pixels='gaussian'" if grey else ""
+    return from_films(films, f"frames({films.size}, {films.channels}, 64{pixels})")
+
+# %% ../../nbs/81c_sequence_runs.ipynb #418b4527
 MUSIC_NETWORK = SequenceConfig(dim_z=32, context_drop=0.3, dropout=0.3)
 LETTERS_NETWORK = SequenceConfig(
     dim_z=16, rnn_units=(256,), encoder=(64,), decoder=(64,), dropout=0.2, context_drop=0.1
@@ -168,6 +184,8 @@ QUICK_TRAINING = replace(SEQUENCE_TRAINING, schedule="cosine", valid_sequences=1
 READING_TRAINING = replace(
     QUICK_TRAINING, epochs=12, batch_size=64, lr=0.003, beta=Schedule("linear", 0.02, 1.0, length=6)
 )
+SOUND_NETWORK = replace(MUSIC_NETWORK, context_drop=0.1, dropout=0.0)
+LISTENING = replace(QUICK_TRAINING, epochs=60, batch_size=32, beta=Schedule("linear", 0.02, 1.0, length=30))
 
 RECIPES = {  # data, model, training
     "game": (
@@ -186,10 +204,17 @@ RECIPES = {  # data, model, training
         BODY_NETWORK,
         replace(QUICK_TRAINING, epochs=40, batch_size=50, beta=Schedule("linear", 0.02, 1.0, length=20)),
     ),
+    "strings": (SequenceDataConfig("strings", sequences=500), SOUND_NETWORK, LISTENING),
+    "audio": (SequenceDataConfig("audio"), SOUND_NETWORK, LISTENING),
+    "box": (
+        SequenceDataConfig("films", environment="box", steps=20),
+        replace(BODY_NETWORK, rnn_units=(128,)),
+        replace(QUICK_TRAINING, epochs=40, batch_size=32, beta=Schedule("linear", 0.02, 1.0, length=20)),
+    ),
     "numbers": (SequenceDataConfig("file"), BODY_NETWORK, replace(QUICK_TRAINING, epochs=40)),
 }
 
-# %% ../../nbs/81c_sequence_runs.ipynb #5ce0a88e
+# %% ../../nbs/81c_sequence_runs.ipynb #1b48f525
 SEED_WEIGHT = Schedule("logistic", length=1e4, unit="steps")
 HEAD_WEIGHT = Schedule("gompertz", start=1e-5, length=1e5, unit="steps")
 VAE_SEQ = SequenceConfig(
@@ -210,6 +235,11 @@ LARGE_NETWORK = replace(VAE_SEQ, dim_z=16, rnn_units=(512, 512, 512))
 
 RECIPES |= {
     "vae_seq_game": (SequenceDataConfig(sequences=20_000), VAE_SEQ, replace(SEED_TRAINING, epochs=12)),  # 10 200 steps
+    "vae_seq_music": (
+        SequenceDataConfig("audio", samples=200, steps=40, metronome=True),
+        replace(VAE_SEQ, dim_z=128),
+        replace(SEED_TRAINING, epochs=1000),
+    ),
     "vae_seq_text": (
         SequenceDataConfig("text", steps=40),
         replace(LARGE_NETWORK, encoder=(100, 64, 32), decoder=(64,)),
@@ -227,7 +257,7 @@ RECIPES |= {
     ),
 }
 
-# %% ../../nbs/81c_sequence_runs.ipynb #54fadc95
+# %% ../../nbs/81c_sequence_runs.ipynb #5a5f39ef
 def presets_of(
     make: type[SequenceRunConfig],  # the runs of a kind
 ) -> dict[str, SequenceRunConfig]:
@@ -257,7 +287,7 @@ def model_of(
 
     return build
 
-# %% ../../nbs/81c_sequence_runs.ipynb #75fa38c5
+# %% ../../nbs/81c_sequence_runs.ipynb #1523410c
 @dataclass(frozen=True)
 class SequenceEvaluationConfig:
     "What is measured of a model of sequences, and how."
@@ -281,7 +311,7 @@ class SequenceEvaluationConfig:
         if self.resample not in ("half", "always", "never"):
             raise InputError(f"measure.resample is {self.resample!r:.40}, but must be half, always or never.")
 
-# %% ../../nbs/81c_sequence_runs.ipynb #89e5ae20
+# %% ../../nbs/81c_sequence_runs.ipynb #5b48396a
 def as_numbers(
     e: Estimate,  # a bound
     bits: bool,  # symbols: the same in bits as well
@@ -305,10 +335,10 @@ def unit_rates(
         for rows in torch.arange(len(data)).split(64):
             x, mask, u = data.batch(rows)
             seen = torch.ones(x.shape[:2], device=x.device) if mask is None else mask.to(torch.float32)
-            sums, steps = sums + model.rate(x, mask, u).sum((0, 1)).double(), steps + seen.sum().double()
+            sums, steps = sums + model.rate(x, mask, u).sum((0, 1)).cpu().double(), steps + seen.sum().cpu().double()
     return (sums / steps).tolist()
 
-# %% ../../nbs/81c_sequence_runs.ipynb #84cc4cd7
+# %% ../../nbs/81c_sequence_runs.ipynb #2fe11e0a
 def in_one_batch(data: DataSet) -> Batch:
     "All sequences in one batch."
     return data.batch(torch.arange(len(data)))
@@ -346,7 +376,7 @@ def measure_sequences(
         "config": asdict(c),
     }
 
-# %% ../../nbs/81c_sequence_runs.ipynb #9b091e7f
+# %% ../../nbs/81c_sequence_runs.ipynb #938c9966
 @torch.no_grad()
 def draw_generated(
     writer,  # a TensorBoard writer
@@ -365,11 +395,13 @@ def draw_generated(
     shown = out.expected if model.emission.discrete else out.frames
     figure = Figure(figsize=(6, 3), layout="constrained")
     ax = figure.add_subplot()
-    ax.imshow(shown[0].flatten(1).float().cpu().T, aspect="auto", origin="lower", interpolation="none", cmap="magma")
+    ax.imshow(
+        shown[0].flatten(1).float().cpu().numpy().T, aspect="auto", origin="lower", interpolation="none", cmap="magma"
+    )
     ax.set(xlabel="step", ylabel="symbol" if model.emission.discrete else "number", title="generated")
     writer.add_figure("generated", figure, step, close=False)
 
-# %% ../../nbs/81c_sequence_runs.ipynb #5f32c01e
+# %% ../../nbs/81c_sequence_runs.ipynb #74ace939
 def sequence_kind(
     make: type[SequenceRunConfig],  # the runs of the kind
 ) -> Kind:
@@ -378,7 +410,7 @@ def sequence_kind(
         model_of(make),
         make,
         presets_of(make),
-        open=open_sequences,
+        open=open_any,
         keep=keep_sequences,
         divide=divide_sequences,
         fit_config=fit_sequences,

@@ -29,8 +29,9 @@ def pluck_string(
     samples: int,  # how many
     random: np.random.Generator,
 ) -> Float[np.ndarray, " samples"]:
-    "The sound of equation (1), without noise, between -1 and 1."
+    "The sound of equation (1), without noise, between -2 and 2."
     first = random.uniform(-1, 1, period + 1)
+    first = first - first.mean()
     rounds, last, current = [first[:1]], first[0], first[1:]
     for _ in range(math.ceil(samples / period)):
         rounds.append(current)
