@@ -64,6 +64,7 @@ def by_chance(train: list[np.ndarray]) -> list[np.ndarray]:
     return list(np.random.default_rng(SEED).random((COUNT, STEPS, len(share))) < share)
 
 
+@torch.no_grad()
 def drawn(model: SequenceVAE, beginning: np.ndarray | None = None, temperature: float = 1.0) -> list[np.ndarray]:
     "New steps of many pieces, with a beginning or without."
     start = None if beginning is None else torch.from_numpy(beginning).float().expand(COUNT, -1, -1)

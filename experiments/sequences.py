@@ -283,4 +283,5 @@ def main():
     missing(f"sequences_{args.task}", [row for row, _ in rows], one, head)
 
 
-main()
+if __name__ == "__main__":
+    main()
