@@ -32,7 +32,7 @@ from kvae_nb.models.sequence_parts import (
     mlp,
 )
 from .sequence_steps import Diagonal
-from .sequence_use import ImputedSequence, fill_in
+from .sequence_use import ImputedSequence, fill_in_sequence
 from .vae import pick_frames
 
 # %% ../../nbs/35b_sequence_vae.ipynb #9c82d828
@@ -293,7 +293,7 @@ def impute(
     generator: torch.Generator | None = None,  # source of randomness; None: the same numbers for every sequence
 ) -> ImputedSequence:
     "Beliefs about every step, given all observations and the earlier ones. Raises `InputError` as `elbo`."
-    return fill_in(self, *check_sequences(self, x, mask, u), particles, generator)
+    return fill_in_sequence(self, *check_sequences(self, x, mask, u), particles, generator)
 
 # %% ../../nbs/35b_sequence_vae.ipynb #2098b751
 @patch

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ROWS', 'Live', 'go_live', 'here', 'told', 'remembered_as', 'Chance', 'chance', 'Swarm', 'Given', 'given_rows',
            'proposal', 'swarm_step', 'normalised', 'swarm', 'ImputedSequence', 'over_particles', 'moments',
-           'filtered_beliefs', 'ancestors', 'of_ancestors', 'Smoothed', 'smoothed_beliefs', 'fill_in', 'joined_trees']
+           'filtered_beliefs', 'ancestors', 'of_ancestors', 'SmoothedSequence', 'smoothed_beliefs', 'fill_in_sequence',
+           'joined_trees']
 
 # %% ../../nbs/35c_using_sequences.ipynb #ad20f526
 import math
@@ -257,7 +258,7 @@ def of_ancestors(
     return v[torch.arange(len(v), device=v.device)[:, None], index]
 
 # %% ../../nbs/35c_using_sequences.ipynb #c27f7b8c
-class Smoothed(NamedTuple):
+class SmoothedSequence(NamedTuple):
     "What whole paths say."
 
     beliefs: Beliefs
@@ -270,7 +271,7 @@ def smoothed_beliefs(
     steps: list[Swarm],  # of a run whose proposals may look ahead
     given: Given,  # what was seen
     uniform: Float[Tensor, " batch"],  # chooses one path
-) -> Smoothed:
+) -> SmoothedSequence:
     "The particles that are left at the end, weighted, with all their ancestors."
     index, log_w = ancestors(steps), steps[-1].log_w
     one = systematic(log_w.exp(), uniform, 1)
@@ -285,14 +286,14 @@ def smoothed_beliefs(
         x.append(of_ancestors(own, one)[:, 0])
     z = Gaussian(*(torch.stack(v, 1) for v in zip(*z)))
     ess = torch.stack([effective_number(s.log_w) for s in steps], 1)
-    return Smoothed(Beliefs(torch.stack(frames, 1), z, z), torch.stack(x, 1), ess)
+    return SmoothedSequence(Beliefs(torch.stack(frames, 1), z, z), torch.stack(x, 1), ess)
 
 # %% ../../nbs/35c_using_sequences.ipynb #e6cb433d
 ROWS = 4096  # particles of all sequences that are worked on at once
 
 # %% ../../nbs/35c_using_sequences.ipynb #8c7c65cc
 @torch.no_grad()
-def fill_in(
+def fill_in_sequence(
     model: nn.Module,  # a `SequenceVAE`
     x: Tensor,  # observations [batch, time, *event]; hidden ones may hold anything
     mask: Bool[Tensor, "batch time"] | None = None,  # True = observed; None = all observed
