@@ -46,7 +46,7 @@ def times_seen(
         return torch.zeros(asked.shape, dtype=torch.float64)
     value, count = known.unique(return_counts=True)
     place = torch.searchsorted(value, asked).clamp(max=len(value) - 1)
-    return torch.where(value[place] == asked, count[place], 0).double()
+    return torch.where(value[place] == asked, count[place], 0).cpu().double()
 
 # %% ../../nbs/36b_baselines.ipynb #da5856a4
 def seen_of(
@@ -61,7 +61,7 @@ def scored(
     batch: Batch,  # the sequences it is about
 ) -> Estimate:
     "The log-likelihood of the observed steps, in the form of a bound: one path, no divergence."
-    total = torch.where(seen_of(batch), log_prob.double(), 0.0).sum(1)
+    total = torch.where(seen_of(batch), log_prob.cpu().double(), 0.0).sum(1)
     return Estimate(total, observed_steps(batch), torch.ones_like(total), torch.zeros_like(total))
 
 
@@ -100,7 +100,7 @@ def markov(
     tables = []
     for state in range(3):
         there = (past == state) & seen[..., None]
-        ones = (there & (x == 1)).sum((0, 1)).double()
+        ones = (there & (x == 1)).sum((0, 1)).cpu().double()
         tables.append((ones + add) / (there.sum((0, 1)) + 2 * add))
     p = torch.stack(tables).gather(0, asked.flatten(0, 1)).view(asked.shape)
     return scored(torch.where(value == 1, p, 1 - p).log().sum(-1), test)
@@ -112,10 +112,13 @@ def predictors(
     centre: Float[Tensor, " channels"],  # stands for what is not known
 ) -> tuple[Float[Tensor, "batch time features"], Float[Tensor, "batch time channels"]]:
     "What a linear prediction is made from (the last steps, controls, a one), and what is predicted, both centred."
-    x, seen = batch.x.flatten(2).double() if batch.x.dim() > 2 else batch.x[..., None].double(), seen_of(batch)
+    x, seen = (
+        batch.x.flatten(2).cpu().double() if batch.x.dim() > 2 else batch.x[..., None].cpu().double(),
+        seen_of(batch),
+    )
     y = torch.where(seen[..., None], x - centre, 0.0)
     past = [torch.nn.functional.pad(y, (0, 0, j, 0))[:, : y.shape[1]] for j in range(1, order + 1)]
-    u = [] if batch.u is None else [batch.u.double()]
+    u = [] if batch.u is None else [batch.u.cpu().double()]
     return torch.cat([*past, *u, torch.ones_like(y[..., :1])], -1), y
 
 
@@ -124,7 +127,7 @@ def mean_of(
 ) -> Float[Tensor, " channels"]:
     "The mean of each channel over observed steps."
     x = batch.x.flatten(2) if batch.x.dim() > 2 else batch.x[..., None]
-    return x[seen_of(batch)].double().mean(0)
+    return x[seen_of(batch)].cpu().double().mean(0)
 
 # %% ../../nbs/36b_baselines.ipynb #1afc8b9b
 PART = 16  # sequences whose predictors are held at once
@@ -175,7 +178,9 @@ def last_value(
 
     off, known, seen = differences(train)
     moved = off[seen & known[..., 0]].square().mean(0).clamp(min=least)
-    spread = (train.x.flatten(2) if train.x.dim() > 2 else train.x[..., None])[seen].double().var(0).clamp(min=least)
+    spread = (
+        (train.x.flatten(2) if train.x.dim() > 2 else train.x[..., None])[seen].cpu().double().var(0).clamp(min=least)
+    )
     off, known, _ = differences(test)
     return scored(diagonal_log_prob(off, torch.zeros_like(off), torch.where(known, moved, spread)), test)
 
@@ -185,7 +190,7 @@ def stays_error(
     ahead: int,  # how many steps
 ) -> Float[Tensor, " channels"]:
     "Root of the mean squared change over so many steps, for each channel, where both ends were observed."
-    x, seen = batch.x.flatten(2).double(), seen_of(batch)
+    x, seen = batch.x.flatten(2).cpu().double(), seen_of(batch)
     both = seen[:, ahead:] & seen[:, :-ahead]
     return (x[:, ahead:] - x[:, :-ahead])[both].square().mean(0).sqrt()
 

@@ -362,7 +362,10 @@ def measure_sequences(
     if parts is not None and c.baselines and len(parts.valid):
         try:
             compared = baselines(
-                model.config.emission, in_one_batch(parts.train), in_one_batch(parts.valid), in_one_batch(data)
+                model.config.emission,
+                in_one_batch(parts.train),
+                in_one_batch(parts.valid),
+                in_one_batch(data.to("cpu")),
             )
         except InputError:
             pass  # there is none for such observations
