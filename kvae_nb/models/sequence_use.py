@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['ROWS', 'Live', 'go_live', 'here', 'told', 'remembered_as', 'Chance', 'chance', 'Swarm', 'Given', 'given_rows',
            'proposal', 'swarm_step', 'normalised', 'swarm', 'ImputedSequence', 'over_particles', 'moments',
-           'filtered_beliefs', 'ancestors', 'of_ancestors', 'SmoothedSequence', 'smoothed_beliefs', 'fill_in_sequence',
-           'joined_trees']
+           'filtered_beliefs', 'ancestors', 'of_ancestors', 'SmoothedSequence', 'smoothed_beliefs', 'fill_in_sequence']
 
 # %% ../../nbs/35c_using_sequences.ipynb #ad20f526
 import math
@@ -19,6 +18,7 @@ from torch.nn.functional import one_hot
 
 from ..core.gaussians import Gaussian
 from ..inference.particle_parts import SEED, effective_number, systematic, wide
+from .particles import joined
 from .protocol import Beliefs, check_generator, whole_number
 from .sequence_latents import Now, Rest, pick
 from .sequence_parts import blanked, context_now, open_context, push_context
@@ -315,14 +315,5 @@ def fill_in_sequence(
         uniform = torch.rand(1 if shared else len(rows), generator=source, device=source.device).to(x.device)
         smooth = smoothed_beliefs(model, runs[1], given, uniform.expand(len(rows)))
         found.append((smooth.beliefs, filtered_beliefs(runs[0]), smooth.x, smooth.ess))
-    smooth, filtered, filled, ess = (joined_trees(v) for v in zip(*found))
+    smooth, filtered, filled, ess = (joined(list(v)) for v in zip(*found))
     return ImputedSequence(smooth, filtered, torch.ones_like(ess[..., None]), filled, ess)
-
-# %% ../../nbs/35c_using_sequences.ipynb #298efff6
-def joined_trees(
-    trees: tuple,  # tensors, or tuples of them, of some sequences each
-) -> object:
-    "Those of all sequences."
-    if torch.is_tensor(trees[0]):
-        return torch.cat(trees)
-    return type(trees[0])(*(joined_trees(v) for v in zip(*trees)))
