@@ -90,11 +90,11 @@ def numbers(
 
 def head(
     symbols: int,  # how many; 0: observations are numbers
-    exact: bool,  # whether there is a perfect player
+    exact: bool,  # whether there is a perfect observer
 ) -> str:
     "What stands above the lines of a game."
     names = " ".join(f"{k:>5}" for k in range(symbols))
-    right = f" | a perfect player\n{'':22} | {names} | {names}" if exact else f"\n{'':22} | {names}"
+    right = f" | a perfect observer\n{'':22} | {names} | {names}" if exact else f"\n{'':22} | {names}"
     width = max(len(names), 18) if exact else 0
     return f"step  action   answer | {'the model expected':<{width}}{right if symbols else ''}"
 
@@ -106,7 +106,7 @@ class Line(NamedTuple):
     action: str
     x: Tensor
     expected: Tensor  # by the model
-    exact: Tensor | None  # by a perfect player
+    exact: Tensor | None  # by a perfect observer
 
     def __str__(self) -> str:
         "As it is printed."
@@ -132,7 +132,7 @@ class Result(NamedTuple):
 
     steps: int
     log_prob: float  # of the answers, by the model, in nats
-    exact: float | None  # the same by a perfect player
+    exact: float | None  # the same by a perfect observer
     reward: float  # of the real world
 
 # %% ../../nbs/52h_play.ipynb #4900fb89
@@ -265,7 +265,7 @@ def play_in_turn(table: Table, agent: Agent, k: int, seed: int):
     print(head(count, isinstance(table.env, ToyGame)))
     result = play_game(table, agent, torch.Generator().manual_seed(seed))
     said = f"{result.steps} steps: {result.log_prob:.2f} nats by the model"
-    print(said + ("" if result.exact is None else f", {result.exact:.2f} by a perfect player"))
+    print(said + ("" if result.exact is None else f", {result.exact:.2f} by a perfect observer"))
 
 # %% ../../nbs/52h_play.ipynb #901d9927
 def play_with_policy(

@@ -207,7 +207,7 @@ def learn(
 
 # %% ../../nbs/34_game.ipynb #3156fbfa
 class Exact(NamedTuple):
-    "What a perfect player expects and scores."
+    "What a perfect observer expects and scores."
 
     probabilities: Float[Tensor, "batch time values"]  # of each answer, before it is seen
     log_prob: Float[Tensor, "batch time"]  # of what was seen, in nats; 0 where hidden
@@ -266,7 +266,7 @@ def optimum(
     values: int = 4,  # symbols
     steps: int = 5,  # observations, the first one included
 ) -> float:
-    """The expected log-likelihood, in nats a game, of a perfect player of games with random actions.
+    """The expected log-likelihood, in nats a game, of a perfect observer of games with random actions.
     Raises `InputError` for sizes that make no game."""
     ToyGame(width, values)
     if not isinstance(steps, int) or steps < 1:
