@@ -79,21 +79,23 @@ class SequenceVAE(nn.Module):
         latent = make_latent(c, context.width, context.code + 1)
         return context, latent, mlp((latent.out, *c.decoder, self.emission.features), c.activation, c.dropout)
 
-    def forward(
-        self,
-        x: object,  # observations, mask and controls as in `elbo`; values are not checked
-        mask: object = None,
-        u: object = None,
-        noise: SequenceNoise | None = None,  # what is random; drawn if None
-    ) -> ElboTerms:
-        "The parts of the bound, one path of z for each sequence."
-        x, mask, u = check_sequences(self, x, mask, u, values=False)
-        noise = self.noise(*x.shape[:2]) if noise is None else noise
-        told = self.begin(x, mask, u, noise.drop)
-        path = self.latent.path(told.e, told.a, noise.z, told.free)
-        log_likelihood = self.log_likelihood(told, path.s, noise.frames)
-        prior, posterior = divergence(path, told.free, self.config.exact_kl)
-        return ElboTerms(log_likelihood, prior, posterior, told.seen.sum(-1).to(log_likelihood.dtype))
+# %% ../../nbs/35b_sequence_vae.ipynb #be993b47
+@patch
+def forward(
+    self: SequenceVAE,
+    x: object,  # observations, mask and controls as in `elbo`; values are not checked
+    mask: object = None,
+    u: object = None,
+    noise: SequenceNoise | None = None,  # what is random; drawn if None
+) -> ElboTerms:
+    "The parts of the bound, one path of z for each sequence."
+    x, mask, u = check_sequences(self, x, mask, u, values=False)
+    noise = self.noise(*x.shape[:2]) if noise is None else noise
+    told = self.begin(x, mask, u, noise.drop)
+    path = self.latent.path(told.e, told.a, noise.z, told.free)
+    log_likelihood = self.log_likelihood(told, path.s, noise.frames)
+    prior, posterior = divergence(path, told.free, self.config.exact_kl)
+    return ElboTerms(log_likelihood, prior, posterior, told.seen.sum(-1).to(log_likelihood.dtype))
 
 # %% ../../nbs/35b_sequence_vae.ipynb #7e675bdc
 @patch
