@@ -8,6 +8,7 @@ __all__ = ['WIDTH', 'STRIDE', 'grow', 'Waves']
 # %% ../../nbs/39c_audio_networks.ipynb #a7a97bb7
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -58,36 +59,48 @@ class Waves(Emission):
             raise InputError(f"a window of {window} samples is too short for two convolutions; use 156 or more.")
         return found
 
-    def embed(self, x: Float[Tensor, "*batch window"]) -> Float[Tensor, "*batch e"]:
-        "The encoder's output."
-        y = x.reshape(-1, 1, self.window)
-        for conv in self.read:
-            y = F.max_pool1d(conv(F.pad(y, ((WIDTH - 1) // 2, WIDTH // 2))), WIDTH, STRIDE)
-        return y.reshape(*x.shape[:-1], self.embedded)
+# %% ../../nbs/39c_audio_networks.ipynb #697c8cf2
+@patch
+def embed(self: Waves, x: Float[Tensor, "*batch window"]) -> Float[Tensor, "*batch e"]:
+    "The encoder's output."
+    y = x.reshape(-1, 1, self.window)
+    for conv in self.read:
+        y = F.max_pool1d(conv(F.pad(y, ((WIDTH - 1) // 2, WIDTH // 2))), WIDTH, STRIDE)
+    return y.reshape(*x.shape[:-1], self.embedded)
 
-    def out(self, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch n"]:
-        "Means, then raw standard deviations, of all samples."
-        y = self.first(features.reshape(-1, self.features)).unflatten(-1, (self.filters, self.places))
-        y = grow(self.write[0], F.relu(y), -(-self.window // STRIDE))
-        y = grow(self.write[1], F.relu(y), self.window)
-        return y.reshape(*features.shape[:-1], 2 * self.window)
 
-    def log_prob(
-        self, features: Float[Tensor, "*batch f"], x: Float[Tensor, "*batch window"]
-    ) -> Float[Tensor, "*batch"]:
-        "log p(x), summed over the samples; a density, which may be above 0."
-        return self.each.log_prob(self.out(features), x)
+@patch
+def out(self: Waves, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch n"]:
+    "Means, then raw standard deviations, of all samples."
+    y = self.first(features.reshape(-1, self.features)).unflatten(-1, (self.filters, self.places))
+    y = grow(self.write[0], F.relu(y), -(-self.window // STRIDE))
+    y = grow(self.write[1], F.relu(y), self.window)
+    return y.reshape(*features.shape[:-1], 2 * self.window)
 
-    def draw(self, *batch: int, generator=None, like: Tensor | None = None) -> Float[Tensor, "..."]:
-        "Noise for a sample: standard normal numbers."
-        return self.each.draw(*batch, generator=generator, like=like)
+# %% ../../nbs/39c_audio_networks.ipynb #06fa8036
+@patch
+def log_prob(
+    self: Waves, features: Float[Tensor, "*batch f"], x: Float[Tensor, "*batch window"]
+) -> Float[Tensor, "*batch"]:
+    "log p(x), summed over the samples; a density, which may be above 0."
+    return self.each.log_prob(self.out(features), x)
 
-    def sample(
-        self, features: Float[Tensor, "*batch f"], noise: Float[Tensor, "*batch window"], temperature: float = 1.0
-    ) -> Float[Tensor, "*batch window"]:
-        "Mean plus noise; the standard deviation is multiplied by the temperature. Differentiable in the features."
-        return self.each.sample(self.out(features), noise, temperature)
 
-    def mean(self, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch window"]:
-        "The means."
-        return self.each.mean(self.out(features))
+@patch
+def draw(self: Waves, *batch: int, generator=None, like: Tensor | None = None) -> Float[Tensor, "..."]:
+    "Noise for a sample: standard normal numbers."
+    return self.each.draw(*batch, generator=generator, like=like)
+
+
+@patch
+def sample(
+    self: Waves, features: Float[Tensor, "*batch f"], noise: Float[Tensor, "*batch window"], temperature: float = 1.0
+) -> Float[Tensor, "*batch window"]:
+    "Mean plus noise; the standard deviation is multiplied by the temperature. Differentiable in the features."
+    return self.each.sample(self.out(features), noise, temperature)
+
+
+@patch
+def mean(self: Waves, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch window"]:
+    "The means."
+    return self.each.mean(self.out(features))
