@@ -102,7 +102,7 @@ def read_sheets(
     for key, header in found.items():
         if header.dtype != np.uint8 or len(header.shape) != 5 or header.shape[:2] != (9, 8) or header.shape[4] != 4:
             raise InputError(
-                f"{path}: {key} is {header.dtype} {list(header.shape)}, but a sheet must be uint8 [9, 8, size, size, 4]."
+                f"{path}: {key} is {header.dtype} {list(header.shape)}, but sheets are uint8 [9, 8, size, size, 4]."
             )
     if len({h.shape for h in found.values()}) > 1:
         raise InputError(f"{path} holds sheets of several sizes; all must have one.")

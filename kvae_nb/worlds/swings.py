@@ -54,8 +54,8 @@ def swing_covers(
     side, down = np.sin(phi), np.cos(phi)
     along, across = x * side - y * down, x * down + y * side
     ramp = lambda distance, radius: np.clip(radius * size + np.float32(0.5) - distance, 0, 1)
-    bob = ramp(np.hypot(along - reach, across), BOB * 0.8)
-    return ramp(np.hypot(along - np.clip(along, 0, reach), across), BAR * 0.8), bob
+    bob = ramp(np.sqrt((along - reach) ** 2 + across * across), BOB * 0.8)
+    return ramp(np.sqrt((along - np.clip(along, 0, reach)) ** 2 + across * across), BAR * 0.8), bob
 
 
 def draw_swings(
@@ -90,7 +90,7 @@ def simulate_swings(
     seed: int = 0,  # same seed, same bytes
     size: int = 64,  # pixels on a side, a multiple of 8
 ) -> LabelledFilms:
-    """Films of free pendulums with labels bob, rod, length and friction; `state` is the angle (rad, not wrapped) and the
+    """Films of free pendulums with labels bob, rod, length and friction; `state` is angle (rad, not wrapped) and
     angular velocity (rad/s). Raises `InputError` for arguments that make no sense."""
     for name, value, least in (("sequences", sequences, 1), ("steps", steps, 1), ("seed", seed, 0), ("size", size, 8)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
