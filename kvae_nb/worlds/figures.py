@@ -10,7 +10,8 @@ __all__ = ['ACTIONS', 'DIRECTIONS', 'COLUMNS', 'CAST', 'STRIKE', 'BLADE', 'REST'
 
 # %% ../../nbs/42d_figures.ipynb #e95166ed
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int

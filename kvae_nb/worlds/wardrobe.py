@@ -9,10 +9,11 @@ __all__ = ['SPIKES', 'GLOW', 'SKINS', 'long_trousers', 'breeches', 'shorts', 'BO
 
 # %% ../../nbs/42e_wardrobe.ipynb #492af731
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from ..core.runtime import derived_seed
 from kvae_nb.worlds.figures import (
@@ -252,7 +253,7 @@ GEAR = ((104, 70, 48), (150, 106, 70), (205, 216, 232), (220, 176, 70), (90, 200
 
 # %% ../../nbs/42e_wardrobe.ipynb #a96678c6
 def skin_palette(
-    skin: tuple[int, int, int],  # its colour
+    skin: Float[np.ndarray, "3"],  # its colour
 ) -> np.ndarray:
     "Skin, white of the eyes, pupils, cheeks, mouth."
     skin = np.array(skin, float)
