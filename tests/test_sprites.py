@@ -411,7 +411,7 @@ def hostile(mark):
     yield from ((f"system inside an array {p}", array(Evil(mark), p)) for p in range(6))
     yield "eval", array(reduce_to(eval, code))
     yield "exec", array(reduce_to(exec, code))
-    yield "getattr", array(reduce_to(getattr, os, "system"))
+    yield "getattr", b"cbuiltins\ngetattr\n(cbuiltins\n__import__\n(S'os'\ntRS'system'\ntR(S'touch " + text + b"'\ntR."
     yield "a nested list", array([[Evil(mark)]])
     yield "a dict", dump({"a": Evil(mark)})
     yield "by the old opcode", b"(S'touch " + text + b"'\nios\nsystem\n."
@@ -560,7 +560,7 @@ def write_flare(folder):
 
 def test_sheets_of_flare_become_films(tmp_path):
     folder = write_flare(tmp_path)
-    data = open_someone(folder, seed=0) if False else read_flare(folder, actions=("run", "swing"), steps=5, size=32)
+    data = read_flare(folder, actions=("run", "swing"), steps=5, size=32)
     assert someone_kind(folder) == "flare" and data.frames.shape == (2 * 16, 5, 3, 32, 32)
     assert [(f.name, f.classes) for f in data.factors][-2:] == [("head", 2), ("motion", 16)]
     assert data.labels[:16, -1].tolist() == list(range(16)) and data.labels[::16, -2].tolist() == [0, 1]

@@ -34,8 +34,8 @@ SWING_FACTORS = (("bob", 8, True), ("rod", 4, True), ("length", 4, False), ("fri
 
 
 def swing_pendulum(
-    length: int,  # class, 0 … 3
-    friction: int,  # class, 0 … 3
+    length: int | np.integer,  # class, 0 … 3
+    friction: int | np.integer,  # class, 0 … 3
 ) -> Pendulum:
     "The pendulum of these classes, without a motor."
     l = LENGTHS[length]
