@@ -418,7 +418,7 @@ def hostile(mark):
     yield "by GLOBAL", b"cos\nsystem\n(S'touch " + text + b"'\ntR."
     yield "by numpy itself", array(reduce_to(np.load, str(mark)))
     yield "by a dotted name", b"\x80\x04\x8c\x05numpy\x8c\x12core.os.system.now\x93\x8c\x01x\x85R."
-    yield "by a dotted name in a known module", b"\x80\x04\x8c\x05numpy\x8c\x0fndarray.tofile\x93\x8c\x01x\x85R."
+    yield "by a dotted name in a known module", b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93\x8c\x01x\x85R."
     yield "by numpy's runstring", b"cnumpy.testing._private.utils\nrunstring\n(S'" + code.encode() + b"'\n}tR."
     yield "by an extension code", b"\x80\x02\x82\x01)R."
     yield "by a persistent id", b"Pos.system\n."
