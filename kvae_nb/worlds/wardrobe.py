@@ -257,7 +257,7 @@ def skin_palette(
     skin: Float[np.ndarray, "3"],  # its colour
 ) -> np.ndarray:
     "Skin, white of the eyes, pupils, cheeks, mouth."
-    return np.stack([skin, [255] * 3, [40, 30, 60], 0.75 * skin + [62, 20, 22], 0.55 * skin])
+    return np.stack([skin, [255] * 3, [40, 30, 60], 0.75 * skin + [62, 20, 22], 0.45 * skin + [50, 5, 10]])
 
 
 def drawn_parts(
