@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MIN_STD', 'Transition', 'inverse_softplus', 'GatedTransition', 'steps_of', 'transition_log_prob', 'fill_hidden',
-           'walk_on', 'PathReader', 'path_bound']
+           'walk_on', 'next_belief', 'PathReader', 'path_bound']
 
-# %% ../../nbs/46_transitions.ipynb #b1f183b9
+# %% ../../nbs/46_transitions.ipynb #1d037c27
 import math
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ from .factors import diagonal_kl, standard_like
 from .networks import full, glorot_
 from .protocol import Posterior
 
-# %% ../../nbs/46_transitions.ipynb #81bf1e25
+# %% ../../nbs/46_transitions.ipynb #e661893e
 MIN_STD = 1e-3  # of a step: poses that are known exactly would otherwise make the bound infinite
 
 
@@ -68,7 +68,7 @@ class GatedTransition(nn.Module):
         std = F.softplus(full(self.spread(F.relu(p)))) + MIN_STD
         return Posterior((1 - g) * full(self.linear(z)) + g * p, std.square())
 
-# %% ../../nbs/46_transitions.ipynb #c9d07a0a
+# %% ../../nbs/46_transitions.ipynb #e3f238ef
 Transition = Callable[[Tensor, Tensor], Posterior]  # (z [*batch, dim_a], d [*batch, dim_d]) → the next pose
 
 
@@ -97,7 +97,7 @@ def transition_log_prob(
     log_prob = steps_of(transition, first, z, d).log_prob(z)
     return (log_prob if mask is None else torch.where(mask, log_prob, 0.0)).sum(-1)
 
-# %% ../../nbs/46_transitions.ipynb #04f68920
+# %% ../../nbs/46_transitions.ipynb #068af972
 def fill_hidden(
     transition: Transition,  # makes every step
     first: Posterior,  # of the first pose: [dim_a] or [batch, dim_a]
@@ -134,7 +134,21 @@ def walk_on(
         path.append(z)
     return torch.stack(path, 1) if path else z[:, None][:, :0]
 
-# %% ../../nbs/46_transitions.ipynb #52f4a08f
+# %% ../../nbs/46_transitions.ipynb #ac72eb4d
+def next_belief(
+    transition: Transition,  # makes the step
+    belief: Posterior,  # of the pose before: [batch, dim_a]
+    d: Float[Tensor, "batch dim_d"],  # dynamics
+) -> Posterior:
+    "What is believed about the pose after: mean and variances by cubature, correlations dropped."
+    n = belief.mean.shape[-1]
+    axes = n**0.5 * torch.cat([torch.eye(n), -torch.eye(n)]).to(belief.mean)
+    points = belief.mean + axes[:, None] * belief.var.sqrt()
+    mean, var = transition(points, d.expand(2 * n, *d.shape))
+    centre = mean.mean(0)
+    return Posterior(centre, (var + (mean - centre).square()).mean(0))
+
+# %% ../../nbs/46_transitions.ipynb #6416f337
 class PathReader(nn.Module):
     "q(d | path): what the observed poses say of the dynamics; the prior where nothing is observed."
 
@@ -176,7 +190,7 @@ class PathReader(nn.Module):
         mean, std = torch.where(any_seen, mean, 0.0), torch.where(any_seen, std, 1.0)
         return Posterior(self.prior_std * mean, (self.prior_std * std).square())
 
-# %% ../../nbs/46_transitions.ipynb #67ab6a2d
+# %% ../../nbs/46_transitions.ipynb #0541846f
 def path_bound(
     transition: Transition,  # makes every step
     first: Posterior,  # of the first pose: [dim_a] or [batch, dim_a]
