@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'Factors', 'Swapped', 'expected_log', 'diagonal_kl', 'standard_like', 'Disentangling', 'own_pixels',
-           'check_factors', 'FactorModel', 'joined', 'checked_clips', 'code_beliefs', 'prefix_factors']
+           'check_factors', 'FactorModel', 'joined', 'checked_clips', 'code_beliefs', 'prefix_factors', 'Known']
 
 # %% ../../nbs/77f_factors.ipynb #168ffffd
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -25,6 +26,7 @@ from kvae_nb.models.protocol import (
     Imputed,
     Posterior,
     SequenceModel,
+    as_tensor,
     check_films,
     check_generation,
     check_generator,
@@ -399,3 +401,39 @@ def generate(
     pose = self.walk(steps, count, known, generator, noise)
     a = joined(pose, identity)
     return Generated(self.render(identity, pose), a, a)
+
+# %% ../../nbs/77f_factors.ipynb #7dd1e410
+class Known(NamedTuple):
+    "What is known of a clip after one of its frames."
+
+    factors: Factors  # identity [dim_s], pose of this frame [dim_a], dynamics
+    model: FactorModel  # can draw it
+
+    @property
+    def frame(self) -> Float[Tensor, "channel height width"]:
+        "Expected pixels of this frame, drawn when they are asked for."
+        with torch.no_grad():
+            return self.model.render(self.factors.identity.mean[None], self.factors.pose.mean[None, None])[0, 0]
+
+
+@patch
+def filter_stream(
+    self: FactorModel,
+    frames: Iterable,  # one after the other, [channel, height, width], floats or uint8; None where one is missing
+    controls: Iterable | None = None,  # these models take none
+) -> Iterator[Known]:
+    "Yields what is known after each frame. Raises `InputError` for a frame that does not fit, and for controls."
+    if controls is not None:
+        raise InputError(f"a {type(self).__name__} takes no controls; leave them out.")
+    read, seen, c, like = None, [], self.config, next(self.parameters())
+    for frame in frames:
+        blank = like.new_zeros(1, 1, c.channels, c.size, c.size)
+        x = blank if frame is None else check_films(self, as_tensor(frame, "a frame")[None, None])[0]
+        seen.append(frame is not None)
+        with torch.no_grad():
+            new = self.read(x)
+            read = new if read is None else tuple(torch.cat(v, 1) for v in zip(read, new))
+            known = self.infer(read, torch.tensor([seen], device=like.device))
+        identity, pose = (Posterior(*(v[0] for v in q)) for q in (known.identity, (v[:, -1] for v in known.pose)))
+        dynamics = known.dynamics and Posterior(*(v[0] for v in known.dynamics))
+        yield Known(Factors(identity, pose, dynamics), self)
