@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from ..core.errors import InputError
+from ..data.factors import split_apart
 from ..data.films import DataSet, Split, VideoData, split
 from ..data.opening import DataConfig, open_data
 from ..evaluation.report import EvaluationConfig, evaluate
@@ -38,6 +39,8 @@ class RunConfig:
     "the training"
     kind: str = "kvae"
     "which kind of model"
+    start: str = ""
+    "a run folder, or pretrained weights, whose weights of equal name and shape are taken over at the start"
 
 # %% ../../nbs/81b_kinds.ipynb #fc99fa41
 PRESETS = {
@@ -82,8 +85,13 @@ def divided(
     config: DataSettings,  # how
     data: DataSet,  # all sequences
 ) -> Split:
-    "Training, validation and test part."
-    return split(data, config.test, config.valid, config.split_seed)
+    """Training, validation and test part; of clips with labels no character is in two of them, or what `apart` names
+    instead. Raises `InputError` if there is too little to divide."""
+    apart, factors = getattr(config, "apart", "-"), getattr(data, "factors", ())
+    if apart == "-" or not (apart or any(f.static for f in factors)):
+        return split(data, config.test, config.valid, config.split_seed)
+    parts = split_apart(data, apart or "character", config.test, config.valid, config.split_seed)
+    return Split(*(data.subset(rows) for rows in parts))
 
 # %% ../../nbs/81b_kinds.ipynb #bff48d7e
 def has_levels(

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..core.errors import InputError
 from ..core.files import atomic_write, inside
+from ..data.factors import label_arrays
 from ..data.films import DataSet, Split, VideoData
 from ..data.opening import DataConfig, decide_levels, open_data, read_video_data
 from ..data.shards import Shards
@@ -57,6 +58,7 @@ def as_file(
     "A file `data.npy` or `data.npz` with these data, not compressed. Raises `InputError` if they are no numbers."
     if isinstance(data, VideoData):
         parts = {name: v.cpu().numpy() for name, v in data.parts().items()}
+        parts |= label_arrays(data.labels, data.factors)
         np.savez(Path(folder) / "data.npz", images=parts.pop("frames"), levels=np.array(255, np.uint8), **parts)
         return Path(folder) / "data.npz"
     if isinstance(data, Tensor):
@@ -212,7 +214,7 @@ def changed(
         place = content
         for key in outer:
             place = place.get(key) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or (last not in place and outer != ["train", "join"]):
+        if not isinstance(place, dict) or (last not in place and outer not in (["train", "join"], ["train", "betas"])):
             raise InputError(
                 f"changes name {name!r}, which is no setting of this run; the settings are those of its "
                 "config.yaml, such as train.epochs."
@@ -336,6 +338,8 @@ def plan(
     config, model, notes, said = given_model(config, model, init, start)
     config, _ = changed(config, changes or {})
     check_training(config.train)
+    if start is None and config.start and model is None:
+        start = config.start
     kind, side = kind_of(config.kind), getattr(getattr(model, "config", None), "size", None)
     found, whole, file = opened(held, kind, config.data, data, side)
     config = replace(config, data=found)
