@@ -6,7 +6,7 @@
 __all__ = ['check_someone', 'group_of', 'drawn_clips', 'Cast', 'held_out_films', 'cast_of', 'swapped_cast', 'swap_film',
            'swap_figure', 'code_arrays', 'swap_parser', 'checked_outputs', 'write_swap', 'do_swap', 'judged_run']
 
-# %% ../../nbs/52i_swap.ipynb #4b315130
+# %% ../../nbs/52i_swap.ipynb #30a35986
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -32,7 +32,7 @@ from ..models.factors import Disentangling, Factors, Swapped
 from ..training.pretrained import load_pretrained
 from ..training.runs import Run, run_data
 
-# %% ../../nbs/52i_swap.ipynb #0830fc4b
+# %% ../../nbs/52i_swap.ipynb #efa614ca
 def check_someone(
     run: Run,  # a trained model
     verb: str,  # of the command line
@@ -45,7 +45,7 @@ def check_someone(
             f"{run.folder} holds a {run.config.kind}."
         )
 
-# %% ../../nbs/52i_swap.ipynb #0ecf6092
+# %% ../../nbs/52i_swap.ipynb #d1c38fd3
 def group_of(
     data: VideoData,  # clips, perhaps with labels
     static: bool,  # by what stays in a clip, or by what changes
@@ -71,7 +71,7 @@ def drawn_clips(
         turn.append(met[g])
     return data[order[torch.tensor(turn).argsort(stable=True)[:count]]]
 
-# %% ../../nbs/52i_swap.ipynb #a50aa29a
+# %% ../../nbs/52i_swap.ipynb #21d89798
 class Cast(NamedTuple):
     "Clips that lend their looks, and clips that lend their motions."
 
@@ -107,7 +107,7 @@ def cast_of(
             out.append(drawn_clips(own, args.count, name == "looks", seed))
     return Cast(*out)
 
-# %% ../../nbs/52i_swap.ipynb #2463270c
+# %% ../../nbs/52i_swap.ipynb #25087322
 @torch.no_grad()
 def swapped_cast(
     model: Disentangling,  # trained
@@ -123,7 +123,7 @@ def swapped_cast(
     generator = torch.Generator(device).manual_seed(derived_seed(seed))
     return Swapped(model.swap(*frames, mode=mode, generator=generator, **hidden).frames.float().cpu())
 
-# %% ../../nbs/52i_swap.ipynb #c24d3283
+# %% ../../nbs/52i_swap.ipynb #a6ccfb72
 def swap_film(
     cast: Cast,  # whose looks, whose motions
     frames: Float[Tensor, "rows columns time channel height width"],  # from `swapped_cast`
@@ -150,7 +150,7 @@ def swap_figure(
     plot_swap(figure.add_subplot(), looks, motions, frames, tuple(times.tolist()))
     return figure
 
-# %% ../../nbs/52i_swap.ipynb #55b63baf
+# %% ../../nbs/52i_swap.ipynb #2bb8cc40
 @torch.no_grad()
 def code_arrays(
     model: Disentangling,  # trained
@@ -171,7 +171,7 @@ def code_arrays(
         arrays |= {f"{name}_{k}": v for k, v in label_arrays(data.labels, data.factors).items()}
     return arrays
 
-# %% ../../nbs/52i_swap.ipynb #8740d19b
+# %% ../../nbs/52i_swap.ipynb #582e97a7
 def swap_parser() -> ArgumentParser:
     "The arguments of `kvae swap`."
     p = run_parser("Puts the look of each of these clips on the motion of each of those, with a model of someone.")
@@ -187,7 +187,7 @@ def swap_parser() -> ArgumentParser:
     p.add_argument("--out", type=str, required=True, help="the folder to write to: swap.png, swap.gif, swap.npz")
     return add_force(p)
 
-# %% ../../nbs/52i_swap.ipynb #7646ae98
+# %% ../../nbs/52i_swap.ipynb #2ef86388
 def checked_outputs(
     args: Namespace,  # of `kvae swap`
 ) -> list[Path]:
@@ -214,7 +214,7 @@ def write_swap(
     with atomic_write(paths[2]) as tmp:
         np.savez_compressed(tmp, **arrays)
 
-# %% ../../nbs/52i_swap.ipynb #d3765133
+# %% ../../nbs/52i_swap.ipynb #92df4ad4
 def do_swap(args: Namespace):
     "`kvae swap`."
     check_numbers(args, count=(1, 1000), seed=SEEDS)
@@ -234,7 +234,7 @@ def do_swap(args: Namespace):
     if args.codes:
         print(f"codes of {sum(map(len, everything))} clips: {args.codes}")
 
-# %% ../../nbs/52i_swap.ipynb #f8f9d821
+# %% ../../nbs/52i_swap.ipynb #20caca66
 def judged_run(
     model: Given,  # a trained model
     test: VideoData,  # what is measured
