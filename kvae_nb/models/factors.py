@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['CODES_AT_ONCE', 'Factors', 'Swapped', 'expected_log', 'diagonal_kl', 'standard_like', 'Disentangling', 'own_pixels',
-           'check_factors', 'FactorModel', 'with_identity', 'checked_clips', 'code_beliefs', 'prefix_factors', 'Known']
+           'check_factors', 'FactorModel', 'with_identity', 'checked_clips', 'code_beliefs', 'each', 'prefix_factors',
+           'Known']
 
 # %% ../../nbs/77f_factors.ipynb #168ffffd
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -146,7 +147,7 @@ class FactorModel(FrameModel):
 
     def read(self, x: Float[Tensor, "batch time channel height width"]) -> tuple:
         "What the networks say of every frame by itself: tensors [batch, time, …]."
-        return tuple(self.encoder(x))
+        return self.encoder(x)
 
     def infer(self, read: tuple, mask: Bool[Tensor, "batch time"]) -> Factors:
         "What is believed about each clip, from what was read of its observed frames alone."
@@ -238,11 +239,9 @@ def decode(
     pose, identity = a.split([self.config.dim_a, self.dim_s], -1)
     if a.dim() == 3 and a.shape[1] and not recording(a) and (identity == identity[:, :1]).all():
         return self.render(identity[:, 0], pose)
-    rows = zip(
-        identity.reshape(-1, self.dim_s).split(CODES_AT_ONCE),
-        pose.reshape(-1, 1, self.config.dim_a).split(CODES_AT_ONCE),
-    )
-    frames = torch.cat([self.render(*row)[:, 0] for row in rows])
+    alone = identity.reshape(-1, self.dim_s), pose.reshape(-1, 1, self.config.dim_a)
+    some = zip(*(v.split(CODES_AT_ONCE) for v in alone))
+    frames = torch.cat([self.render(*v)[:, 0] for v in some])
     return frames.reshape(*a.shape[:-1], *frames.shape[1:])
 
 # %% ../../nbs/77f_factors.ipynb #0d73f74c
@@ -348,6 +347,15 @@ def code_beliefs(
     return Beliefs(model.decode(mean), a, a)
 
 
+def each(
+    function: Callable[..., Tensor],  # of one tensor of each tuple
+    *read: tuple,  # tuples or named tuples of tensors, all of one kind
+) -> tuple:
+    "The same kind of tuple, of what the function makes of its tensors."
+    made = [function(*v) for v in zip(*read)]
+    return type(read[0])(*made) if hasattr(read[0], "_fields") else tuple(made)
+
+
 def prefix_factors(
     model: FactorModel,  # infers
     read: tuple,  # what was read of every frame: tensors [batch, time, …]
@@ -357,7 +365,7 @@ def prefix_factors(
     batch, steps = mask.shape
     so_far = torch.ones(steps, steps, dtype=torch.bool, device=mask.device).tril()
     tile = lambda v: v[:, None].expand(batch, steps, *v.shape[1:]).flatten(0, 1)
-    found = model.infer(tuple(map(tile, read)), (mask[:, None] & so_far).flatten(0, 1))
+    found = model.infer(each(tile, read), (mask[:, None] & so_far).flatten(0, 1))
     apart = lambda q: None if q is None else Posterior(*(v.unflatten(0, (batch, steps)) for v in q))
     return Factors(*map(apart, found))
 
@@ -435,7 +443,7 @@ def filter_stream(
         seen.append(frame is not None)
         with torch.no_grad():
             new = self.read(x)
-            read = new if read is None else tuple(torch.cat(v, 1) for v in zip(read, new))
+            read = new if read is None else each(lambda *v: torch.cat(v, 1), read, new)
             known = self.infer(read, torch.tensor([seen], device=like.device))
         identity, pose = (Posterior(*(v[0] for v in q)) for q in (known.identity, (v[:, -1] for v in known.pose)))
         dynamics = known.dynamics and Posterior(*(v[0] for v in known.dynamics))
