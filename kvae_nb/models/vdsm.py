@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..core.errors import InputError
 from .dynamics import check_dropout
 from .factors import Factors, expected_log, standard_like
-from .identity import IdentityConfig, IdentityVAE, picked, prior_std
+from .identity import IdentityConfig, IdentityNoise, IdentityVAE, picked, prior_std
 from .networks import full, glorot_
 from .parts import check_affordable, check_range
 from .protocol import ElboTerms, Posterior, check_inputs, hide
@@ -245,7 +245,7 @@ def pixel_term(
 ) -> Float[Tensor, " batch"]:
     "log p(x | identity, pose) over the observed frames, or its unbiased estimate."
     scale = 1.0 if noise.frames is None else x.shape[1] / noise.frames.shape[1]
-    x, pose, seen = picked(noise, x, pose, seen)
+    x, pose, seen = picked(IdentityNoise(noise.identity, noise.pose, noise.sharpness, noise.frames), x, pose, seen)
     log_prob = self.pixels.log_prob(x, self.outputs(identity, pose, noise.sharpness))
     return scale * (log_prob * seen).sum(-1)
 
