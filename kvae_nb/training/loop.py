@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core.runtime import kept_random_state
 from ..data.batches import batches
-from ..data.factors import character, paired
+from ..data.factors import paired
 from ..data.films import DataSet, Split, epoch_order
 from ..models.protocol import ElboTerms
 from .checkpoints import Progress
@@ -168,12 +168,11 @@ def train_all(
     while progress.epoch < config.epochs:
         tick, now = time.perf_counter(), pace(config, progress.epoch, progress.step)
         progress, means = train_epoch(trainer, train, progress, reporter, replay, kind.alive)
-        latents = getattr(trainer.bare, "latents", ())
-        valued = judged(validate(trainer.bare, valid, config), progress, unit_of(valid), latents)
+        terms = validate(trainer.bare, valid, config)
+        valued = judged(terms, progress, unit_of(valid), getattr(trainer.bare, "latents", ()))
         said = what_is_said(trainer.bare, valid, config)
         say_collapse(said, progress, reporter)
-        weights = {k: v for k, v in now._asdict().items() if v != {}}
-        entry = {"epoch": progress.epoch, "step": progress.step, **weights, "train": means, "valid": valued}
+        entry = {"epoch": progress.epoch, "step": progress.step, **now.said(), "train": means, "valid": valued}
         entry["collapse"] = said.scalars() if said else {}
         entry["seconds"] = round(time.perf_counter() - tick, 2)
         progress = finish_epoch(trainer, run, progress, entry, reporter)
@@ -201,8 +200,7 @@ def fit(
         held.enter_context(threads(task.config.train.threads))
         trainer, progress = prepare(task.config, model=task.model)  # refuses before a folder is made
         check_shares(trainer, len(task.parts.train))
-        if task.config.train.pair:
-            character(task.parts.train, task.config.train.pair)  # refuses data without such labels
+
         run, said = agree(trainer, lambda: begin(task, out, held))
         last = run / "checkpoints" / "last.safetensors"
         if last.exists():

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..core.errors import InputError
 from ..core.files import atomic_write, inside
-from ..data.factors import label_arrays
+from ..data.factors import character, label_arrays
 from ..data.films import DataSet, Split, VideoData
 from ..data.opening import DataConfig, decide_levels, open_data, read_video_data
 from ..data.shards import Shards
@@ -249,7 +249,9 @@ def check_observed(
     parts: Split,  # training, validation and test part
     config: TrainConfig,  # how many validation sequences are looked at
 ):
-    "Raises `InputError` if a part that the training needs has no observed step."
+    "Raises `InputError` if a part that the training needs has no observed step, or clips to be joined no labels."
+    if config.pair:
+        character(parts.train, config.pair)
     valid = parts.valid if len(parts.valid) else parts.train
     for name, part in (("training", parts.train), ("validation", valid[: config.valid_sequences])):
         if part.mask is not None and not part.mask.is_meta and not part.mask.any():

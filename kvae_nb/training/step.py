@@ -59,6 +59,10 @@ class Pace(NamedTuple):
     temperature: float
     betas: dict[str, float] = {}  # further weights, by latent variable
 
+    def said(self) -> dict:
+        "For the records; without the weights of latent variables where there are none."
+        return {k: v for k, v in self._asdict().items() if v != {}}
+
 
 def pace(
     config: TrainConfig,  # has the schedules
