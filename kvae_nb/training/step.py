@@ -59,6 +59,10 @@ class Pace(NamedTuple):
     temperature: float
     betas: dict[str, float] = {}  # further weights, by latent variable
 
+    def said(self) -> dict:
+        "For the records; without the weights of latent variables where there are none."
+        return {k: v for k, v in self._asdict().items() if v != {}}
+
 
 def pace(
     config: TrainConfig,  # has the schedules
@@ -224,7 +228,8 @@ def make_trainer(
             "train.vae_epochs needs a single process; train these epochs in one, and go on from its weights "
             "(start) in several."
         )
-    model = model.to(accelerator.device, memory_format=torch.channels_last)
+    wide = any(v.dim() == 5 for v in model.state_dict().values())  # torch has another format for those
+    model = model.to(accelerator.device, memory_format=None if wide else torch.channels_last)
     wrapped, optimiser = accelerator.prepare(model, make_optimiser(model, config.lr, config.weight_decay))
     prices = len(model.latents) if config.betas else 0
     dials = Dials(*(torch.ones(shape, device=accelerator.device) for shape in ((), (), (prices,))))
