@@ -17,7 +17,7 @@ from .pendulum import BAR, BOB, ROD, Pendulum, swing
 from .sprites import LabelledFilms
 
 # %% ../../nbs/42c_swings.ipynb #750256f4
-LENGTHS = (0.4, 0.7, 1.0, 1.3)  # m
+LENGTHS = (0.55, 0.8, 1.05, 1.3)  # m
 FRICTIONS = (0.02, 0.08, 0.2, 0.5)  # 1/s: friction over mass and squared length, so it means the same for every length
 BOBS = (
     (236, 76, 72),
@@ -34,8 +34,8 @@ SWING_FACTORS = (("bob", 8, True), ("rod", 4, True), ("length", 4, False), ("fri
 
 
 def swing_pendulum(
-    length: int,  # class, 0 … 3
-    friction: int,  # class, 0 … 3
+    length: int | np.integer,  # class, 0 … 3
+    friction: int | np.integer,  # class, 0 … 3
 ) -> Pendulum:
     "The pendulum of these classes, without a motor."
     l = LENGTHS[length]

@@ -9,10 +9,12 @@ __all__ = ['SPIKES', 'GLOW', 'SKINS', 'long_trousers', 'breeches', 'shorts', 'BO
 
 # %% ../../nbs/42e_wardrobe.ipynb #492af731
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from ..core.runtime import derived_seed
 from kvae_nb.worlds.figures import (
@@ -31,7 +33,7 @@ from kvae_nb.worlds.figures import (
 # %% ../../nbs/42e_wardrobe.ipynb #9eb99f5c
 def trousers(
     j: dict,  # joints
-    end: float = 0.8,  # share of the shin that is covered; 0: shorts
+    end: float = 0.85,  # share of the shin that is covered; 0: shorts
 ) -> list[Ball]:
     "Trousers (material 0) with a hem (1)."
     balls = trunk(j, 0, 0.75, 0.0, 0.25)
@@ -136,7 +138,7 @@ def mohawk(
     j: dict,  # joints
 ) -> list[Ball]:
     "A crest from the forehead to the neck."
-    crest = [(a + 0.35, 3.6 if 0.2 < a < 2 else 2.6) for a in np.linspace(-0.5, 2.6, 12)]
+    crest = [(a + 0.35, 3.6 if 0.2 < a < 2 else 2.6) for a in np.linspace(0.2, 2.6, 11)]
     return [Ball(j["head"] + [0, 7.6 * math.cos(a), 8.4 * math.sin(a)], (1.9, 3.0, up), 0) for a, up in crest]
 
 # %% ../../nbs/42e_wardrobe.ipynb #b03769fc
@@ -175,7 +177,7 @@ def curls(
     return [Ball(j["head"] + one, (2.5, 2.5, 2.5), 0) for one in d]
 
 # %% ../../nbs/42e_wardrobe.ipynb #cd564912
-GLOW = (0, 1.5, 2.5, 3.5, 4.5, 5.5, 4.5, 2.5)  # radius of the light between the hands in the frames of a spell
+GLOW = (0, 1.2, 1.8, 2.4, 3.0, 3.6, 3.0, 1.8)  # radius of the lights in the hands in the frames of a spell
 
 
 def boots(
@@ -185,8 +187,8 @@ def boots(
     balls = []
     for n in "LR":
         foot, shin = j["foot" + n], j["knee" + n] - j["foot" + n]
-        balls += rod(foot, j["toe" + n], 2.9, 2.7) + rod(foot, foot + 0.32 * shin, 2.9, 3.1)
-        balls.append(Ball(foot + 0.4 * shin, (3.3, 3.3, 3.3), 1))
+        balls += rod(foot, j["toe" + n], 2.9, 2.7) + rod(foot, foot + 0.2 * shin, 2.9, 3.0)
+        balls.append(Ball(foot + 0.28 * shin, (3.2, 3.2, 3.2), 1))
     return balls
 
 
@@ -206,12 +208,12 @@ def blade(
 def glow(
     j: dict,  # joints
 ) -> list[Ball]:
-    "A growing light between the hands (materials 4 and 5) in the frames of a spell."
+    "A light in each hand (materials 4 and 5) that grows in the frames of a spell."
     balls, frame = [], np.tile(np.arange(8), 9)
-    for r in sorted(set(GLOW) - {0}):
+    for r, n in product(sorted(set(GLOW) - {0}), "LR"):
         shown = (np.array(GLOW)[frame] == r) & (np.arange(72) // 24 == 1)
-        centre = (j["handL"] + j["handR"]) / 2 + [0, 1, 2.5] + np.where(shown, 0, 1000)[:, None]
-        balls += [Ball(centre, (r, r, r), 4), Ball(centre + [0, 0.6 * r, 0.2 * r], (0.62 * r,) * 3, 5)]
+        centre = j["hand" + n] + [0, 0.8, 1 + 0.6 * r] + np.where(shown, 0, 1000)[:, None]
+        balls += [Ball(centre, (r, r, r), 4), Ball(centre + [0, 0.6 * r, 0.25 * r], (0.6 * r,) * 3, 5)]
     return balls
 
 # %% ../../nbs/42e_wardrobe.ipynb #816dcf30
@@ -252,11 +254,10 @@ GEAR = ((104, 70, 48), (150, 106, 70), (205, 216, 232), (220, 176, 70), (90, 200
 
 # %% ../../nbs/42e_wardrobe.ipynb #a96678c6
 def skin_palette(
-    skin: tuple[int, int, int],  # its colour
+    skin: Float[np.ndarray, "3"],  # its colour
 ) -> np.ndarray:
     "Skin, white of the eyes, pupils, cheeks, mouth."
-    skin = np.array(skin, float)
-    return np.stack([skin, [255] * 3, [40, 30, 60], 0.72 * skin + [70, 25, 25], 0.55 * skin])
+    return np.stack([skin, [255] * 3, [40, 30, 60], 0.75 * skin + [62, 20, 22], 0.55 * skin])
 
 
 def drawn_parts(
