@@ -184,7 +184,7 @@ SEQUENCE_KINDS = {  # imported when they are asked for
     name: f"kvae_nb.training.sequence_runs:{name.upper()}" for name in ("arnn", "iseq", "vrnn", "srnn", "dmm")
 }
 SOMEONE_KINDS = {  # likewise
-    name: f"kvae_nb.training.identity_runs:{name.upper()}" for name in ("dsvae", "vdsm", "identity")
+    name: f"kvae_nb.training.identity_runs:{name.upper()}_KIND" for name in ("dsvae", "vdsm", "identity")
 }
 
 

@@ -228,7 +228,8 @@ def make_trainer(
             "train.vae_epochs needs a single process; train these epochs in one, and go on from its weights "
             "(start) in several."
         )
-    model = model.to(accelerator.device, memory_format=torch.channels_last)
+    wide = any(v.dim() == 5 for v in model.state_dict().values())  # torch has another format for those
+    model = model.to(accelerator.device, memory_format=None if wide else torch.channels_last)
     wrapped, optimiser = accelerator.prepare(model, make_optimiser(model, config.lr, config.weight_decay))
     prices = len(model.latents) if config.betas else 0
     dials = Dials(*(torch.ones(shape, device=accelerator.device) for shape in ((), (), (prices,))))
