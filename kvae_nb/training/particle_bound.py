@@ -96,7 +96,9 @@ class ParticleBound(nn.Module):
 
 # %% ../../nbs/36c_particle_training.ipynb #3dbbaa0c
 @patch
-def noise(self: ParticleBound, batch: int, steps: int, decode: int = 0, temperature: float | Tensor = 0.0) -> ParticleDraws:
+def noise(
+    self: ParticleBound, batch: int, steps: int, decode: int = 0, temperature: float | Tensor = 0.0
+) -> ParticleDraws:
     "New noise for one call, from torch's generator; every step is decoded."
     own, shape = self.model.noise(batch, steps), (batch, self.particles, steps)
     normal = torch.randn(*shape, own.z.shape[-1], device=own.z.device, dtype=own.z.dtype)
