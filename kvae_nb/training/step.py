@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STREAMS', 'reseed', 'learning_rate', 'Pace', 'pace', 'priced', 'training_loss', 'drop_gradients', 'make_accelerator',
-           'make_optimiser', 'set_learning_rate', 'Dials', 'Trainer', 'set_pace', 'copies', 'Draws', 'check_noise',
-           'draw', 'Taken', 'whole_batch', 'repeated', 'of_samples', 'update', 'train_step', 'replayable',
-           'CudaRecorder', 'Replayed']
+           'make_optimiser', 'set_learning_rate', 'Dials', 'Trainer', 'set_pace', 'make_trainer', 'copies', 'Draws',
+           'check_noise', 'draw', 'Taken', 'whole_batch', 'repeated', 'of_samples', 'update', 'train_step',
+           'replayable', 'CudaRecorder', 'Replayed']
 
 # %% ../../nbs/13_step.ipynb #1fed188f
 import math
@@ -230,15 +230,10 @@ def make_trainer(
             "train.vae_epochs needs a single process; train these epochs in one, and go on from its weights "
             "(start) in several."
         )
-<<<<<<< /tmp/m_o
     wide = any(v.dim() == 5 for v in model.state_dict().values())  # torch has another format for those
     model = model.to(accelerator.device, memory_format=None if wide else torch.channels_last)
-    wrapped, optimiser = accelerator.prepare(model, make_optimiser(model, config.lr, config.weight_decay))
-=======
-    model = model.to(accelerator.device, memory_format=torch.channels_last)
     bound = bound_of(model, config)
     wrapped, optimiser = accelerator.prepare(bound, make_optimiser(model, config.lr, config.weight_decay))
->>>>>>> /tmp/m_t
     prices = len(model.latents) if config.betas else 0
     dials = Dials(*(torch.ones(shape, device=accelerator.device) for shape in ((), (), (prices,))))
     return Trainer(config, accelerator, wrapped, model, optimiser, model.parts(), dials, bound)
