@@ -34,7 +34,7 @@ LPC_ROWS = {
 
 
 def cut_sheet(
-    sheet: UInt8[np.ndarray, "1344 832 4"],  # RGBA, as the Liberated Pixel Cup arranges a character's cells
+    sheet: UInt8[np.ndarray, "height width channels"],  # RGBA, as the Liberated Pixel Cup arranges a character's cells
 ) -> UInt8[np.ndarray, "9 8 64 64 4"]:
     "The cells of the nine motions. Raises `InputError` for an image of another size."
     if sheet.shape != (*LPC_SHAPE, 4):
