@@ -12,7 +12,7 @@ __all__ = ['ROWS', 'MOST_CLIPS', 'MOST_STEPS', 'Swapping', 'swap_sheet', 'plot_s
 # %% ../../nbs/43b_swaps.ipynb #2d7ac561
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from .plots import as_rgb
 from ..models.factors import Factors, Swapped
 
 # %% ../../nbs/43b_swaps.ipynb #102210c7
+@runtime_checkable
 class Swapping(Protocol):
     "What the measures ask of a model of someone."
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..core.errors import InputError
-from .factors import FactorModel, Factors, check_factors, expected_log, joined, standard_like
+from .factors import FactorModel, Factors, check_factors, expected_log, standard_like, with_identity
 from kvae_nb.models.networks import (
     ACTIVATIONS,
     ConvDecoder,
@@ -223,7 +223,7 @@ def believed_pose(
     f: Float[Tensor, "batch dim_f"],
 ) -> Posterior:
     "q(z_t|x) of every observed frame: from its own vector, or from all of them and f."
-    told = self.pose_reader(joined(v, f), seen).steps if self.config.posterior == "full" else v
+    told = self.pose_reader(with_identity(v, f), seen).steps if self.config.posterior == "full" else v
     return self.believed(self.pose(told))
 
 # %% ../../nbs/44_dsvae.ipynb #c3587b94

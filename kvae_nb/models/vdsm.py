@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['VDSMConfig', 'check_vdsm', 'FirstPose', 'PathProposal', 'VDSMNoise', 'PathTerms', 'VDSM', 'sequence_modules',
-           'chosen', 'drawn', 'on_frames']
+           'either', 'sampled_from', 'on_frames']
 
-# %% ../../nbs/46b_vdsm.ipynb #dbc3acbf
+# %% ../../nbs/46b_vdsm.ipynb #bf33f681
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from ..core.errors import InputError
 from .dynamics import check_dropout
 from .factors import Factors, expected_log, standard_like
-from .identity import IdentityConfig, IdentityVAE, picked, prior_std
+from .identity import IdentityConfig, IdentityNoise, IdentityVAE, picked, prior_std
 from .networks import full, glorot_
 from .parts import check_affordable, check_range
 from .protocol import ElboTerms, Posterior, check_inputs, hide
 from kvae_nb.models.transitions import (
     MIN_STD,
-    GatedTransition,
     PathReader,
+    PoseTransition,
     fill_hidden,
     inverse_softplus,
     next_belief,
@@ -34,7 +34,7 @@ from kvae_nb.models.transitions import (
     walk_on,
 )
 
-# %% ../../nbs/46b_vdsm.ipynb #fccfae90
+# %% ../../nbs/46b_vdsm.ipynb #0b9060aa
 @dataclass(frozen=True)
 class VDSMConfig(IdentityConfig):
     "What defines a VDSM: an identity model, and behind it a sequence model of its poses."
@@ -58,7 +58,7 @@ class VDSMConfig(IdentityConfig):
     freeze: bool = True
     "whether the identity model stays as it is"
 
-# %% ../../nbs/46b_vdsm.ipynb #b5b3c0ea
+# %% ../../nbs/46b_vdsm.ipynb #bf1fcecb
 def check_vdsm(
     config: VDSMConfig,  # sizes and choices
 ):
@@ -70,7 +70,7 @@ def check_vdsm(
         if getattr(config, name) not in known:
             raise InputError(f"model.{name} is {getattr(config, name)!r}, but must be one of: {', '.join(known)}.")
 
-# %% ../../nbs/46b_vdsm.ipynb #a7962fad
+# %% ../../nbs/46b_vdsm.ipynb #349eebd6
 class FirstPose(nn.Module):
     "p(z_1 | d); starts as the standard normal."
 
@@ -90,7 +90,7 @@ class FirstPose(nn.Module):
         mean, spread = full(self.net(d)).chunk(2, -1)
         return Posterior(mean, (F.softplus(spread + inverse_softplus(1.0)) + MIN_STD).square())
 
-# %% ../../nbs/46b_vdsm.ipynb #4ea943d5
+# %% ../../nbs/46b_vdsm.ipynb #ade4f8bf
 class PathProposal(nn.Module):
     "The published posterior of the poses: a path that an LSTM dreams from the dynamics, without a look at a frame."
 
@@ -121,14 +121,14 @@ class PathProposal(nn.Module):
         return torch.cat(found, 1)
 
     def forward(
-        self, h: Float[Tensor, "batch units"], d: Float[Tensor, "batch dim_d"], z: Float[Tensor, "batch dim_a"]
+        self, h: Float[Tensor, "*batch units"], d: Float[Tensor, "*batch dim_d"], z: Float[Tensor, "*batch dim_a"]
     ) -> Posterior:
         "q(z_t | z_{t-1}, d) for one who remembers h."
         u = F.leaky_relu(self.told(torch.cat([h, d], -1)))
         v = (self.before(z).tanh() + u) / 2
         return Posterior(full(self.mean(v)), (F.softplus(full(self.spread(v))) + MIN_STD).square())
 
-# %% ../../nbs/46b_vdsm.ipynb #6d691da3
+# %% ../../nbs/46b_vdsm.ipynb #2244588b
 class VDSMNoise(NamedTuple):
     "Everything random in the bound of a VDSM."
 
@@ -147,7 +147,7 @@ class PathTerms(NamedTuple):
     log_prior: Float[Tensor, " batch"]  # log p(poses | d) over the observed steps
     log_posterior: Float[Tensor, " batch"]  # E log q(poses | ·) over the observed steps
 
-# %% ../../nbs/46b_vdsm.ipynb #caeb274d
+# %% ../../nbs/46b_vdsm.ipynb #713bcd23
 class VDSM(IdentityVAE):
     "Identity, pose and dynamics of films of someone (Vowels, Camgöz and Bowden 2021), with a valid bound."
 
@@ -171,16 +171,16 @@ class VDSM(IdentityVAE):
         "The standard deviation of the prior of the dynamics."
         return self.config.dynamics_std or 1 / self.config.dim_d
 
-# %% ../../nbs/46b_vdsm.ipynb #9388747c
+# %% ../../nbs/46b_vdsm.ipynb #d5c167c5
 def sequence_modules(
     config: VDSMConfig,  # sizes and choices
-) -> tuple[nn.Module, ...]:
+) -> tuple[nn.Module | None, ...]:
     "Reader of paths, transition, prior of the first pose, and proposal of paths; None for what is not used."
     c = config
     shape = (c.dim_a, c.dim_d, c.rnn_units, c.rnn_layers, c.dropout)
     start = FirstPose(c.dim_a, c.dim_d, c.transition_units) if c.first == "learned" else None
     reader = PathReader(*shape, prior_std=c.dynamics_std or 1 / c.dim_d)
-    transition = GatedTransition(c.dim_a, c.dim_d, c.transition_units)
+    transition = PoseTransition(c.dim_a, c.dim_d, c.transition_units)
     return reader, transition, start, PathProposal(*shape) if c.posterior == "published" else None
 
 
@@ -195,7 +195,7 @@ def first_pose(
     zero = d.new_zeros(len(d), self.config.dim_a)
     return Posterior(zero, torch.ones_like(zero))
 
-# %% ../../nbs/46b_vdsm.ipynb #c31e3bb8
+# %% ../../nbs/46b_vdsm.ipynb #d9efec58
 @patch
 def look(
     self: VDSM,
@@ -206,7 +206,7 @@ def look(
     with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze):
         return IdentityVAE.infer(self, self.read(x), seen)
 
-# %% ../../nbs/46b_vdsm.ipynb #5ab55174
+# %% ../../nbs/46b_vdsm.ipynb #bacdfa65
 @patch
 def forward(
     self: VDSM,
@@ -233,7 +233,7 @@ def forward(
     terms = (log_likelihood, prior.sum(-1), posterior.sum(-1), seen.sum(-1).float())
     return ElboTerms(*terms, parts=posterior - prior)
 
-# %% ../../nbs/46b_vdsm.ipynb #7f8f9462
+# %% ../../nbs/46b_vdsm.ipynb #cdfd69cd
 @patch
 def pixel_term(
     self: VDSM,
@@ -245,11 +245,11 @@ def pixel_term(
 ) -> Float[Tensor, " batch"]:
     "log p(x | identity, pose) over the observed frames, or its unbiased estimate."
     scale = 1.0 if noise.frames is None else x.shape[1] / noise.frames.shape[1]
-    x, pose, seen = picked(noise, x, pose, seen)
+    x, pose, seen = picked(IdentityNoise(noise.identity, noise.pose, noise.sharpness, noise.frames), x, pose, seen)
     log_prob = self.pixels.log_prob(x, self.outputs(identity, pose, noise.sharpness))
     return scale * (log_prob * seen).sum(-1)
 
-# %% ../../nbs/46b_vdsm.ipynb #25a28e48
+# %% ../../nbs/46b_vdsm.ipynb #c69129c2
 @patch
 def draw_path(
     self: VDSM,
@@ -269,8 +269,8 @@ def draw_path(
     log_prior = transition_log_prob(self.transition, first, z, d, seen)
     return PathTerms(z, q, log_prior, (expected_log(pose, pose) * seen).sum(-1))
 
-# %% ../../nbs/46b_vdsm.ipynb #e53cb122
-def chosen(
+# %% ../../nbs/46b_vdsm.ipynb #dce320cb
+def either(
     which: Bool[Tensor, " batch"],  # True: the first
     one: Posterior,  # [batch, dim]
     other: Posterior,  # [batch, dim]
@@ -278,7 +278,7 @@ def chosen(
     "Of every row the first distribution, or the other."
     return Posterior(*(torch.where(which[:, None], v, w) for v, w in zip(one, other)))
 
-# %% ../../nbs/46b_vdsm.ipynb #426bcc79
+# %% ../../nbs/46b_vdsm.ipynb #606c6a88
 @patch
 def proposed_path(
     self: VDSM,
@@ -293,14 +293,14 @@ def proposed_path(
     path, log_prior, log_posterior = [], 0.0, 0.0
     for t in range(seen.shape[1]):
         p = self.transition(z, d) if t else self.first_pose(d)
-        now = chosen(seen[:, t], self.proposal(h[:, t], d, z), p)
+        now = either(seen[:, t], self.proposal(h[:, t], d, z), p)
         log_prior = log_prior + torch.where(seen[:, t], expected_log(now, p), 0.0)
         log_posterior = log_posterior + torch.where(seen[:, t], expected_log(now, now), 0.0)
         z = now.sample(noise.pose[:, t])
         path.append(z)
     return PathTerms(torch.stack(path, 1), q, log_prior, log_posterior)
 
-# %% ../../nbs/46b_vdsm.ipynb #ef03bd93
+# %% ../../nbs/46b_vdsm.ipynb #a7e281c5
 @patch
 def noise(
     self: VDSM,
@@ -314,7 +314,7 @@ def noise(
     dynamics = torch.randn(batch, self.config.dim_d, device=like.device, dtype=like.dtype)
     return VDSMNoise(found.identity, found.pose, dynamics, found.sharpness, found.frames)
 
-# %% ../../nbs/46b_vdsm.ipynb #f4ea795c
+# %% ../../nbs/46b_vdsm.ipynb #d16e97f4
 @patch
 def parts(
     self: VDSM,
@@ -329,7 +329,7 @@ def parts(
     }
     return {name: [p for p in part if p.requires_grad] for name, part in named.items()}
 
-# %% ../../nbs/46b_vdsm.ipynb #fde4bb15
+# %% ../../nbs/46b_vdsm.ipynb #f290bdfe
 @patch
 def infer(
     self: VDSM,
@@ -344,7 +344,7 @@ def infer(
         return Factors(found.identity, self.gaps_filled(found.pose, d, mask), dynamics)
     return Factors(found.identity, self.dreamt(d, mask), dynamics)
 
-# %% ../../nbs/46b_vdsm.ipynb #8ed0957d
+# %% ../../nbs/46b_vdsm.ipynb #515cc35c
 @patch
 def gaps_filled(
     self: VDSM,
@@ -358,10 +358,10 @@ def gaps_filled(
     path = []
     for t in range(mask.shape[1]):
         p = next_belief(self.transition, path[-1], d) if t else self.first_pose(d)
-        path.append(chosen(mask[:, t], Posterior(*(v[:, t] for v in pose)), p))
+        path.append(either(mask[:, t], Posterior(*(v[:, t] for v in pose)), p))
     return Posterior(*(torch.stack(v, 1) for v in zip(*path)))
 
-# %% ../../nbs/46b_vdsm.ipynb #a287dcca
+# %% ../../nbs/46b_vdsm.ipynb #2e642eae
 @patch
 def dreamt(
     self: VDSM,
@@ -376,10 +376,10 @@ def dreamt(
         else:
             now = next_belief(lambda z, d: self.proposal(h[:, t].expand(*z.shape[:-1], -1), d, z), path[-1], d)
             p = next_belief(self.transition, path[-1], d)
-        path.append(chosen(mask[:, t], now, p))
+        path.append(either(mask[:, t], now, p))
     return Posterior(*(torch.stack(v, 1) for v in zip(*path)))
 
-# %% ../../nbs/46b_vdsm.ipynb #32fdd9eb
+# %% ../../nbs/46b_vdsm.ipynb #3a40d2c5
 @patch
 def walk(
     self: VDSM,
@@ -393,15 +393,15 @@ def walk(
     like = self.reader.unseen
     if factors is None:
         zero = like.new_zeros(count, self.config.dim_d)
-        d = drawn(standard_like(Posterior(zero, zero), self.dynamics_std), generator, noise)
-        z = drawn(self.first_pose(d), generator, noise)
+        d = sampled_from(standard_like(Posterior(zero, zero), self.dynamics_std), generator, noise)
+        z = sampled_from(self.first_pose(d), generator, noise)
         return torch.cat([z[:, None], walk_on(self.transition, z, d, steps - 1, generator, noise)], 1)
-    d = drawn(factors.dynamics, generator, noise)
-    z = drawn(Posterior(*(v[:, -1] for v in factors.pose)), generator, noise)
+    d = sampled_from(factors.dynamics, generator, noise)
+    z = sampled_from(Posterior(*(v[:, -1] for v in factors.pose)), generator, noise)
     return walk_on(self.transition, z, d, steps, generator, noise)
 
-# %% ../../nbs/46b_vdsm.ipynb #91a8f402
-def drawn(
+# %% ../../nbs/46b_vdsm.ipynb #9366a77b
+def sampled_from(
     q: Posterior,  # what to sample from
     generator: torch.Generator | None = None,  # source of randomness
     noise: bool = True,  # False: the mean
@@ -411,7 +411,7 @@ def drawn(
         return q.mean
     return q.sample(torch.randn(q.mean.shape, generator=generator, device=q.mean.device, dtype=q.mean.dtype))
 
-# %% ../../nbs/46b_vdsm.ipynb #b560e65a
+# %% ../../nbs/46b_vdsm.ipynb #2e691098
 @patch
 def new_poses(
     self: VDSM,
@@ -421,10 +421,10 @@ def new_poses(
 ) -> Float[Tensor, "batch steps dim_a"]:
     "Another film of the same dynamics: the first pose from its prior, the others by the transition."
     d = factors.dynamics.mean
-    z = drawn(self.first_pose(d), generator)
+    z = sampled_from(self.first_pose(d), generator)
     return torch.cat([z[:, None], walk_on(self.transition, z, d, steps - 1, generator)], 1)
 
-# %% ../../nbs/46b_vdsm.ipynb #51d3fa7c
+# %% ../../nbs/46b_vdsm.ipynb #f3a36e8b
 def on_frames(
     model: IdentityVAE,  # trained on single frames
     **settings: object,  # fields of `VDSMConfig` that say what comes behind

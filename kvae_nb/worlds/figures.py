@@ -56,7 +56,7 @@ def walk_stance(
     hands = np.stack([side * (8.4 - 0.5 * c * c), 0.8 - 5.5 * c, -11.2 + 0.9 * c * c], 1)
     return REST._replace(feet=feet, hands=hands, twist=0.12 * c[0], rise=-0.9 * math.cos(2 * phase[0]))
 
-
+# %% ../../nbs/42d_figures.ipynb #aa60a0f7
 def cast_stance(
     column: int,  # key pose, 0 … 6
 ) -> Stance:
@@ -65,7 +65,7 @@ def cast_stance(
     lean, rise = (0, 0.3, 0.6, 0, -0.8, -1.2, 1.2)[column], (0, -0.6, -1, 0, 0.6, 0.6, -0.8)[column]
     return REST._replace(hands=hands, lean=lean, rise=rise)
 
-
+# %% ../../nbs/42d_figures.ipynb #adf17b9f
 def slash_stance(
     column: int,  # key pose, 0 … 5
 ) -> Stance:
@@ -130,14 +130,14 @@ def camera(
     across, depth, up = np.array([c, -s, 0]), np.array([s, c, 0]), np.array([0, 0, 1.0])
     return np.stack([across, up * ct - depth * st, depth * ct + up * st])
 
-
+# %% ../../nbs/42d_figures.ipynb #d3d016f7
 class Poses(NamedTuple):
     "All poses that a set of sheets shows, in its order: motion by motion, frame by frame."
 
     joints: dict[str, Float[np.ndarray, "poses 3"]]
     cameras: Float[np.ndarray, "poses 3 3"]
 
-
+# %% ../../nbs/42d_figures.ipynb #39aa2284
 def every_pose() -> Poses:
     "The 9 motions × 8 frames of a sheet: walk, spellcast, slash × front, left, right."
     shown = [(a, d, column) for a in ACTIONS for d in DIRECTIONS for column in COLUMNS[a]]
@@ -158,7 +158,7 @@ class Ball(NamedTuple):
     material: int  # which colour of the palette
     keep: Callable | None = None  # points from the centre [points, 3] → bool [points]
 
-
+# %% ../../nbs/42d_figures.ipynb #d0295e8a
 def rod(
     a: Float[np.ndarray, "poses 3"],  # one end
     b: Float[np.ndarray, "poses 3"],  # the other
@@ -188,7 +188,7 @@ def blank_relief(
     shape = (poses, SHEET_SIDE * FINE, SHEET_SIDE * FINE)
     return Relief(np.full(shape, -99, np.float32), np.zeros(shape, np.int8), np.zeros(shape, np.float32))
 
-
+# %% ../../nbs/42d_figures.ipynb #5e0ff483
 def toon(
     light: Float[np.ndarray, " points"],  # cosine of the angle between surface and light
 ) -> Float[np.ndarray, " points"]:
@@ -255,7 +255,7 @@ def trunk(
         balls.append(Ball(j["hips"] + (j["chest"] - j["hips"]) * t + [0, 0, 0.6], radii, material))
     return balls
 
-
+# %% ../../nbs/42d_figures.ipynb #2b8c9e6f
 def bare_body(
     j: dict,  # joints
     grow: float = 0.0,  # by how much thicker
@@ -270,7 +270,7 @@ def bare_body(
         balls.append(Ball(j["hand" + n], (2.3, 2.3, 2.3), 0))
     return [*balls, Ball(j["head"], (8 + grow / 2, 7.8 + grow / 2, 8.2 + grow / 2), 0)]
 
-
+# %% ../../nbs/42d_figures.ipynb #03430ce2
 def decal(
     j: dict,  # joints
     at: tuple[float, float],  # its middle on the head: left and up
@@ -283,7 +283,7 @@ def decal(
     grow = 1 + 0.006 * layer
     return Ball(j["head"], (8 * grow, 7.8 * grow, 8.2 * grow), material, lambda p: spot(p) & (p[:, 1] > 0))
 
-
+# %% ../../nbs/42d_figures.ipynb #41c918f3
 def face(
     j: dict,  # joints
 ) -> list[Ball]:
@@ -293,7 +293,7 @@ def face(
         balls += [Ball(h + [7.9 * s, -0.6, -1.2], (1.3, 1.6, 2.0), 0), decal(j, (3.2 * s, -1.3), (1.75, 2.5), 1)]
         balls += [decal(j, (3.1 * s, -1.6), (1.25, 2.1), 2, 2), decal(j, (3.1 * s - 0.4, -0.7), (0.55, 0.65), 1, 3)]
         balls += [decal(j, (4.9 * s, -4.3), (1.3, 0.8), 3), decal(j, (3.2 * s, 2.0), (1.6, 0.45), 4)]
-    return [*balls, Ball(h + [0, 7.6, -3.4], (0.9, 0.9, 0.8), 0), decal(j, (0, -5.3), (1.5, 0.5), 4)]
+    return [*balls, Ball(h + [0, 7.6, -3.4], (0.9, 0.9, 0.8), 0), decal(j, (0, -4.9), (1.4, 0.65), 4)]
 
 # %% ../../nbs/42d_figures.ipynb #fe36e04a
 class Ink(NamedTuple):
@@ -302,7 +302,7 @@ class Ink(NamedTuple):
     cover: Float[np.ndarray, "materials poses size size"]  # shares, 0 … 1
     light: Float[np.ndarray, "materials poses size size"]  # cover times brightness
 
-
+# %% ../../nbs/42d_figures.ipynb #9147eab1
 def outline(
     depth: Float[np.ndarray, "poses side side"],  # of everything
 ) -> np.ndarray:
@@ -313,7 +313,7 @@ def outline(
         lowest = np.minimum(lowest, wide[:, row : row + side, column : column + side])
     return lowest < depth - np.float32(2.6)
 
-
+# %% ../../nbs/42d_figures.ipynb #60419d5d
 def mixed_down(
     fine: Float[np.ndarray, "poses side side"],  # points
     size: int,  # pixels on a side
@@ -338,7 +338,7 @@ def ink_of(
     masks = [(seen & (part.material == m)).astype(np.float32) for m in range(materials)]
     return Ink(*(np.stack([mixed_down(v, size) for v in values]) for values in (masks, [m * shade for m in masks])))
 
-
+# %% ../../nbs/42d_figures.ipynb #b38df400
 TINT = np.array([30, 16, 52], np.float32)  # the colour of shadows and lines: a dark violet
 
 
