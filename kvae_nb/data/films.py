@@ -20,6 +20,7 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.runtime import derived_seed
 from .clips import PARTS, TYPES, check_tensors, check_threshold, choose_clips, divide_by_place
+from .factors import Factor, check_labels
 from ..worlds.balls import Simulation
 from ..worlds.pendulum import PendulumSimulation
 
@@ -35,24 +36,27 @@ class VideoData:
     contacts: Bool[Tensor, "n time"] | None = None
     note: str = field(default="", compare=False)  # what was read, for `describe`
     overlap: int = 0  # with how many of the clips after it a clip shares frames
+    labels: Int[Tensor, "n factors"] | None = None  # the class of each clip by each factor
+    factors: tuple[Factor, ...] = ()  # what the columns of the labels mean
 
     def __post_init__(self):
         "Checks shapes and types."
         check_tensors(self.parts())
+        check_labels(self.labels, self.factors, len(self.frames))
 
     def parts(self) -> dict[str, Tensor]:
         "The tensors that are present, by name."
         return {name: v for name in TYPES if (v := getattr(self, name)) is not None}
 
-    def __len__(self) -> int:
-        "Number of clips."
-        return len(self.frames)
-
 # %% ../../nbs/03_films.ipynb #ae293532
 @patch
 def map(self: VideoData, fn) -> VideoData:
-    "A new set, with `fn` applied to every tensor that is present."
-    return VideoData(**{name: fn(v) for name, v in self.parts().items()}, note=self.note, overlap=self.overlap)
+    "A new set, with `fn` applied to every tensor that is present; a clip's labels are those of each of its frames."
+    labels = self.labels
+    if labels is not None:
+        labels = fn(labels[:, None].expand(-1, self.steps, -1))[:, 0]
+    parts = {name: fn(v) for name, v in self.parts().items()}
+    return VideoData(**parts, note=self.note, overlap=self.overlap, labels=labels, factors=self.factors)
 
 
 @patch
@@ -71,9 +75,16 @@ def subset(self: VideoData, index: object) -> VideoData:
 
 # %% ../../nbs/03_films.ipynb #cd334aad
 @patch
+def __len__(self: VideoData) -> int:
+    "Number of clips."
+    return len(self.frames)
+
+
+@patch
 def to(self: VideoData, device: torch.device | str) -> VideoData:
     "The same set on this device."
-    return replace(self, **{name: v.to(device) for name, v in self.parts().items()})
+    labels = None if self.labels is None else self.labels.to(device)
+    return replace(self, labels=labels, **{name: v.to(device) for name, v in self.parts().items()})
 
 # %% ../../nbs/03_films.ipynb #9fe27a99
 @patch(as_prop=True)
@@ -155,7 +166,8 @@ def described(self: VideoData) -> str:
     known = [name for name, _, _ in PARTS if getattr(self, name) is not None]
     said = [f"{several(len(self), 'clip')} of {several(self.steps, 'frame')}", f"{self.size}×{self.size}"]
     said += ["grey" if self.channels == 1 else "colour", *filter(None, [self.note])]
-    return ", ".join(said + (["with " + " and ".join(known)] if known else []))
+    said += ["with " + " and ".join(known)] if known else []
+    return ", ".join(said + (["labelled by " + ", ".join(f.name for f in self.factors)] if self.factors else []))
 
 
 def describe(
