@@ -117,8 +117,6 @@ def test_clips_that_do_not_fit_are_named(model, x):
     ):
         with pytest.raises(InputError, match=why):
             model.swap(looks, motions)
-    with pytest.raises(InputError, match="must be pose or dynamics"):
-        model.swap(x, x, "style")
     with pytest.raises(InputError, match="do not fit this model"):
         model.render(torch.zeros(2, model.dim_s), torch.zeros(3, 4, model.config.dim_a))
     with pytest.raises(InputError, match=f"together {model.code_length}"):
@@ -229,7 +227,7 @@ def test_linear_paths_against_the_dense_joint(hidden):
     share = (draws - top).exp()
     error = share.std(0) / share.mean(0) / len(draws) ** 0.5
     assert (draws.mean(0) <= exact + 4 * draws.std(0) / len(draws) ** 0.5).all()
-    assert (((top + share.mean(0).log()) - exact).abs() < 5 * error + 1e-9).all()
+    assert (((top + share.mean(0).log()) - exact).abs() < 5 * error + 1e-8).all()
 
 
 def test_hidden_steps_are_drawn_from_the_step_before():
@@ -464,7 +462,7 @@ def test_a_model_that_is_no_identity_model_is_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [dict(posterior="mine"), dict(first="mine"), dict(dim_d=0), dict(dropout=0.5), dict(rnn_units=0)]
+    "wrong", [dict(dim_d=0), dict(dropout=0.5), dict(rnn_units=0), dict(transition_units=0), dict(dynamics_std=-1.0)]
 )
 def test_numbers_that_build_no_vdsm(wrong):
     with pytest.raises(InputError):
