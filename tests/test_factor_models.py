@@ -226,7 +226,7 @@ def test_linear_paths_against_the_dense_joint(hidden):
     top = draws.amax(0)
     share = (draws - top).exp()
     error = share.std(0) / share.mean(0) / len(draws) ** 0.5
-    assert (draws.mean(0) <= exact + 4 * draws.std(0) / len(draws) ** 0.5).all()
+    assert (draws.mean(0) <= exact + 4 * draws.std(0) / len(draws) ** 0.5 + 1e-8).all()
     assert (((top + share.mean(0).log()) - exact).abs() < 5 * error + 1e-8).all()
 
 
