@@ -6,7 +6,7 @@ recurrent baselines.
 
 The films are divided as in films.py and switching_box.py; 20 epochs, 16 filters and 5 of 20 decoded frames are those of
 their preset `demo`. Network and training are otherwise the preset `box` of models of sequences, with a weight of the
-divergence that rises for half of the epochs; no setting was tuned. Hidden frames are filled in by 16 particles, and
+divergence that rises for half of the epochs; no setting was tuned. Hidden frames are filled in by 8 particles, and
 wrong pixels are counted by the function that measures all other models. A training can be stopped at any time and goes
 on from its last epoch. Writes experiments/results/sequences_films.json.
 """
@@ -26,7 +26,7 @@ from kvae_nb.models.sequence_parts import SequenceConfig
 from kvae_nb.training.annealing import Schedule
 from kvae_nb.training.kinds import kind_of
 
-EMISSION, PARTICLES = "frames(32, 1, 64, filters=16)", 16
+EMISSION, PARTICLES = "frames(32, 1, 64, filters=16)", 8
 LATENT = {"srnn": "srnn", "dmm": "markov", "vrnn": "vrnn", "iseq": "independent", "arnn": "none"}
 NETWORK = SequenceConfig(dim_z=8, rnn_units=(128,), encoder=(64,), decoder=(64,), latent_layers=(64,))
 RISING = Schedule("linear", 0.02, 1.0, length=10)

@@ -6,7 +6,7 @@
 __all__ = ['check_someone', 'group_of', 'drawn_clips', 'Cast', 'held_out_films', 'cast_of', 'swapped_cast', 'swap_film',
            'swap_figure', 'code_arrays', 'swap_parser', 'checked_outputs', 'write_swap', 'do_swap', 'judged_run']
 
-# %% ../../nbs/52i_swap.ipynb #30a35986
+# %% ../../nbs/52i_swap.ipynb #eb31f0d8
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,10 +29,11 @@ from ..evaluation.someone import SomeoneEvaluation, judged_someone
 from ..evaluation.swaps import plot_swap, swap_sheet
 from ..evaluation.videos import write_video
 from ..models.factors import Disentangling, Factors, Swapped
+from ..training.identity_runs import labels_used
 from ..training.pretrained import load_pretrained
 from ..training.runs import Run, run_data
 
-# %% ../../nbs/52i_swap.ipynb #efa614ca
+# %% ../../nbs/52i_swap.ipynb #e21ae5c0
 def check_someone(
     run: Run,  # a trained model
     verb: str,  # of the command line
@@ -45,7 +46,7 @@ def check_someone(
             f"{run.folder} holds a {run.config.kind}."
         )
 
-# %% ../../nbs/52i_swap.ipynb #d1c38fd3
+# %% ../../nbs/52i_swap.ipynb #c634714e
 def group_of(
     data: VideoData,  # clips, perhaps with labels
     static: bool,  # by what stays in a clip, or by what changes
@@ -71,7 +72,7 @@ def drawn_clips(
         turn.append(met[g])
     return data[order[torch.tensor(turn).argsort(stable=True)[:count]]]
 
-# %% ../../nbs/52i_swap.ipynb #21d89798
+# %% ../../nbs/52i_swap.ipynb #cdd1a0d0
 class Cast(NamedTuple):
     "Clips that lend their looks, and clips that lend their motions."
 
@@ -107,7 +108,7 @@ def cast_of(
             out.append(drawn_clips(own, args.count, name == "looks", seed))
     return Cast(*out)
 
-# %% ../../nbs/52i_swap.ipynb #25087322
+# %% ../../nbs/52i_swap.ipynb #22c51668
 @torch.no_grad()
 def swapped_cast(
     model: Disentangling,  # trained
@@ -123,7 +124,7 @@ def swapped_cast(
     generator = torch.Generator(device).manual_seed(derived_seed(seed))
     return Swapped(model.swap(*frames, mode=mode, generator=generator, **hidden).frames.float().cpu())
 
-# %% ../../nbs/52i_swap.ipynb #a6ccfb72
+# %% ../../nbs/52i_swap.ipynb #2b367af8
 def swap_film(
     cast: Cast,  # whose looks, whose motions
     frames: Float[Tensor, "rows columns time channel height width"],  # from `swapped_cast`
@@ -150,7 +151,7 @@ def swap_figure(
     plot_swap(figure.add_subplot(), looks, motions, frames, tuple(times.tolist()))
     return figure
 
-# %% ../../nbs/52i_swap.ipynb #2bb8cc40
+# %% ../../nbs/52i_swap.ipynb #5b4d8fbc
 @torch.no_grad()
 def code_arrays(
     model: Disentangling,  # trained
@@ -171,7 +172,7 @@ def code_arrays(
         arrays |= {f"{name}_{k}": v for k, v in label_arrays(data.labels, data.factors).items()}
     return arrays
 
-# %% ../../nbs/52i_swap.ipynb #582e97a7
+# %% ../../nbs/52i_swap.ipynb #79cb295c
 def swap_parser() -> ArgumentParser:
     "The arguments of `kvae swap`."
     p = run_parser("Puts the look of each of these clips on the motion of each of those, with a model of someone.")
@@ -187,7 +188,7 @@ def swap_parser() -> ArgumentParser:
     p.add_argument("--out", type=str, required=True, help="the folder to write to: swap.png, swap.gif, swap.npz")
     return add_force(p)
 
-# %% ../../nbs/52i_swap.ipynb #2ef86388
+# %% ../../nbs/52i_swap.ipynb #deede5d6
 def checked_outputs(
     args: Namespace,  # of `kvae swap`
 ) -> list[Path]:
@@ -214,7 +215,7 @@ def write_swap(
     with atomic_write(paths[2]) as tmp:
         np.savez_compressed(tmp, **arrays)
 
-# %% ../../nbs/52i_swap.ipynb #92df4ad4
+# %% ../../nbs/52i_swap.ipynb #f9ed8b52
 def do_swap(args: Namespace):
     "`kvae swap`."
     check_numbers(args, count=(1, 1000), seed=SEEDS)
@@ -234,7 +235,7 @@ def do_swap(args: Namespace):
     if args.codes:
         print(f"codes of {sum(map(len, everything))} clips: {args.codes}")
 
-# %% ../../nbs/52i_swap.ipynb #20caca66
+# %% ../../nbs/52i_swap.ipynb #f8a461e8
 def judged_run(
     model: Given,  # a trained model
     test: VideoData,  # what is measured
@@ -255,4 +256,5 @@ def judged_run(
         return None
     own = config if isinstance(config, SomeoneEvaluation) else SomeoneEvaluation(seed=config.seed)
     print("a judge looks at swaps; the first time it has to learn from the training films", flush=True)
-    return judged_someone(run.model, train, test, own, run.config.train.pair or "none", folder)
+    labels = model.facts.get("labels_used", labels_used(run.config))
+    return judged_someone(run.model, train, test, own, labels, folder)

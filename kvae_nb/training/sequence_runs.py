@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SEQUENCE_TRAINING', 'MUSIC_NETWORK', 'LETTERS_NETWORK', 'GAME_NETWORK', 'BODY_NETWORK', 'SLOW_TRAINING',
-           'QUICK_TRAINING', 'READING_TRAINING', 'SOUND_NETWORK', 'LISTENING', 'RECIPES', 'SEED_WEIGHT', 'HEAD_WEIGHT',
-           'VAE_SEQ', 'SEED_TRAINING', 'HEAD_TRAINING', 'LARGE_NETWORK', 'ARNN', 'ISEQ', 'VRNN', 'SRNN', 'DMM',
-           'SequenceRunConfig', 'ArnnRunConfig', 'IseqRunConfig', 'VrnnRunConfig', 'SrnnRunConfig', 'DmmRunConfig',
-           'check_emission', 'fit_sequences', 'keep_sequences', 'open_any', 'presets_of', 'model_of',
-           'SequenceEvaluationConfig', 'as_numbers', 'unit_rates', 'in_one_batch', 'known_baselines',
-           'measure_sequences', 'draw_generated', 'sequence_kind']
+           'QUICK_TRAINING', 'READING_TRAINING', 'SOUND_NETWORK', 'STRINGS_NETWORK', 'PLUCKING', 'LISTENING', 'RECIPES',
+           'SEED_WEIGHT', 'HEAD_WEIGHT', 'VAE_SEQ', 'SEED_TRAINING', 'HEAD_TRAINING', 'LARGE_NETWORK', 'ARNN', 'ISEQ',
+           'VRNN', 'SRNN', 'DMM', 'SequenceRunConfig', 'ArnnRunConfig', 'IseqRunConfig', 'VrnnRunConfig',
+           'SrnnRunConfig', 'DmmRunConfig', 'check_emission', 'fit_sequences', 'keep_sequences', 'open_any',
+           'presets_of', 'model_of', 'SequenceEvaluationConfig', 'as_numbers', 'unit_rates', 'in_one_batch',
+           'known_baselines', 'measure_sequences', 'draw_generated', 'sequence_kind']
 
 # %% ../../nbs/81c_sequence_runs.ipynb #d8adcc3c
 import math
@@ -185,6 +185,10 @@ READING_TRAINING = replace(
     QUICK_TRAINING, epochs=12, batch_size=64, lr=0.003, beta=Schedule("linear", 0.02, 1.0, length=6)
 )
 SOUND_NETWORK = replace(MUSIC_NETWORK, context_drop=0.1, dropout=0.0)
+STRINGS_NETWORK = SequenceConfig(  # that of 41_sequence_results
+    dim_z=32, rnn_units=(256,), encoder=(256,), decoder=(256,), latent_layers=(256,), context_drop=0.8
+)
+PLUCKING = replace(QUICK_TRAINING, epochs=30, batch_size=16, lr=0.003, beta=Schedule("linear", 0.1, 1.0, length=10))
 LISTENING = replace(QUICK_TRAINING, epochs=60, batch_size=32, beta=Schedule("linear", 0.02, 1.0, length=30))
 
 # %% ../../nbs/81c_sequence_runs.ipynb #1d889d7f
@@ -205,7 +209,7 @@ RECIPES = {  # data, model, training
         BODY_NETWORK,
         replace(QUICK_TRAINING, epochs=40, batch_size=50, beta=Schedule("linear", 0.02, 1.0, length=20)),
     ),
-    "strings": (SequenceDataConfig("strings", sequences=500), SOUND_NETWORK, LISTENING),
+    "strings": (SequenceDataConfig("strings", sequences=700, steps=80, samples=100), STRINGS_NETWORK, PLUCKING),
     "audio": (SequenceDataConfig("audio"), SOUND_NETWORK, LISTENING),
     "box": (
         SequenceDataConfig("films", environment="box", steps=20),
