@@ -44,6 +44,7 @@ class ElboTerms(NamedTuple):
     log_prior: Float[Tensor, " batch"]  # log p of all latent variables: log p(a|u), with regimes + E log p(s)
     log_posterior: Float[Tensor, " batch"]  # log q of all latent variables: log q(a|x), with regimes + E log q(s|a)
     frames: Float[Tensor, " batch"]  # number of observed frames
+    parts: Float[Tensor, "batch latents"] | None = None  # log q - log p of each latent variable, if they are told apart
 
     @property
     def elbo(self) -> Float[Tensor, " batch"]:

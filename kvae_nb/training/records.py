@@ -43,16 +43,20 @@ def validate(
         reseed(config, "valid")
         parts = [model.elbo(b.x, b.mask, b.u) for b in batches(data[:n], 50, torch.arange(n))]
     model.train()
-    return ElboTerms(*(torch.cat(v) for v in zip(*parts)))
+    return ElboTerms(*(None if v[0] is None else torch.cat(v) for v in zip(*parts)))
 
 # %% ../../nbs/82_records.ipynb #7332adcc
 def summary(
     terms: ElboTerms,  # of one or many batches
+    latents: tuple[str, ...] = (),  # names of the latent variables, if their shares are told apart
 ) -> dict[str, float]:
-    "Nats per frame: the bound and its three parts."
+    "Nats per frame: the bound, its three parts, and the divergence of each latent variable."
     n = terms.frames.sum()
     values = zip(ElboTerms._fields[:3], terms[:3])
-    return {"elbo": terms.per_frame.item(), **{k: (v.sum() / n).item() for k, v in values}}
+    told = {"elbo": terms.per_frame.item(), **{k: (v.sum() / n).item() for k, v in values}}
+    if terms.parts is None:
+        return told
+    return told | {f"kl_{k}": v for k, v in zip(latents, (terms.parts.sum(0) / n).tolist())}
 
 # %% ../../nbs/82_records.ipynb #bce01870
 @torch.no_grad()

@@ -151,12 +151,12 @@ def orderly_end():
             signal.signal(s, signal.SIG_DFL)
 
 # %% ../../nbs/84_session.ipynb #24881d68
-def say_end(run: Path, error: BaseException, reporter: Reporter):
-    """A line and an entry in metrics.json about a training that ends before its time. Raises `KeyboardInterrupt` that
-    says how to go on, if it was one."""
+def say_end(run: Path, error: BaseException, reporter: Reporter, whole: Path | None = None):
+    """A line and an entry in metrics.json about a training that ends before its time, of a run or of a stage of the
+    `whole` one. Raises `KeyboardInterrupt` that says how to go on, if it was one."""
     stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
     reason = " ".join(str(error).split())[:300] or type(error).__name__
-    text = f"stopped; it goes on with kvae train --resume {run}" if stopped else f"failed: {reason}"
+    text = f"stopped; it goes on with kvae train --resume {whole or run}" if stopped else f"failed: {reason}"
     if reporter.main:
         write_status(run, "stopped" if stopped else "failed", "" if stopped else text)
         if stopped:
@@ -165,7 +165,9 @@ def say_end(run: Path, error: BaseException, reporter: Reporter):
         raise KeyboardInterrupt(f"{run} was {text}") from None
 
 # %% ../../nbs/84_session.ipynb #0c9d758c
-def judged(terms: ElboTerms, progress: Progress, unit: str = "frame") -> dict[str, float]:
+def judged(
+    terms: ElboTerms, progress: Progress, unit: str = "frame", latents: tuple[str, ...] = ()
+) -> dict[str, float]:
     """The validation bound and its parts in nats per frame or step. Raises `InputError` if there was nothing to judge
     by, or the bound is no number any more."""
     if terms.frames.sum() == 0:
@@ -173,7 +175,7 @@ def judged(terms: ElboTerms, progress: Progress, unit: str = "frame") -> dict[st
             f"the validation sequences have no observed {unit}, for the mask hides them all; change the mask, or "
             "which sequences these are (data.split_seed, data.valid)."
         )
-    found = summary(terms)
+    found = summary(terms, latents)
     if not math.isfinite(found["elbo"]):
         raise InputError(
             f"the training has diverged, for in epoch {progress.epoch} the bound is no longer a finite number; "
