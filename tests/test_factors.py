@@ -1,4 +1,4 @@
-"""Labels: they stay with their clips, divide a set by character, join clips, price latents; and two stages make one run."""
+"""Labels stay with their clips, divide a set, join clips and price latents; two stages make one run."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import kvae_nb.training.loop as training
 from kvae_nb.app.command import main
 from kvae_nb.core.errors import InputError
-from kvae_nb.data.factors import Factor, character, draw_partners, paired, split_apart
+from kvae_nb.data.factors import Factor, character, check_labels, draw_partners, paired, split_apart
 from kvae_nb.data.films import VideoData, take
 from kvae_nb.data.opening import DataConfig, from_arrays, open_data, read_video_data, save_video_data
 from kvae_nb.data.shards import open_shards, write_shards
@@ -126,7 +126,7 @@ def test_a_wrong_table_is_refused(kind):
         "missing": None,
     }[kind]
     with pytest.raises(InputError) as refused:
-        VideoData(good.frames, labels=v, factors=FACTORS)
+        check_labels(v, FACTORS, len(good))  # what VideoData asks
     assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
 
 
@@ -146,7 +146,7 @@ def test_wrong_factors_are_refused(kind):
         "none": (),
     }[kind]
     with pytest.raises(InputError) as refused:
-        VideoData(good.frames, labels=good.labels, factors=factors)
+        check_labels(good.labels, factors, len(good))
     assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
 
 
@@ -172,7 +172,9 @@ def test_a_file_with_wrong_labels_is_refused(tmp_path, name, wrong):
 
 
 @few
-@given(st.integers(0, 10**6), st.floats(0.0, 0.4), st.floats(0.0, 0.4), st.sampled_from(["character", "hat+walk", "coat"]))
+@given(
+    st.integers(0, 10**6), st.floats(0.0, 0.4), st.floats(0.0, 0.4), st.sampled_from(["character", "hat+walk", "coat"])
+)
 def test_no_combination_is_on_two_sides(seed, test, valid, names):
     data = clips(180)
     parts = split_apart(data, names, test, valid, seed)
@@ -286,7 +288,9 @@ def test_prices_of_what_is_not_there_are_refused(model, word):
 
 
 @few
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 50)), min_size=2, max_size=6, unique_by=lambda p: round(p[0], 3)))
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 50)), min_size=2, max_size=6, unique_by=lambda p: round(p[0], 3))
+)
 def test_points_are_met_and_not_left_between(points):
     points.sort()
     at, values = zip(*points)
