@@ -189,11 +189,12 @@ def flat(
     nested: dict,  # of dicts
     prefix: str = "",
 ) -> dict:
-    "The same values under dotted names; `train.join` stays a dict, as it is one value."
+    "The same values under dotted names; `join` and `betas` stay dicts, as each is one value."
     out = {}
     for key, value in nested.items():
         name = f"{prefix}{key}"
-        out.update(flat(value, name + ".") if isinstance(value, dict) and name != "train.join" else {name: value})
+        deeper = isinstance(value, dict) and key not in ("join", "betas")
+        out.update(flat(value, name + ".") if deeper else {name: value})
     return out
 
 # %% ../../nbs/54_starts.ipynb #1ddfbc22
