@@ -172,7 +172,9 @@ def test_a_file_with_wrong_labels_is_refused(tmp_path, name, wrong):
 
 
 @few
-@given(st.integers(0, 10**6), st.floats(0.0, 0.4), st.floats(0.0, 0.4), st.sampled_from(["character", "hat+walk", "coat"]))
+@given(
+    st.integers(0, 10**6), st.floats(0.0, 0.4), st.floats(0.0, 0.4), st.sampled_from(["character", "hat+walk", "coat"])
+)
 def test_no_combination_is_on_two_sides(seed, test, valid, names):
     data = clips(180)
     parts = split_apart(data, names, test, valid, seed)
@@ -286,7 +288,9 @@ def test_prices_of_what_is_not_there_are_refused(model, word):
 
 
 @few
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 50)), min_size=2, max_size=6, unique_by=lambda p: round(p[0], 3)))
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 50)), min_size=2, max_size=6, unique_by=lambda p: round(p[0], 3))
+)
 def test_points_are_met_and_not_left_between(points):
     points.sort()
     at, values = zip(*points)

@@ -35,13 +35,13 @@ def middle_square(
     out[:, b, d] = film[:, a, c]
     return out
 
-
+# %% ../../nbs/42g_someone.ipynb #5158a1b6
 def _overlap(there: int, wanted: int) -> tuple[slice, slice]:
     "What is taken of an axis, and where it goes."
     n = min(there, wanted)
     return slice((there - n) // 2, (there - n) // 2 + n), slice((wanted - n) // 2, (wanted - n) // 2 + n)
 
-
+# %% ../../nbs/42g_someone.ipynb #34fbe564
 def window_start(
     frames: int,  # that the film has
     steps: int,  # that are wanted
@@ -71,7 +71,7 @@ def mug_labels(
         raise InputError(f"{path.parent / 'labels.npz'} holds the negative label {labels.min()}.")
     return labels.astype(np.int64)
 
-
+# %% ../../nbs/42g_someone.ipynb #87d0048b
 def mug_clip(
     film: np.ndarray,  # as stored
     clip: int,  # its number
@@ -83,7 +83,7 @@ def mug_clip(
         )
     return film
 
-
+# %% ../../nbs/42g_someone.ipynb #9dd0c1a5
 def read_mug(
     path: str | Path,  # .npz with arr_0, an array of N films; beside it labels.npz with arr_0 [N, 2]
     steps: int | None = None,  # frames in each clip; None: 20
@@ -124,7 +124,7 @@ class FlareCell(NamedTuple):
     left: int  # the place is this far right of the picture's left edge …
     up: int  # … and this far below its upper one
 
-
+# %% ../../nbs/42g_someone.ipynb #4445ab01
 class FlareSheet(NamedTuple):
     "A text file of animations."
 
@@ -133,7 +133,7 @@ class FlareSheet(NamedTuple):
     frames: dict[str, int]  # of each action
     types: dict[str, str]  # looped, play_once or back_forth
 
-
+# %% ../../nbs/42g_someone.ipynb #0398184f
 def read_flare_text(
     path: str | Path,  # such as animations/avatar/male/cloth_shirt.txt
 ) -> FlareSheet:
@@ -174,7 +174,7 @@ def flare_order(
         return [min(t % turn, turn - t % turn) for t in range(steps)]
     return [min(t, frames - 1) for t in range(steps)]
 
-
+# %% ../../nbs/42g_someone.ipynb #b230bf1f
 def paint_cell(
     frame: UInt8[np.ndarray, "size size 3"],  # changed in place
     sheet: UInt8[np.ndarray, "height width 4"],  # RGBA
@@ -200,7 +200,7 @@ FLARE_WORDS = {
     "head": ("head", "hood", "coif", "helm"),
 }  # in the order of painting, which in the game is the same for these parts from all sides
 
-
+# %% ../../nbs/42g_someone.ipynb #12e25ea5
 def flare_wear(
     folder: str | Path,  # of text files
 ) -> dict[str, tuple[str, ...]]:
@@ -212,7 +212,7 @@ def flare_wear(
         raise InputError(f"{folder} lacks animations for: {', '.join(p for p, found in wear.items() if not found)}.")
     return wear
 
-
+# %% ../../nbs/42g_someone.ipynb #a90bb2db
 def flare_pictures(
     sheets: dict[str, FlareSheet],  # all that are worn
 ) -> dict[str, np.ndarray]:
@@ -260,7 +260,7 @@ def read_flare(
     said = f"Flare, {', '.join(actions)} in 8 directions, not resized"
     return films_of(films.reshape(-1, *films.shape[2:]).transpose(0, 1, 4, 2, 3), labels, factors, None, said)
 
-
+# %% ../../nbs/42g_someone.ipynb #c8e21450
 def _paint_flare(film: np.ndarray, sheet: FlareSheet, picture: np.ndarray, action: str, direction: int):
     "Paints one part into all frames of a film."
     if action not in sheet.frames:
@@ -293,7 +293,7 @@ def someone_kind(
         return ""
     return "mug" if header is not None and header.dtype == object else ""
 
-
+# %% ../../nbs/42g_someone.ipynb #4de04ba5
 def open_someone(
     path: str | Path,  # folder of .sprite files, of Li and Mandt's .npy files or of Flare's text files; .npz of MUG
     steps: int | None = None,  # frames in each clip; None: what is usual there
