@@ -60,6 +60,10 @@ class Pace(NamedTuple):
     temperature: float
     betas: dict[str, float] = {}  # further weights, by latent variable
 
+    def said(self) -> dict:
+        "For the records; without the weights of latent variables where there are none."
+        return {k: v for k, v in self._asdict().items() if v != {}}
+
 
 def pace(
     config: TrainConfig,  # has the schedules
@@ -226,7 +230,8 @@ def make_trainer(
             "train.vae_epochs needs a single process; train these epochs in one, and go on from its weights "
             "(start) in several."
         )
-    model = model.to(accelerator.device, memory_format=torch.channels_last)
+    wide = any(v.dim() == 5 for v in model.state_dict().values())  # torch has another format for those
+    model = model.to(accelerator.device, memory_format=None if wide else torch.channels_last)
     bound = bound_of(model, config)
     wrapped, optimiser = accelerator.prepare(bound, make_optimiser(model, config.lr, config.weight_decay))
     prices = len(model.latents) if config.betas else 0
