@@ -37,7 +37,7 @@ VALID = 100  # the last of the 1000 training characters: recipes were chosen on 
 class Recipe:
     "How a model is trained: every number of it."
 
-    steps: int = 13000
+    steps: int = 7000
     characters: int = 12  # in a step
     frames: int = 2  # random frames of each of two clips; unpaired: twice as many of one clip
     rate: float = 6e-3  # of Adam, after 200 steps; then a cosine down to a fiftieth
