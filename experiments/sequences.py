@@ -7,6 +7,7 @@ prediction.
     python experiments/sequences.py collapse --path ../shared/data/jsb-chorales-quarter.json
     python experiments/sequences.py tunes
     python experiments/sequences.py prose
+    python experiments/sequences.py strings
     python experiments/sequences.py grids
 
 A training can be stopped at any time and goes on from its last epoch; a row is stored when it is done. The epoch is
@@ -24,12 +25,15 @@ from typing import NamedTuple
 import torch
 from shared import begin, missing, store
 
+from kvae_nb.data.audio import pitches
 from kvae_nb.data.chorales import chorales, read_chords
 from kvae_nb.data.films import Batch, epoch_order
 from kvae_nb.data.rollouts import rollout
 from kvae_nb.data.sequences import SequenceData, by_length, from_list, trimmed
-from kvae_nb.evaluation.baselines import baselines
+from kvae_nb.data.sources import SequenceDataConfig, from_strings
+from kvae_nb.evaluation.baselines import autoregression, baselines
 from kvae_nb.evaluation.bounds import Estimate, all_bounds
+from kvae_nb.evaluation.probes import r2_by_halves
 from kvae_nb.models.sequence import SequenceVAE
 from kvae_nb.models.sequence_parts import SequenceConfig
 from kvae_nb.training.annealing import Schedule
@@ -40,6 +44,8 @@ from kvae_nb.worlds.agents import RandomAgent
 from kvae_nb.worlds.game import ToyGame
 
 PATHS = 64  # of IWAE and FIVO
+FEW = {"strings": 8}  # where there are too many steps for so many
+WINDOW = 100  # samples of a string in a step
 FAMILY = {"rolls": "music", "chorales": "music"}
 
 
@@ -76,6 +82,10 @@ SLOW = Schedule("linear", 0.02, 1.0, length=70)
 MIDDLE, FAST = Schedule("linear", 0.02, 1.0, length=32), Schedule("linear", 0.2, 1.0, length=8)
 LETTERS = SequenceConfig("none", rnn_units=(256,), encoder=(64,), decoder=(), dropout=0.2)
 MUSIC = SequenceConfig("srnn", dim_z=32, context_drop=0.3, dropout=0.3)
+STRINGS = SequenceConfig(
+    "srnn", dim_z=32, rnn_units=(256,), encoder=(256,), decoder=(256,), latent_layers=(256,), context_drop=0.8
+)
+PLUCKED = Schedule("linear", 0.1, 1.0, length=10)
 RECIPES = {
     ("game", "arnn"): Recipe(
         SequenceConfig("none", rnn_units=(64,), encoder=(32,), decoder=(64,)),
@@ -89,6 +99,7 @@ RECIPES = {
     ("music", "arnn"): Recipe(SequenceConfig("none", dropout=0.3), settings(epochs=70, batch_size=24, lr=0.003), 32),
     ("tunes", "arnn"): Recipe(LETTERS, settings(epochs=10, batch_size=64, lr=0.004), 128, 1),
     ("prose", "arnn"): Recipe(LETTERS, settings(epochs=10, batch_size=16, lr=0.003), 128, 1),
+    ("strings", "srnn"): Recipe(STRINGS, settings(epochs=30, batch_size=16, lr=0.003, beta=PLUCKED), every=2),
 }
 SHORT = RECIPES["music", "srnn"]._replace(train=settings(epochs=40, batch_size=24, lr=0.002, beta=MIDDLE))
 ARMS = {  # what is taken away from the recipe of music, made shorter
@@ -115,6 +126,11 @@ def text(name: str) -> str:
     return getattr(texts, name)()
 
 
+def plucked(count: int, seed: int) -> SequenceData:
+    "Half a second each of plucked strings of known pitch."
+    return from_strings(SequenceDataConfig("strings", sequences=count, steps=80, samples=WINDOW, simulate_seed=seed))
+
+
 def written(text: str) -> Parts:
     "A text as three long sequences of symbols: eight tenths, one tenth, one tenth."
     letters = sorted(set(text))
@@ -131,6 +147,7 @@ DATA = {
     "collapse": lambda path: divided(read_chords(path)),
     "prose": lambda path: written(text("prose")),
     "tunes": lambda path: written(text("tunes")),
+    "strings": lambda path: Parts(plucked(600, 1), plucked(400, 2), plucked(400, 3)),
 }
 
 
@@ -207,7 +224,7 @@ def everything(data: SequenceData) -> Batch:
 def measured(task: str, recipe: Recipe, parts: Parts, folder: Path) -> dict:
     "What is stored of one training."
     model, progress = train(recipe, parts, folder)
-    found = all_bounds(model, parts.test, PATHS)
+    found = all_bounds(model, parts.test, FEW.get(task, PATHS))
     about = {
         "epochs": recipe.train.epochs,
         "epoch": progress.epoch,
@@ -226,19 +243,45 @@ def measured(task: str, recipe: Recipe, parts: Parts, folder: Path) -> dict:
             "standard_error": round(gap.std().item() / len(x) ** 0.5, 5),
         }
         about["optimum"] = round(exact.mean().item(), 5)
+    if task == "strings":
+        about |= {"paths": FEW[task], "window": WINDOW}
+        about["pitch_r2"] = {k: pitch_r2(model, getattr(parts, k)) for k in ("valid", "test")}
     return about
 
 
-def compared(parts: Parts) -> dict:
+@torch.no_grad()
+def pitch_r2(model: SequenceVAE, data: SequenceData) -> float:
+    "R² of the logarithm of the pitch from the mean of z over a note, linear, fitted on half of the notes."
+    z = torch.cat([model.encode(x).mean(1, keepdim=True) for x in data.x.split(100)])
+    return round(r2_by_halves(z, pitches(data).log2()[:, None, None]).item(), 4)
+
+
+def linear(parts: Parts) -> dict:
+    "Linear prediction of each sample from those before it, nats a sample."
+    known, new = (Batch(d.x.flatten(1)[..., None], None, None) for d in (parts.train, parts.test))
+    nats = {k: autoregression(known, new, k).total.sum().item() / new.x.numel() for k in (16, 64)}
+    std = known.x.std()
+    nats["constant"] = torch.distributions.Normal(known.x.mean(), std).log_prob(new.x).mean().item()
+    return {k if k == "constant" else f"linear, {k} samples": {"per_sample": round(v, 4)} for k, v in nats.items()}
+
+
+def compared(parts: Parts, task: str = "") -> dict:
     "Baselines of the same test data."
+    if task == "strings":
+        return linear(parts)
     return {name: rounded(e) for name, e in baselines(parts.train.emission, *map(everything, parts)).items()}
+
+
+def kinds_of(task: str) -> list[str]:
+    "The kinds that there is a recipe for."
+    return [kind for name, kind in RECIPES if name == FAMILY.get(task, task)]
 
 
 def wanted(args: argparse.Namespace) -> list[tuple[dict, Recipe]]:
     "The rows of a task, and how each is trained."
     rows = []
     for seed in range(args.seeds):
-        for kind in args.kinds or (ARMS if args.task == "collapse" else ("arnn", "srnn")):
+        for kind in args.kinds or (ARMS if args.task == "collapse" else kinds_of(args.task)):
             collapse = args.task == "collapse"
             recipe = ARMS[kind](SHORT) if collapse else RECIPES[FAMILY.get(args.task, args.task), kind]
             row = {"arm" if collapse else "kind": kind, "seed": seed}
@@ -272,7 +315,7 @@ def main():
     head = {
         "command": f"python experiments/sequences.py {args.task}{path}",
         "data": {k: {"sequences": len(d), "steps": int(d.observed.sum())} for k, d in parts._asdict().items()},
-        "baselines": {} if args.task == "collapse" else compared(parts),
+        "baselines": {} if args.task == "collapse" else compared(parts, args.task),
     }
 
     def one(row: dict) -> dict:

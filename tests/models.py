@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from kvae_nb.core.gaussians import Gaussian
+from kvae_nb.models.dsvae import DSVAE, DSVAEConfig
+from kvae_nb.models.identity import IdentityConfig, IdentityVAE
 from kvae_nb.models.kvae import KVAE, KVAEConfig
 from kvae_nb.models.protocol import Beliefs, ElboTerms, Generated, Imputed, Posterior, hide
 from kvae_nb.models.rnn import RecurrentConfig, RecurrentVAE
@@ -13,10 +15,14 @@ from kvae_nb.models.sequence import SequenceVAE
 from kvae_nb.models.sequence_inputs import check_sequences
 from kvae_nb.models.sequence_parts import SequenceConfig
 from kvae_nb.models.skvae import SwitchingKVAE, SwitchingKVAEConfig
+from kvae_nb.models.vdsm import VDSM, VDSMConfig
 
 SMALL = dict(size=16, filters=4, units=16, alpha_units=8)
 SHORT = dict(size=16, filters=4, units=16, rnn_units=8)
+WHO = dict(size=16, dim_a=3, K=4, widths=(16, 8), filters=8, units=32)
+PATHS = dict(**WHO, dim_d=4, rnn_units=8, transition_units=8)
 TINY = dict(size=16, filters=4, K=3, transition_units=8, posterior_units=8)
+SOMEONE = dict(size=16, filters=4, features=12, reader_units=6, rnn_units=8, dim_a=3, dim_f=4)
 
 
 class LinearEncoder(nn.Module):
@@ -112,6 +118,11 @@ MODELS = {
     "VAE-RNN, own pixels": lambda: RecurrentVAE(
         RecurrentConfig(rnn_layers=2, rnn_dropout=0.1, **SHORT), pixels=LaplacePixels()
     ),
+    "dsvae": lambda: DSVAE(DSVAEConfig(**SOMEONE)),
+    "dsvae, full": lambda: DSVAE(DSVAEConfig(posterior="full", network="mlp", pixels="bernoulli", **SOMEONE)),
+    "identity": lambda: IdentityVAE(IdentityConfig(**WHO)),
+    "vdsm": lambda: VDSM(VDSMConfig(**PATHS)),
+    "vdsm published": lambda: VDSM(VDSMConfig(posterior="published", first="normal", freeze=False, **PATHS)),
 }
 
 

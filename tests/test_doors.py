@@ -72,7 +72,7 @@ def x(model):
 
 @pytest.fixture
 def u(model):
-    return torch.randn(3, 10, model.config.dim_u) if model.config.dim_u else None
+    return torch.randn(3, 10, getattr(model.config, "dim_u", 0)) if getattr(model.config, "dim_u", 0) else None
 
 
 def first(u, n):
@@ -233,7 +233,7 @@ def test_masks_that_do_not_fit_are_refused_in_a_sentence(model, x, u, kind):
 
 
 def test_controls_that_do_not_fit_are_refused_in_a_sentence(model, x, u):
-    dim_u = model.config.dim_u
+    dim_u = getattr(model.config, "dim_u", 0)
     wrong = [torch.zeros(3, 6, dim_u + 1), torch.zeros(2, 6, max(dim_u, 1)), "push", [[0.0]]]
     if dim_u:
         wrong += [
@@ -255,7 +255,7 @@ def test_controls_that_do_not_fit_are_refused_in_a_sentence(model, x, u):
 
 
 def test_controls_of_width_zero_are_none(x, model):
-    if not model.config.dim_u:
+    if not getattr(model.config, "dim_u", 0):
         with torch.no_grad():
             same(model.impute(x), model.impute(x, None, torch.zeros(3, 6, 0)), rtol=0, atol=0)
 
@@ -277,12 +277,12 @@ def test_controls_of_width_zero_are_none(x, model):
 )
 def test_numbers_of_frames_that_cannot_be_made_are_refused(model, wrong):
     given = dict(steps=3, count=2) | wrong
-    u = torch.zeros(2, 3, model.config.dim_u) if model.config.dim_u else None
+    u = torch.zeros(2, 3, getattr(model.config, "dim_u", 0)) if getattr(model.config, "dim_u", 0) else None
     refused(lambda: model.generate(given["steps"], given["count"], u))
 
 
 def test_numpy_numbers_count(model):
-    u = torch.zeros(2, 3, model.config.dim_u) if model.config.dim_u else None
+    u = torch.zeros(2, 3, getattr(model.config, "dim_u", 0)) if getattr(model.config, "dim_u", 0) else None
     assert model.generate(np.int64(3), np.int32(2), u).frames.shape[:2] == (2, 3)
 
 
@@ -521,7 +521,7 @@ def test_frames_of_a_stream_come_as_they_come(model, x, u):
     )
     for wrong in (f[0], f[None], np.full_like(f, np.nan), np.full_like(f, np.inf), "f", f.astype(int), f[..., :4]):
         refused(lambda: next(iter(model.filter_stream([wrong], push))))
-    refused(lambda: next(iter(model.filter_stream([f], [torch.zeros(model.config.dim_u + 1)]))))
+    refused(lambda: next(iter(model.filter_stream([f], [torch.zeros(getattr(model.config, "dim_u", 0) + 1)]))))
     refused(lambda: next(iter(model.filter_stream([f], None if u is not None else [torch.zeros(1)]))))
 
 
@@ -551,7 +551,7 @@ def test_without_noise_generation_is_the_filter_in_an_endless_gap(name):
     model = awake(name)
     x, u = (
         (torch.rand(2, 4, 1, 16, 16) > 0.8).float(),
-        torch.randn(2, 9, model.config.dim_u) if model.config.dim_u else None,
+        torch.randn(2, 9, getattr(model.config, "dim_u", 0)) if getattr(model.config, "dim_u", 0) else None,
     )
     mask = torch.arange(9).expand(2, -1) < 4
     with torch.no_grad():

@@ -26,7 +26,8 @@ def x(model):
 
 @pytest.fixture
 def u(model):
-    return torch.randn(3, 14, model.config.dim_u) if model.config.dim_u else None
+    dim_u = getattr(model.config, "dim_u", 0)
+    return torch.randn(3, 14, dim_u) if dim_u else None
 
 
 @pytest.fixture

@@ -28,9 +28,11 @@ KINDS = [
     {"latent": "vrnn", "posterior": "smoothing"},
     {"latent": "srnn"},
     {"latent": "srnn", "posterior": "filtering"},
+    {"latent": "srnn", "cell": "rnn", "residual": False},
     {"latent": "srnn", "posterior_sees_d": False, "residual": False, "history": 2},
     {"latent": "markov"},
     {"latent": "markov", "posterior": "filtering"},
+    {"latent": "markov", "residual": False, "latent_layers": (7, 5)},
 ]
 NAMES = ["-".join(str(v) for v in k.values()) for k in KINDS]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)

@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from ..core.errors import InputError
 from ..core.files import array_headers, check_output, read_yaml
+from ..data.opening import LABELLED
 from ..evaluation.report import EvaluationConfig
 from ..training.annealing import Schedule
 from ..training.config import TrainConfig
@@ -85,14 +86,19 @@ def add_force(p: ArgumentParser) -> ArgumentParser:
 # %% ../../nbs/52b_parsers.ipynb #bfd44150
 def simulate_parser() -> ArgumentParser:
     "The arguments of `kvae simulate`."
-    p = new_parser("Simulates bouncing balls and writes frames, true states and wall contacts to a file.")
-    p.add_argument("--world", type=str, default="box", help=f"which world: {', '.join(WORLDS)}")
-    p.add_argument("--sequences", type=int, default=5000, help="how many sequences")
-    p.add_argument("--steps", type=int, default=20, help="frames in each")
+    p = new_parser("Simulates bouncing balls, sprites or swings and writes frames, states and labels to a file.")
+    worlds = f"which world of balls: {', '.join(WORLDS)}; or films of someone, with labels: {', '.join(LABELLED)}"
+    p.add_argument("--world", type=str, default="box", help=worlds)
+    p.add_argument("--sequences", type=int, default=5000, help="how many sequences; there are 11664 of sprites")
+    p.add_argument("--steps", type=int, default=20, help="frames in each; sprites have 8")
     p.add_argument("--size", type=int, default=32, help="pixels on a side")
     p.add_argument("--radius", type=float, default=3.0, help="of the balls, in 1/32 of the side")
     p.add_argument("--balls", type=int, default=1, help="in each sequence")
     p.add_argument("--look", type=str, default="ours", help=f"how films are drawn: {' or '.join(LOOKS)} (the authors')")
+    sheets = (
+        "sprites only: a file or folder with part sheets, such as ../shared/data/sprites_parts.npz; none: drawn ones"
+    )
+    p.add_argument("--sheets", type=str, default="", help=sheets)
     p.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
     out = "the .npz file to write, or a new folder for shards: sets that are larger than memory"
     p.add_argument("--out", type=str, required=True, help=out)
@@ -270,11 +276,12 @@ def npz_path(
     *inputs: str,  # that are read
     force: bool = False,  # replace a file that is there
     other: str = "",  # what else it might be, for the message
+    name: str = "--out",  # of the argument, for the message
 ) -> Path:
     "The path of an output file. Raises `InputError` unless it ends in .npz, is no input, and may be written."
     path = Path(text)
     if path.suffix != ".npz" or path.is_dir():
-        raise InputError(f"--out is {text!r}, but must be a file name that ends in .npz{other}.")
+        raise InputError(f"{name} is {text!r}, but must be a file name that ends in .npz{other}.")
     return check_output(path, *inputs, force=force)
 
 # %% ../../nbs/52b_parsers.ipynb #5dc0685e

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from fastcore.basics import patch
 from jaxtyping import Float
 from jsonargparse import ArgumentParser, Namespace
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class Asked(NamedTuple):
     rest: object  # what their latents left
     log_w: Float[Tensor, " particles"]
 
-
+# %% ../../nbs/52h_play.ipynb #3d9fa43a
 @dataclass(eq=False)
 class Opponent:
     "A model that answers in one game. It changes when it is told what happened."
@@ -56,29 +57,33 @@ class Opponent:
         n = self.particles if self.model.latent.dim_z else 1
         self.live, self.log_w, self.step = go_live(self.model, n), torch.full((n,), -math.log(n)), 0
 
-    @torch.no_grad()
-    def ask(self, u: Float[Tensor, "1 size"]) -> Asked:
-        "What it expects after this action."
-        model, n = self.model, len(self.log_w)
-        now = here(model, self.live, u.expand(n, -1) if model.config.dim_u else None, self.step)
-        z = model.latent.prior(now).sample(torch.randn(n, model.latent.dim_z, generator=self.generator))
-        noise = model.emission.draw(n, generator=self.generator, like=model.latent.z0)
-        drawn, features = draw_step(model, now, z, noise), model.decoder(model.latent.settle(now, z)[1])
-        w = self.log_w.exp()
-        one = torch.multinomial(w, 1, generator=self.generator)
-        mean = (w.reshape(-1, *[1] * (drawn.expected.ndim - 1)) * drawn.expected).sum(0)
-        return Asked(mean, drawn.x[one], features, drawn.rest, self.log_w)
+# %% ../../nbs/52h_play.ipynb #bcb24c5e
+@patch
+@torch.no_grad()
+def ask(self: Opponent, u: Float[Tensor, "1 size"]) -> Asked:
+    "What it expects after this action."
+    model, n = self.model, len(self.log_w)
+    now = here(model, self.live, u.expand(n, -1) if model.config.dim_u else None, self.step)
+    z = model.latent.prior(now).sample(torch.randn(n, model.latent.dim_z, generator=self.generator))
+    noise = model.emission.draw(n, generator=self.generator, like=model.latent.z0)
+    drawn, features = draw_step(model, now, z, noise), model.decoder(model.latent.settle(now, z)[1])
+    w = self.log_w.exp()
+    one = torch.multinomial(w, 1, generator=self.generator)
+    mean = (w.reshape(-1, *[1] * (drawn.expected.ndim - 1)) * drawn.expected).sum(0)
+    return Asked(mean, drawn.x[one], features, drawn.rest, self.log_w)
 
-    @torch.no_grad()
-    def tell(self, asked: Asked, x: Tensor) -> float:
-        "Takes note of the answer [1, *event]; its log-probability, in nats."
-        n = len(self.log_w)
-        x = x.expand(n, *x.shape[1:])
-        log_w = self.log_w + self.model.emission.log_prob(asked.features, x)
-        rows = torch.multinomial(log_w.softmax(0), n, replacement=True, generator=self.generator)
-        self.live = rows_at(told(self.model, self.live, asked.rest, x), rows)
-        self.step += 1
-        return log_w.logsumexp(0).item()
+# %% ../../nbs/52h_play.ipynb #92a3fc3c
+@patch
+@torch.no_grad()
+def tell(self: Opponent, asked: Asked, x: Tensor) -> float:
+    "Takes note of the answer [1, *event]; its log-probability, in nats."
+    n = len(self.log_w)
+    x = x.expand(n, *x.shape[1:])
+    log_w = self.log_w + self.model.emission.log_prob(asked.features, x)
+    rows = torch.multinomial(log_w.softmax(0), n, replacement=True, generator=self.generator)
+    self.live = rows_at(told(self.model, self.live, asked.rest, x), rows)
+    self.step += 1
+    return log_w.logsumexp(0).item()
 
 # %% ../../nbs/52h_play.ipynb #ac45f729
 def numbers(
@@ -87,7 +92,7 @@ def numbers(
     "Two digits each, in columns."
     return " ".join(f"{v:5.2f}" for v in values.flatten().tolist())
 
-
+# %% ../../nbs/52h_play.ipynb #8d4ef8ac
 def head(
     symbols: int,  # how many; 0: observations are numbers
     exact: bool,  # whether there is a perfect observer
@@ -98,7 +103,7 @@ def head(
     width = max(len(names), 18) if exact else 0
     return f"step  action   answer | {'the model expected':<{width}}{right if symbols else ''}"
 
-
+# %% ../../nbs/52h_play.ipynb #39aef346
 class Line(NamedTuple):
     "One move."
 
@@ -183,7 +188,7 @@ def dreamed_game(
             break
     return Result(t + 1, 0.0, None, earned)
 
-
+# %% ../../nbs/52h_play.ipynb #5e75ba29
 @torch.no_grad()
 def real_game(
     env: Environment,
@@ -215,7 +220,7 @@ def play_parser() -> ArgumentParser:
     )
     return p
 
-
+# %% ../../nbs/52h_play.ipynb #43d7552e
 def chosen_agent(
     name: str,  # human, random or policy
     env: Environment,
@@ -243,7 +248,7 @@ def world_of(
         raise InputError("this run's data are no games; give a run that was trained with data.source game or gym.")
     return ToyGame(data.width, data.values) if source == "game" else Gym(data.environment)
 
-
+# %% ../../nbs/52h_play.ipynb #86ddc9da
 def play_with_model(
     args: Namespace,
     ask: Callable[[str], str] = input,
@@ -256,7 +261,7 @@ def play_with_model(
     for k in range(args.games):
         play_in_turn(table, agent, k, derived_seed(args.seed, k))
 
-
+# %% ../../nbs/52h_play.ipynb #173fa0f2
 def play_in_turn(table: Table, agent: Agent, k: int, seed: int):
     "One of several games, with head and sum."
     symbols = table.env.emission.startswith("categorical")
@@ -284,7 +289,7 @@ def play_with_policy(
     if len(earned) > 1:
         print(f"mean of {len(earned)} games: {sum(earned) / len(earned):.1f}")
 
-
+# %% ../../nbs/52h_play.ipynb #b1a2d6ee
 def do_play(
     args: Namespace,
     ask: Callable[[str], str] = input,

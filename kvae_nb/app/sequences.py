@@ -6,8 +6,8 @@
 __all__ = ['MEDIA', 'Medium', 'numbered', 'outputs', 'many', 'steps_a_quarter', 'write_music', 'write_text', 'write_sound',
            'write_frames', 'medium_of', 'is_sequence_run', 'read_sequences', 'is_saved', 'check_fits', 'bound_line',
            'sequence_table', 'sequence_test_data', 'evaluate_sequences', 'idle_controls', 'prefix_of', 'check_size',
-           'generate_sequences', 'warmth', 'found_sequences', 'steps_of_gap', 'seen_steps', 'new_sequences',
-           'impute_sequences']
+           'warmth', 'found_sequences', 'drawn_sequences', 'generate_sequences', 'steps_of_gap', 'seen_steps',
+           'new_sequences', 'save_beliefs', 'impute_sequences']
 
 # %% ../../nbs/52g_sequences.ipynb #f1015fb9
 import math
@@ -35,6 +35,7 @@ from ..data.text import Vocabulary, read_text, texts_of
 from ..evaluation.report import write_json
 from ..evaluation.videos import video_rows, write_video
 from ..models.protocol import OWN
+from ..models.sequence_use import ImputedSequence
 from ..training.kinds import kind_of
 from ..training.runs import Run, run_data
 from ..training.sequence_runs import check_emission, open_any
@@ -64,7 +65,7 @@ def outputs(
     files = 1 if medium.one else count
     return [numbered(stem, k, files, ending) for ending in medium.ends for k in range(files)]
 
-
+# %% ../../nbs/52g_sequences.ipynb #93fd8840
 def many(n: int, what: str) -> str:
     "So many of these."
     return f"{n} {what}{'' if n == 1 else 's'}"
@@ -87,7 +88,7 @@ def write_music(run: Run, data: SequenceData, stem: Path) -> list[Path]:
         paths += [midi, wav]
     return paths
 
-
+# %% ../../nbs/52g_sequences.ipynb #07b897be
 def write_text(run: Run, data: SequenceData, stem: Path) -> list[Path]:
     "All sequences in one text file, with a line between two of them."
     path = stem.with_name(f"{stem.name}.txt")
@@ -95,7 +96,7 @@ def write_text(run: Run, data: SequenceData, stem: Path) -> list[Path]:
         tmp.write_text("\n\n-----\n\n".join(texts_of(data)) + "\n", encoding="utf-8")
     return [path]
 
-
+# %% ../../nbs/52g_sequences.ipynb #e29b32fc
 def write_sound(run: Run, data: SequenceData, stem: Path) -> list[Path]:
     "Each sequence as a wav file."
     paths = [numbered(stem, k, len(data), ".wav") for k in range(len(data))]
@@ -110,7 +111,7 @@ def write_frames(run: Run, data: SequenceData, stem: Path) -> list[Path]:
     rows = video_rows(list(frames), columns=min(4, len(frames)), scale=max(1, 64 // frames.shape[-1]))
     return [write_video(path, rows, 10)]
 
-
+# %% ../../nbs/52g_sequences.ipynb #bbc7d8eb
 MEDIA = {
     "text": Medium("text", (".txt",), write_text, (".txt",), one=True),
     "music": Medium("piece", (".mid", ".midi", ".json"), write_music, (".mid", ".wav")),
@@ -156,7 +157,7 @@ def read_sequences(
     check_fits(run, data, path)
     return replace(data, symbols=c.vocabulary) if c.vocabulary else data
 
-
+# %% ../../nbs/52g_sequences.ipynb #35567096
 def is_saved(path: str) -> bool:
     "Whether this is a file of sequences, as `save` writes it."
     return path.endswith(".npz") and "about" in array_headers(path)
@@ -179,7 +180,7 @@ def bound_line(name: str, e: dict) -> str:
     bits = f", {e['bits_per_symbol']:.4f} bits a symbol" if "bits_per_symbol" in e else ""
     return f"{name:>16}  {e['per_step']:.4f}{error} nats a step{bits}"
 
-
+# %% ../../nbs/52g_sequences.ipynb #6f94ebf1
 def sequence_table(
     results: dict,  # from `measure_sequences`
     particles: int,  # of IWAE and FIVO
@@ -219,7 +220,7 @@ def sequence_test_data(
     print(f"the held-out part: {describe(parts.test)}")
     return parts.test, parts
 
-
+# %% ../../nbs/52g_sequences.ipynb #b1836a2a
 def evaluate_sequences(args: Namespace, model: Given):
     "`kvae evaluate` for models of sequences."
     run, folder = model.run, Path(args.out or model.run.folder)
@@ -250,7 +251,7 @@ def idle_controls(
     new = torch.zeros(count, steps, run.config.model.dim_u)
     return new if prefix is None else torch.cat([prefix.controls.to(new), new], 1)
 
-
+# %% ../../nbs/52g_sequences.ipynb #ba109401
 def prefix_of(run: Run, args: Namespace) -> SequenceData:
     "The beginnings that are continued. Raises `InputError` if something is shorter than what is to be seen of it."
     data = read_sequences(run, args.data)[: args.count]
@@ -276,34 +277,6 @@ def check_size(args: Namespace, run: Run):
         raise InputError(f"{args.count} sequences of {args.steps} steps are {total} numbers; ask for fewer.")
 
 
-@torch.no_grad()
-def generate_sequences(args: Namespace, run: Run):
-    "`kvae generate` for models of sequences."
-    check_numbers(args, steps=(1, 10**5), count=(1, 10**5), seed=SEEDS, temperature=(1e-3, 1e3))
-    check_size(args, run)
-    folder, medium = Path(args.out), medium_of(run)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give a folder for what is generated with --out.")
-    path, device = folder / "generated.npz", next(run.model.parameters()).device
-    data = prefix_of(run, args) if args.data else None
-    count = args.count if data is None else len(data)
-    for p in (path, *outputs(medium, folder / "generated", count)):
-        check_output(p, args.data, force=args.force)
-    u = idle_controls(run, data, count, args.steps)
-    generator = torch.Generator(device).manual_seed(derived_seed(args.seed))
-    given = {} if data is None else {"x": data.x.to(device), "mask": data.observed.to(device)}
-    u = None if u is None else u.to(device)
-    out = run.model.generate(args.steps, count, u, **given, generator=generator, noise=args.noise, **warmth(args))
-    x = out.frames.cpu() if data is None else torch.cat([data.x, out.frames.cpu()], 1)
-    new = found_sequences(run, x, None if u is None else u.cpu())
-    folder.mkdir(parents=True, exist_ok=True)
-    new.save(path)
-    paths = [path, *medium.write(run, new, folder / "generated")]
-    note = ", with controls of zero: nobody acts" if u is not None else ""
-    first = f" after the {args.prefix} given ones" if data is not None else ""
-    print(f"{many(count, medium.name)} of {args.steps} new steps{first}{note}:", *paths, sep="\n  ")
-
-
 def warmth(args: Namespace) -> dict:
     "The temperature, if it is another one than the model's own."
     return {} if args.temperature == 1.0 else {"temperature": args.temperature}
@@ -314,6 +287,46 @@ def found_sequences(run: Run, x: torch.Tensor, u: torch.Tensor | None) -> Sequen
     lengths = torch.full((len(x),), x.shape[1])
     about = dict(emission=run.config.model.emission, symbols=run.config.data.vocabulary, note="generated")
     return SequenceData(x, lengths, controls=u, **about)
+
+# %% ../../nbs/52g_sequences.ipynb #6790b961
+def drawn_sequences(
+    args: Namespace,  # steps, seed, noise, temperature
+    run: Run,
+    data: SequenceData | None,  # what is continued
+    count: int,  # sequences
+    u: torch.Tensor | None,  # controls of all their steps
+) -> SequenceData:
+    "What the model makes, after what is continued."
+    device = next(run.model.parameters()).device
+    generator = torch.Generator(device).manual_seed(derived_seed(args.seed))
+    given = {} if data is None else {"x": data.x.to(device), "mask": data.observed.to(device)}
+    u = None if u is None else u.to(device)
+    out = run.model.generate(args.steps, count, u, **given, generator=generator, noise=args.noise, **warmth(args))
+    x = out.frames.cpu() if data is None else torch.cat([data.x, out.frames.cpu()], 1)
+    return found_sequences(run, x, None if u is None else u.cpu())
+
+# %% ../../nbs/52g_sequences.ipynb #14970016
+@torch.no_grad()
+def generate_sequences(args: Namespace, run: Run):
+    "`kvae generate` for models of sequences."
+    check_numbers(args, steps=(1, 10**5), count=(1, 10**5), seed=SEEDS, temperature=(1e-3, 1e3))
+    check_size(args, run)
+    folder, medium = Path(args.out), medium_of(run)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give a folder for what is generated with --out.")
+    path = folder / "generated.npz"
+    data = prefix_of(run, args) if args.data else None
+    count = args.count if data is None else len(data)
+    for p in (path, *outputs(medium, folder / "generated", count)):
+        check_output(p, args.data, force=args.force)
+    u = idle_controls(run, data, count, args.steps)
+    new = drawn_sequences(args, run, data, count, u)
+    folder.mkdir(parents=True, exist_ok=True)
+    new.save(path)
+    paths = [path, *medium.write(run, new, folder / "generated")]
+    note = ", with controls of zero: nobody acts" if u is not None else ""
+    first = f" after the {args.prefix} given ones" if data is not None else ""
+    print(f"{many(count, medium.name)} of {args.steps} new steps{first}{note}:", *paths, sep="\n  ")
 
 # %% ../../nbs/52g_sequences.ipynb #d83931ef
 def steps_of_gap(text: str, steps: int) -> slice:
@@ -341,7 +354,7 @@ def seen_steps(data: SequenceData, args: Namespace) -> torch.Tensor:
         raise InputError(f"sequence {int((~mask.any(1)).nonzero()[0])} has no step left to look at; hide fewer.")
     return mask
 
-
+# %% ../../nbs/52g_sequences.ipynb #0b515876
 def new_sequences(run: Run, count: int = 8) -> SequenceData:
     "Sequences of the model's world that it was not trained on. Raises `InputError` if that cannot be played."
     c = run.config.data
@@ -351,6 +364,20 @@ def new_sequences(run: Run, count: int = 8) -> SequenceData:
     return open_any(replace(c, sequences=count, simulate_seed=seed))
 
 # %% ../../nbs/52g_sequences.ipynb #80b0634b
+def save_beliefs(
+    out: Path,  # an .npz file
+    found: ImputedSequence,
+    filled: SequenceData,  # its observations, hidden steps filled in
+    mask: torch.Tensor,  # True where a step was looked at
+):
+    "Writes what is believed about every step."
+    arrays = {"x": filled.x, "lengths": filled.lengths, "mask": mask}
+    for name, b in (("smoothed", found.smoothed), ("filtered", found.filtered)):
+        arrays |= {f"expected_{name}": b.frames, f"z_{name}": b.z.mean, f"z_{name}_cov": b.z.cov}
+    with atomic_write(out) as tmp:
+        np.savez_compressed(tmp, **{k: v.cpu().numpy() for k, v in arrays.items()})
+
+# %% ../../nbs/52g_sequences.ipynb #af7bda53
 @torch.no_grad()
 def impute_sequences(args: Namespace, run: Run, out: Path):
     "`kvae impute` for models of sequences."
@@ -367,11 +394,7 @@ def impute_sequences(args: Namespace, run: Run, out: Path):
     u = None if data.controls is None else data.controls.to(device)
     found = run.model.impute(data.x.to(device), mask.to(device), u, particles=particles)
     filled = replace(data, x=found.x.cpu().to(data.x), mask=None)
-    arrays = {"x": filled.x, "lengths": data.lengths, "mask": mask}
-    for name, b in (("smoothed", found.smoothed), ("filtered", found.filtered)):
-        arrays |= {f"expected_{name}": b.frames, f"z_{name}": b.z.mean, f"z_{name}_cov": b.z.cov}
-    with atomic_write(out) as tmp:
-        np.savez_compressed(tmp, **{k: v.cpu().numpy() for k, v in arrays.items()})
+    save_beliefs(out, found, filled, mask)
     paths = [out, *medium.write(run, filled, stem)]
     hidden = int((replace(data, mask=None).observed & ~mask).sum())
     print(

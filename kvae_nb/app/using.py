@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from .given import check_film_run, given, is_sample, read_for, test_data, warn
 from .parsers import SEEDS, check_numbers, npz_path
 from .sequences import evaluate_sequences, generate_sequences, impute_sequences, is_sequence_run
+from .swap import judged_run
 from ..core.errors import InputError
 from ..core.files import atomic_write, check_output, inside, memory_bytes
 from ..core.runtime import derived_seed
@@ -29,7 +30,9 @@ from ..evaluation.imputation import BINARY, GREY
 from ..evaluation.plots import plot_imputation
 from ..evaluation.report import RESULTS, evaluate, save_figure, write_evaluation, write_json
 from ..evaluation.scores import weak_bound
+from ..evaluation.someone import someone_table
 from ..evaluation.videos import video_rows, write_video
+from ..models.factors import Disentangling
 from ..models.protocol import MOST_PARTICLES, OWN, asked_particles
 from ..training.runs import Run
 
@@ -99,13 +102,18 @@ def do_evaluate(args: Namespace):
         check_output(inside(folder, folder / name), args.data, force=args.force or not args.out)
     if args.json:
         check_output(args.json, args.data, force=args.force)
-    data, earlier = test_data(model, args.data, config.sequences), (folder / RESULTS[0]).exists()
+    some = 0 if isinstance(run.model, Disentangling) else config.sequences  # a judge looks at all of them
+    data, earlier = test_data(model, args.data, some), (folder / RESULTS[0]).exists()
     results = {**evaluate(run.model, data, config), **model.facts}
+    if (judged := judged_run(model, data, config, folder)) is not None:
+        results["someone"] = judged
     paths = write_evaluation(folder, run.model, data, results, config)
     if args.json:
         write_json(Path(args.json), results)
         paths = [*paths, args.json]
     print(table(results, getattr(run.config.model, "pixels", "") == "gaussian"))
+    if judged is not None:
+        print(someone_table(judged))
     warn(results["warning"])
     print("written, in the place of earlier results:" if earlier else "written:", *paths, sep="\n  ")
 

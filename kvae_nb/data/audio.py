@@ -291,10 +291,13 @@ def string_sequences(
 
 
 def pitches(
-    data: SequenceData,  # from `string_sequences`, or a part of it
+    data: SequenceData,  # plucked strings: of `string_sequences`, of the source `strings`, or a part of them
 ) -> Float[Tensor, " n"]:
     "The pitch of each string in Hz. Raises `InputError` for sequences whose names do not say it."
+    found = [name.rpartition(", ")[2].partition(" Hz") for name in data.names or ("",)]
     try:
-        return torch.tensor([float(name.split(", ")[1].removesuffix(" Hz")) for name in data.names])
-    except (IndexError, ValueError):
-        raise InputError("these sequences have no pitch in their names; give those of string_sequences.") from None
+        return torch.tensor([float(number if unit == " Hz" else "") for number, unit, _ in found])
+    except ValueError:
+        raise InputError(
+            "these sequences have no pitch in their names; give those of string_sequences, or of the source strings."
+        ) from None

@@ -48,10 +48,6 @@ class VideoData:
         "The tensors that are present, by name."
         return {name: v for name in TYPES if (v := getattr(self, name)) is not None}
 
-    def __len__(self) -> int:
-        "Number of clips."
-        return len(self.frames)
-
 # %% ../../nbs/03_films.ipynb #ae293532
 @patch
 def map(self: VideoData, fn) -> VideoData:
@@ -78,6 +74,12 @@ def subset(self: VideoData, index: object) -> VideoData:
     return self[index]
 
 # %% ../../nbs/03_films.ipynb #cd334aad
+@patch
+def __len__(self: VideoData) -> int:
+    "Number of clips."
+    return len(self.frames)
+
+
 @patch
 def to(self: VideoData, device: torch.device | str) -> VideoData:
     "The same set on this device."

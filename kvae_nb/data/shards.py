@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHARDS', 'spot', 'ShardIndex', 'read_index', 'is_shards', 'map_shard', 'Maps', 'Shards', 'open_shards',
-           'write_shards']
+           'read_shard_labels', 'write_shards']
 
 # %% ../../nbs/75b_shards.ipynb #7c281511
 import hashlib
@@ -12,7 +12,7 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,8 +25,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..core.errors import InputError
-from ..core.files import atomic_write
+from ..core.files import atomic_write, read_arrays
 from .clips import TYPES, check_threshold, choose_clips
+from .factors import Factor
 from .films import Batch, VideoData, to_float
 from .levels import check_wanted, fit_frames
 
@@ -50,6 +51,8 @@ class ShardIndex(NamedTuple):
     clips: list[int]  # in each shard
     sha256: list[dict]  # for each shard and part, the hash of all its bytes
     spots: list[dict]  # for each shard and part, the hash of three places in it
+    factors: tuple[Factor, ...] = ()  # of the labels, if there are any
+    labels: str = ""  # the hash of the file with the labels
 
 
 def _plausible(index: ShardIndex) -> bool:
@@ -73,7 +76,10 @@ def read_index(
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         shapes = {name: tuple(shape) for name, shape in raw["shapes"].items()}
-        index = ShardIndex(shapes, *([shard[key] for shard in raw["shards"]] for key in ShardIndex._fields[1:]))
+        told = raw.get("labels", {})
+        labels = tuple(Factor(*f) for f in told.get("factors", ())), told.get("sha256", "")
+        each = ([shard[key] for shard in raw["shards"]] for key in ShardIndex._fields[1:4])
+        index = ShardIndex(shapes, *each, *labels)
         good = raw["format"] == SHARDS and _plausible(index)
     except FileNotFoundError:
         raise InputError(
@@ -185,14 +191,16 @@ def read(
     names: tuple[str, ...] = tuple(TYPES),  # the parts that are wanted; frames must be among them
 ) -> VideoData:
     "The clips at these positions, in memory. Raises `InputError` when a file is not what the index says."
-    rows, clips = self.rows[choose_clips(index, len(self))].contiguous(), torch.tensor(self.index.clips)
+    index = choose_clips(index, len(self))
+    rows, clips = self.rows[index].contiguous(), torch.tensor(self.index.clips)
     shard = torch.searchsorted(clips.cumsum(0), rows, right=True)
     row = rows - (clips.cumsum(0) - clips)[shard]
     places = sorted(zip(shard.tolist(), row.tolist(), range(len(rows))))  # as they lie on the disk
     parts = {name: _gather(self, name, places) for name in names if name in self.index.shapes}
     levels = fit_frames(parts["frames"].flatten(0, 1).numpy(), self.size, self.channels)
     parts["frames"] = torch.from_numpy(levels).view(len(rows), self.steps, *levels.shape[1:])
-    data = VideoData(**parts, note=self.note)
+    labels = None if self.labels is None else self.labels[index]
+    data = VideoData(**parts, note=self.note, labels=labels, factors=self.factors)
     for threshold in self.thresholds:
         data = data.binarized(threshold)
     return data
@@ -224,8 +232,10 @@ def _gather(shards: Shards, name: str, places: list[tuple[int, int, int]]) -> Te
 def subset(self: Shards, index: object) -> Shards:
     "The clips at these positions; nothing is read."
     parts = {name: getattr(self, name) for name in self.index.shapes}
-    rows = self.rows[choose_clips(index, len(self))]
-    return replace(self, rows=rows, **{name: v.new_empty((len(rows), *v.shape[1:])) for name, v in parts.items()})
+    index = choose_clips(index, len(self))
+    rows, labels = self.rows[index], None if self.labels is None else self.labels[index]
+    parts = {name: v.new_empty((len(rows), *v.shape[1:])) for name, v in parts.items()}
+    return replace(self, rows=rows, labels=labels, **parts)
 
 
 @patch
@@ -302,7 +312,8 @@ def open_shards(
     parts = {name: torch.empty(shape, dtype=TYPES[name][1], device="meta") for name, shape in shapes.items()}
     shorter = f", the first {steps} of {time} frames" if steps < time else ""
     note = f"on the disk in {len(index.clips)} shard{'s' * (len(index.clips) > 1)}{shorter}"
-    return Shards(**parts, note=note, folder=folder, index=index, rows=torch.arange(n), mapped=mapped)
+    more = dict(labels=read_shard_labels(folder, index), factors=index.factors)
+    return Shards(**parts, **more, note=note, folder=folder, index=index, rows=torch.arange(n), mapped=mapped)
 
 # %% ../../nbs/75b_shards.ipynb #a25bc619
 class _Shard:
@@ -366,6 +377,45 @@ def _write_all(folder: Path, chunks: Iterable[VideoData], clips: int | None) -> 
                 done, shard = [*done, shard.close()], None
     return shapes, done + ([shard.close()] if shard else [])
 
+# %% ../../nbs/75b_shards.ipynb #a54e8e80
+def _with_labels(chunks: Iterable[VideoData], known: list) -> Iterator[VideoData]:
+    "The chunks, whose labels and factors are added to the list."
+    for chunk in chunks:
+        if len(chunk):
+            known.append((chunk.labels, chunk.factors))
+            if chunk.factors != known[0][1]:
+                raise InputError(
+                    f"chunk {len(known) - 1} has the labels {', '.join(f.name for f in chunk.factors) or '(none)'}, "
+                    "but those before have others; all must be alike."
+                )
+        yield chunk
+
+
+def _write_labels(folder: Path, known: list) -> dict:
+    "Writes the labels, if there are any; returns what the index says about them."
+    factors = known[0][1]
+    if not factors:
+        return {}
+    table = torch.cat([labels.cpu() for labels, _ in known]).numpy()
+    np.save(folder / "labels.npy", table)
+    return {"labels": {"factors": [list(f) for f in factors], "sha256": hashlib.sha256(table.tobytes()).hexdigest()}}
+
+
+def read_shard_labels(
+    folder: Path,
+    index: ShardIndex,
+) -> Int[Tensor, "n factors"] | None:
+    "The labels of all clips, if there are any. Raises `InputError` when the file is not as the index says."
+    if not index.labels:
+        return None
+    path, found = folder / "labels.npy", {}
+    if path.exists():
+        found = read_arrays(path, ("labels",))
+    table = np.ascontiguousarray(found.get("labels", np.zeros(0)))
+    if hashlib.sha256(table.tobytes()).hexdigest() != index.labels or table.dtype != np.int64:
+        raise InputError(f"{path} is not the file that its index.json describes; restore it or write the set again.")
+    return torch.from_numpy(table)
+
 # %% ../../nbs/75b_shards.ipynb #76deddc6
 def write_shards(
     folder: str | Path,  # new or empty
@@ -382,9 +432,11 @@ def write_shards(
             f"{folder} is not an empty folder; give a new one, or remove what an interrupted writing has left in it."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    shapes, done = _write_all(folder, chunks, clips)
+    known = []
+    shapes, done = _write_all(folder, _with_labels(chunks, known), clips)
     if not done:
         raise InputError(f"there are no clips to write to {folder}.")
+    told = {"format": SHARDS, "shapes": shapes, "shards": done} | _write_labels(folder, known)
     with atomic_write(folder / "index.json") as temporary:
-        temporary.write_text(json.dumps({"format": SHARDS, "shapes": shapes, "shards": done}), encoding="utf-8")
+        temporary.write_text(json.dumps(told), encoding="utf-8")
     return open_shards(folder)

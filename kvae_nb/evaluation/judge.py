@@ -34,13 +34,13 @@ def frame_layers(
     channels: int,  # of a frame: 1 or 3
     size: int,  # its side in pixels
 ) -> nn.Sequential:
-    "Convolutions that halve the side of a frame until 4 to 7 places are left, each followed by a ReLU."
+    "Convolutions that halve the side of a frame until 4 to 7 places are left, each with batch norm and ReLU."
     halvings = max(1, int(math.log2(size / PLACES)))
     widths = [channels, *(min(48, 16 * 2**i if size <= 32 else 12 * 2**i) for i in range(halvings))]
     layers = []
     for i, (a, b) in enumerate(zip(widths, widths[1:])):
         side = 5 if i == 0 else 3
-        layers += [nn.Conv2d(a, b, side, stride=2, padding=side // 2), nn.ReLU()]
+        layers += [nn.Conv2d(a, b, side, stride=2, padding=side // 2), nn.BatchNorm2d(b), nn.ReLU()]
     return nn.Sequential(*layers)
 
 # %% ../../nbs/43_judge.ipynb #9908f2f9
@@ -165,7 +165,7 @@ def judge_loss(
 def train_judge(
     data: VideoData,  # real films with labels, of training characters only
     seed: int = 0,  # of the weights, the order of the films and the noise
-    steps: int = 1000,  # training steps
+    steps: int = 600,  # training steps
     batch: int = 32,  # films in a step
     noise: float = 0.1,  # largest standard deviation of the noise on the pixels
     rate: float = 4e-3,  # highest learning rate

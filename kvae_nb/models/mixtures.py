@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -35,38 +36,52 @@ class Mixture(Emission):
         h = full(features)
         return h[..., : self.k].log_softmax(-1), h[..., self.k :].unflatten(-1, (self.k, -1))
 
-    def log_prob(self, features: Float[Tensor, "*batch f"], x: Tensor) -> Float[Tensor, "*batch"]:
-        "log p(x) of each observation: equation (1)."
-        log_w, components = self.shape(features)
-        at = log_w.ndim - 1  # where the axis of the components stands
-        x = x.unsqueeze(at).expand(*x.shape[:at], self.k, *x.shape[at:])
-        return (log_w + self.part.log_prob(components, x)).logsumexp(-1)
+# %% ../../nbs/33b_mixtures.ipynb #c9a1c8c5
+@patch
+def log_prob(self: Mixture, features: Float[Tensor, "*batch f"], x: Tensor) -> Float[Tensor, "*batch"]:
+    "log p(x) of each observation: equation (1)."
+    log_w, components = self.shape(features)
+    at = log_w.ndim - 1  # where the axis of the components stands
+    x = x.unsqueeze(at).expand(*x.shape[:at], self.k, *x.shape[at:])
+    return (log_w + self.part.log_prob(components, x)).logsumexp(-1)
 
-    def draw(self, *batch: int, generator=None, like: Tensor | None = None) -> Float[Tensor, "..."]:
-        "Noise for a sample: uniform numbers for the choice, then the part's."
-        choice = torch.rand(*batch, self.k, generator=generator, **kind_of(like))
-        return torch.cat([choice, self.part.draw(*batch, generator=generator, like=like)], -1)
+# %% ../../nbs/33b_mixtures.ipynb #84566fbb
+@patch
+def draw(self: Mixture, *batch: int, generator=None, like: Tensor | None = None) -> Float[Tensor, "..."]:
+    "Noise for a sample: uniform numbers for the choice, then the part's."
+    choice = torch.rand(*batch, self.k, generator=generator, **kind_of(like))
+    return torch.cat([choice, self.part.draw(*batch, generator=generator, like=like)], -1)
 
-    def sample(self, features: Float[Tensor, "*batch f"], noise: Float[Tensor, "*batch d"], temperature: float = 1.0):
-        "An observation from one component; the temperature acts on the choice and on the component."
-        log_w, components = self.shape(features)
-        j = (log_w + temperature * gumbel(noise[..., : self.k])).argmax(-1)
-        chosen = components.gather(-2, j[..., None, None].expand(*j.shape, 1, self.part.features))[..., 0, :]
-        return self.part.sample(chosen, noise[..., self.k :], temperature)
 
-    def mean(self, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "..."]:
-        "The weighted mean of the components' means."
-        log_w, components = self.shape(features)
-        means = self.part.mean(components)
-        return (log_w.exp().reshape(*log_w.shape, *[1] * (means.ndim - log_w.ndim)) * means).sum(log_w.ndim - 1)
+@patch
+def sample(
+    self: Mixture, features: Float[Tensor, "*batch f"], noise: Float[Tensor, "*batch d"], temperature: float = 1.0
+):
+    "An observation from one component; the temperature acts on the choice and on the component."
+    log_w, components = self.shape(features)
+    j = (log_w + temperature * gumbel(noise[..., : self.k])).argmax(-1)
+    chosen = components.gather(-2, j[..., None, None].expand(*j.shape, 1, self.part.features))[..., 0, :]
+    return self.part.sample(chosen, noise[..., self.k :], temperature)
 
-    def embed(self, x: Tensor) -> Float[Tensor, "..."]:
-        "As the part embeds it."
-        return self.part.embed(x)
+# %% ../../nbs/33b_mixtures.ipynb #937600c3
+@patch
+def mean(self: Mixture, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "..."]:
+    "The weighted mean of the components' means."
+    log_w, components = self.shape(features)
+    means = self.part.mean(components)
+    return (log_w.exp().reshape(*log_w.shape, *[1] * (means.ndim - log_w.ndim)) * means).sum(log_w.ndim - 1)
 
-    def blank(self, *batch: int, like: Tensor | None = None) -> Tensor:
-        "The part's blank."
-        return self.part.blank(*batch, like=like)
+
+@patch
+def embed(self: Mixture, x: Tensor) -> Float[Tensor, "..."]:
+    "As the part embeds it."
+    return self.part.embed(x)
+
+
+@patch
+def blank(self: Mixture, *batch: int, like: Tensor | None = None) -> Tensor:
+    "The part's blank."
+    return self.part.blank(*batch, like=like)
 
 # %% ../../nbs/33b_mixtures.ipynb #48ed950b
 def log_mass(
@@ -100,34 +115,44 @@ class Levels(Emission):
         log_w, mean, raw = full(features).unflatten(-1, (self.n, 3, self.k)).unbind(-2)
         return log_w.log_softmax(-1), mean, self.FLOOR + F.softplus(raw)
 
-    def nearest(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        "The nearest level of each number."
-        return (((x.clamp(-1, 1) + 1) / self.step).round() * self.step - 1).clamp(-1, 1)
+# %% ../../nbs/33b_mixtures.ipynb #d852e162
+@patch
+def nearest(self: Levels, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    "The nearest level of each number."
+    return (((x.clamp(-1, 1) + 1) / self.step).round() * self.step - 1).clamp(-1, 1)
 
-    def log_prob(self, features: Float[Tensor, "*batch f"], x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
-        "log p(x), summed over the numbers, of the level nearest to each."
-        (log_w, mean, scale), x = self.shape(features), self.nearest(x)[..., None]
-        low = torch.where(x < -1 + self.step / 2, -math.inf, (x - self.step / 2 - mean) / scale)
-        high = torch.where(x > 1 - self.step / 2, math.inf, (x + self.step / 2 - mean) / scale)
-        return (log_w + log_mass(low, high)).logsumexp(-1).sum(-1)
 
-    def sample(
-        self, features: Float[Tensor, "*batch f"], noise: Float[Tensor, "*batch d"], temperature: float = 1.0
-    ) -> Float[Tensor, "*batch n"]:
-        "Levels; the temperature acts on the choice of the component, and multiplies its scale."
-        log_w, mean, scale = self.shape(features)
-        noise = noise.unflatten(-1, (self.n, self.k + 1))
-        j = (log_w + temperature * gumbel(noise[..., : self.k])).argmax(-1, keepdim=True)
-        x = mean.gather(-1, j) + temperature * scale.gather(-1, j) * inside(noise[..., self.k :]).logit()
-        return self.nearest(x[..., 0])
+@patch
+def log_prob(
+    self: Levels, features: Float[Tensor, "*batch f"], x: Float[Tensor, "*batch n"]
+) -> Float[Tensor, "*batch"]:
+    "log p(x), summed over the numbers, of the level nearest to each."
+    (log_w, mean, scale), x = self.shape(features), self.nearest(x)[..., None]
+    low = torch.where(x < -1 + self.step / 2, -math.inf, (x - self.step / 2 - mean) / scale)
+    high = torch.where(x > 1 - self.step / 2, math.inf, (x + self.step / 2 - mean) / scale)
+    return (log_w + log_mass(low, high)).logsumexp(-1).sum(-1)
 
-    def mean(self, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch n"]:
-        "The expected level: the first one, and a step for each level that is exceeded with its probability."
-        log_w, mean, scale = self.shape(features)
-        total = torch.zeros_like(mean)
-        for level in range(self.levels - 1):
-            total = total + ((mean - (level + 0.5) * self.step + 1) / scale).sigmoid()
-        return -1 + self.step * (log_w.exp() * total).sum(-1)
+# %% ../../nbs/33b_mixtures.ipynb #d6d52e73
+@patch
+def sample(
+    self: Levels, features: Float[Tensor, "*batch f"], noise: Float[Tensor, "*batch d"], temperature: float = 1.0
+) -> Float[Tensor, "*batch n"]:
+    "Levels; the temperature acts on the choice of the component, and multiplies its scale."
+    log_w, mean, scale = self.shape(features)
+    noise = noise.unflatten(-1, (self.n, self.k + 1))
+    j = (log_w + temperature * gumbel(noise[..., : self.k])).argmax(-1, keepdim=True)
+    x = mean.gather(-1, j) + temperature * scale.gather(-1, j) * inside(noise[..., self.k :]).logit()
+    return self.nearest(x[..., 0])
+
+
+@patch
+def mean(self: Levels, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch n"]:
+    "The expected level: the first one, and a step for each level that is exceeded with its probability."
+    log_w, mean, scale = self.shape(features)
+    total = torch.zeros_like(mean)
+    for level in range(self.levels - 1):
+        total = total + ((mean - (level + 0.5) * self.step + 1) / scale).sigmoid()
+    return -1 + self.step * (log_w.exp() * total).sum(-1)
 
 # %% ../../nbs/33b_mixtures.ipynb #cac4a786
 class Nade(Emission):
@@ -144,42 +169,52 @@ class Nade(Emission):
         paths = torch.rand(self.PATHS, n, generator=torch.Generator().manual_seed(0))
         self.register_buffer("paths", paths, persistent=False)
 
-    def logits(self, features: Float[Tensor, "*batch f"], x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-        "The logit of each bit given those before it: equation (3), all bits at once."
-        h, W, V = full(features), self.W.to(x.dtype), self.V.to(x.dtype)
-        told = x[..., None] * W
-        hidden = (h[..., None, self.n :] + told.cumsum(-2) - told).sigmoid()
-        return h[..., : self.n] + (V * hidden).sum(-1)
+# %% ../../nbs/33b_mixtures.ipynb #a1a05f78
+@patch
+def logits(self: Nade, features: Float[Tensor, "*batch f"], x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+    "The logit of each bit given those before it: equation (3), all bits at once."
+    h, W, V = full(features), self.W.to(x.dtype), self.V.to(x.dtype)
+    told = x[..., None] * W
+    hidden = (h[..., None, self.n :] + told.cumsum(-2) - told).sigmoid()
+    return h[..., : self.n] + (V * hidden).sum(-1)
 
-    def log_prob(self, features: Float[Tensor, "*batch f"], x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
-        "log p(x), summed over the bits."
-        h = self.logits(features, x)
-        return (x * h - F.softplus(h)).sum(-1)
 
-    def run(
-        self, features: Float[Tensor, "*batch f"], noise: Float[Tensor, "*batch n"], temperature: float = 1.0
-    ) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
-        "Bits drawn one after the other, and the probability that each had."
-        h, threshold = full(features), temperature * inside(noise).logit()
-        told, drawn, probabilities = h[..., self.n :], [], []
-        for i in range(self.n):
-            logit = h[..., i] + told.sigmoid() @ self.V[i].to(h.dtype)
-            drawn.append((logit + threshold[..., i] > 0).to(h.dtype))
-            probabilities.append(logit.sigmoid())
-            told = told + drawn[-1][..., None] * self.W[i].to(h.dtype)
-        return torch.stack(drawn, -1), torch.stack(probabilities, -1)
+@patch
+def log_prob(self: Nade, features: Float[Tensor, "*batch f"], x: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    "log p(x), summed over the bits."
+    h = self.logits(features, x)
+    return (x * h - F.softplus(h)).sum(-1)
 
-    def sample(
-        self, features: Float[Tensor, "*batch f"], noise: Float[Tensor, "*batch n"], temperature: float = 1.0
-    ) -> Float[Tensor, "*batch n"]:
-        "Zeros and ones; each conditional logit is divided by the temperature."
-        return self.run(features, noise, temperature)[0]
+# %% ../../nbs/33b_mixtures.ipynb #df717d68
+@patch
+def run(
+    self: Nade, features: Float[Tensor, "*batch f"], noise: Float[Tensor, "*batch n"], temperature: float = 1.0
+) -> tuple[Float[Tensor, "*batch n"], Float[Tensor, "*batch n"]]:
+    "Bits drawn one after the other, and the probability that each had."
+    h, threshold = full(features), temperature * inside(noise).logit()
+    told, drawn, probabilities = h[..., self.n :], [], []
+    for i in range(self.n):
+        logit = h[..., i] + told.sigmoid() @ self.V[i].to(h.dtype)
+        drawn.append((logit + threshold[..., i] > 0).to(h.dtype))
+        probabilities.append(logit.sigmoid())
+        told = told + drawn[-1][..., None] * self.W[i].to(h.dtype)
+    return torch.stack(drawn, -1), torch.stack(probabilities, -1)
 
-    def mean(self, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch n"]:
-        "About the probability of each bit: the mean of its conditional probability over 64 samples, always the same."
-        shape = (*features.shape[:-1], self.PATHS)
-        noise = self.paths.to(full(features).dtype).expand(*shape, self.n)
-        return self.run(features[..., None, :].expand(*shape, self.features), noise)[1].mean(-2)
+# %% ../../nbs/33b_mixtures.ipynb #479d9cc6
+@patch
+def sample(
+    self: Nade, features: Float[Tensor, "*batch f"], noise: Float[Tensor, "*batch n"], temperature: float = 1.0
+) -> Float[Tensor, "*batch n"]:
+    "Zeros and ones; each conditional logit is divided by the temperature."
+    return self.run(features, noise, temperature)[0]
+
+
+@patch
+def mean(self: Nade, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch n"]:
+    "About the probability of each bit: the mean of its conditional probability over 64 samples, always the same."
+    shape = (*features.shape[:-1], self.PATHS)
+    noise = self.paths.to(full(features).dtype).expand(*shape, self.n)
+    return self.run(features[..., None, :].expand(*shape, self.features), noise)[1].mean(-2)
 
 # %% ../../nbs/33b_mixtures.ipynb #c82dd06b
 class Frames(Emission):
@@ -205,39 +240,53 @@ class Frames(Emission):
         self.support = kind.support
         self.encoder.var.requires_grad_(False)  # an embedded frame is the encoder's mean
 
-    def flat(self, network: Callable, x: Tensor, axes: int) -> Tensor:
-        "A network's output for any number of axes before the last ones."
-        return network(x.reshape(-1, *x.shape[x.ndim - axes :]))
+# %% ../../nbs/33b_mixtures.ipynb #21a7ff71
+@patch
+def flat(self: Frames, network: Callable, x: Tensor, axes: int) -> Tensor:
+    "A network's output for any number of axes before the last ones."
+    return network(x.reshape(-1, *x.shape[x.ndim - axes :]))
 
-    def out(self, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch channel height width"]:
-        "The decoder's output: logits or means."
-        return self.flat(self.decoder, features, 1).reshape(*features.shape[:-1], *self.event)
 
-    def log_prob(
-        self, features: Float[Tensor, "*batch f"], x: Float[Tensor, "*batch channel height width"]
-    ) -> Float[Tensor, "*batch"]:
-        "log p(x), summed over the pixels."
-        return self.pixels.log_prob(x, self.out(features))
+@patch
+def out(self: Frames, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch channel height width"]:
+    "The decoder's output: logits or means."
+    return self.flat(self.decoder, features, 1).reshape(*features.shape[:-1], *self.event)
 
-    def draw(self, *batch: int, generator=None, like: Tensor | None = None) -> Float[Tensor, "..."]:
-        "Noise for a sample: uniform for binary pixels, standard normal for Gaussian ones."
-        if self.binary:
-            return super().draw(*batch, generator=generator, like=like)
-        return torch.randn(*batch, self.draws, generator=generator, **kind_of(like))
 
-    def sample(
-        self, features: Float[Tensor, "*batch f"], noise: Float[Tensor, "*batch d"], temperature: float = 1.0
-    ) -> Float[Tensor, "*batch channel height width"]:
-        "Frames; the temperature divides logits, or multiplies the standard deviation."
-        out, noise = self.out(features), noise.unflatten(-1, self.event)
-        if self.binary:
-            return (out + temperature * inside(noise).logit() > 0).to(out.dtype)
-        return out + temperature * self.pixels.log_std.clamp(min=-6.0).exp() * noise
+@patch
+def log_prob(
+    self: Frames, features: Float[Tensor, "*batch f"], x: Float[Tensor, "*batch channel height width"]
+) -> Float[Tensor, "*batch"]:
+    "log p(x), summed over the pixels."
+    return self.pixels.log_prob(x, self.out(features))
 
-    def mean(self, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch channel height width"]:
-        "Expected pixels."
-        return self.pixels.mean(self.out(features))
 
-    def embed(self, x: Float[Tensor, "*batch channel height width"]) -> Float[Tensor, "*batch f"]:
-        "The encoder's mean."
-        return self.flat(lambda frames: self.encoder(frames).mean, x, 3).reshape(*x.shape[:-3], self.embedded)
+@patch
+def draw(self: Frames, *batch: int, generator=None, like: Tensor | None = None) -> Float[Tensor, "..."]:
+    "Noise for a sample: uniform for binary pixels, standard normal for Gaussian ones."
+    if self.binary:
+        return Emission.draw(self, *batch, generator=generator, like=like)
+    return torch.randn(*batch, self.draws, generator=generator, **kind_of(like))
+
+# %% ../../nbs/33b_mixtures.ipynb #b34e5b88
+@patch
+def sample(
+    self: Frames, features: Float[Tensor, "*batch f"], noise: Float[Tensor, "*batch d"], temperature: float = 1.0
+) -> Float[Tensor, "*batch channel height width"]:
+    "Frames; the temperature divides logits, or multiplies the standard deviation."
+    out, noise = self.out(features), noise.unflatten(-1, self.event)
+    if self.binary:
+        return (out + temperature * inside(noise).logit() > 0).to(out.dtype)
+    return out + temperature * self.pixels.log_std.clamp(min=-6.0).exp() * noise
+
+
+@patch
+def mean(self: Frames, features: Float[Tensor, "*batch f"]) -> Float[Tensor, "*batch channel height width"]:
+    "Expected pixels."
+    return self.pixels.mean(self.out(features))
+
+
+@patch
+def embed(self: Frames, x: Float[Tensor, "*batch channel height width"]) -> Float[Tensor, "*batch f"]:
+    "The encoder's mean."
+    return self.flat(lambda frames: self.encoder(frames).mean, x, 3).reshape(*x.shape[:-3], self.embedded)

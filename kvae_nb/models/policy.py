@@ -48,11 +48,13 @@ class Policy(nn.Module):
         "The scores, or for numbers what goes through tanh."
         return self.net(window)
 
-    def draw(self, *batch: int, generator: torch.Generator | None = None) -> Float[Tensor, "..."]:
-        "Noise for `soft`: Gumbel's distribution for choices, standard normal numbers otherwise."
-        make = torch.rand if self.chooses else torch.randn
-        noise = make(*batch, len(self.rows), generator=generator)
-        return gumbel(noise) if self.chooses else noise
+# %% ../../nbs/40_policy.ipynb #db1d1d55
+@patch
+def draw(self: Policy, *batch: int, generator: torch.Generator | None = None) -> Float[Tensor, "..."]:
+    "Noise for `soft`: Gumbel's distribution for choices, standard normal numbers otherwise."
+    make = torch.rand if self.chooses else torch.randn
+    noise = make(*batch, len(self.rows), generator=generator)
+    return gumbel(noise) if self.chooses else noise
 
 # %% ../../nbs/40_policy.ipynb #bd3a869b
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Dreamed(NamedTuple):
     seen: Float[Tensor, "rows horizon width"]
     u: Float[Tensor, "rows horizon size"]
 
-
+# %% ../../nbs/40_policy.ipynb #127715b5
 class DreamNoise(NamedTuple):
     "Everything random in a dream, a list over its steps."
 
@@ -184,7 +186,7 @@ def either(
         return type(one)(*parts) if hasattr(one, "_fields") else tuple(parts)
     return one
 
-
+# %% ../../nbs/40_policy.ipynb #d818bfdd
 @dataclass(frozen=True, eq=False)
 class SequenceWorld:
     "A model of recordings with outcomes, to dream in. Raises `InputError` for a model of something else."
@@ -216,7 +218,7 @@ def imagine(self: SequenceWorld, memory: Live, u: Float[Tensor, "rows size"], no
     x = torch.cat([seen, torch.stack([reward, torch.zeros_like(reward)], -1)], -1)
     return Imagined(told(model, memory, step.rest, x), seen, reward, over)
 
-
+# %% ../../nbs/40_policy.ipynb #30bce6db
 @patch
 @torch.no_grad()
 def wake(

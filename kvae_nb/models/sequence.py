@@ -92,7 +92,8 @@ def forward(
     x, mask, u = check_sequences(self, x, mask, u, values=False)
     noise = self.noise(*x.shape[:2]) if noise is None else noise
     told = self.begin(x, mask, u, noise.drop)
-    path = self.latent.path(told.e, told.a, noise.z, told.free)
+    ends = self.latent.smooth  # then only steps behind the last observed one are free, and the bound reads none of them
+    path = self.latent.path(told.e, told.a, noise.z, None if ends else told.free)
     log_likelihood = self.log_likelihood(told, path.s, noise.frames)
     prior, posterior = divergence(path, told.free, self.config.exact_kl)
     return ElboTerms(log_likelihood, prior, posterior, told.seen.sum(-1).to(log_likelihood.dtype))

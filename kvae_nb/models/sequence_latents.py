@@ -14,6 +14,7 @@ import torch
 from fastcore.basics import patch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from kvae_nb.models.sequence_parts import (
     ACTIVATIONS,
@@ -336,21 +337,35 @@ class ChainLatent(ChainNetworks):
     "d_t = RNN(c_t), z_t from P(d_t, z_{t-1}), x_t from [d_t, z_t]."
 
     def path(self, e: Tensor, a: Tensor, noise: Tensor, free: Tensor | None = None) -> Path:
-        "One path drawn from the posterior; what the first layers make of e and a is computed for all steps at once."
-        P, Q, n = self.P, self.Q, self.P.told.out_features
-        first = torch.cat([P.told(e), Q.told(a)], -1).unbind(1)
-        W = torch.cat([P.before.weight, Q.before.weight]).T
-        z, found = self.z0.expand(len(e), -1), []
-        for t, (told, eps) in enumerate(zip(first, noise.unbind(1))):
-            h = torch.addmm(told, z, W)
-            p, q = P.finish(h[:, :n], z), Q.finish(h[:, n:])
-            q = Diagonal(q.mean + p.mean, q.var) if self.residual else q
-            q = pick(None if free is None else free[:, t], p, q)
-            z = q.sample(eps)
-            found.append((z, p, q))
-        z, p, q = zip(*found)
-        z = torch.stack(z, 1)
-        return Path(z, self.along(e, z), stacked(p), stacked(q))
+        "One path drawn from the posterior; only what depends on the latent of the step before waits for it."
+        P, Q, z0 = self.P, self.Q, self.z0.expand(len(e), 1, -1)
+        first = P.ahead(e)
+        if self.residual or free is not None:
+            return self.both(e, first, a, noise, free)
+        z, found, W, b = z0[:, 0], [], Q.weight, Q.ahead(a)
+        for told, eps in zip(b.unbind(1), noise.unbind(1)):
+            mean, rest = Q.half(torch.addmm(told, z, W))
+            z = torch.addcmul(mean, softplus(rest) + Q.least, eps)
+            found.append((z, mean, rest))
+        z, mean, rest = (torch.stack(v, 1) for v in zip(*found))
+        p = P.whole(*P.half(first + torch.cat([z0, z[:, :-1]], 1) @ P.weight))
+        return Path(z, self.along(e, z), p, Q.whole(mean, rest))
+
+    def both(self, e: Tensor, first: Tensor, a: Tensor, noise: Tensor, free: Tensor | None) -> Path:
+        "The same where the posterior needs the prior: its mean is added, or it is the prior at some of the steps."
+        P, Q, z, n, found = self.P, self.Q, self.z0.expand(len(a), -1), first.shape[-1], []
+        told, W = torch.cat([first, Q.ahead(a)], -1), torch.cat([P.weight, Q.weight], 1)
+        for t, (now, eps) in enumerate(zip(told.unbind(1), noise.unbind(1))):
+            h = torch.addmm(now, z, W)
+            p, (mean, rest) = P.half(h[:, :n]), Q.half(h[:, n:])
+            mean, std = mean + p[0] if self.residual else mean, softplus(rest) + Q.least
+            if free is not None:
+                own = P.whole(*p)
+                mean, std = (torch.where(free[:, t, None], *v) for v in ((own.mean, mean), (own.var.sqrt(), std)))
+            z = torch.addcmul(mean, std, eps)
+            found.append((z, *p, mean, std))
+        z, p_mean, p_rest, mean, std = (torch.stack(v, 1) for v in zip(*found))
+        return Path(z, self.along(e, z), P.whole(p_mean, p_rest), Diagonal(mean, std.square()))
 
 # %% ../../nbs/35a_latents.ipynb #465d03af
 class MarkovLatent(ContextOnly, ChainLatent):

@@ -38,7 +38,7 @@ class SequenceConfig:
     rnn_units: tuple[int, ...] = (128,)
     "units of each recurrent layer"
     cell: str = "lstm"
-    "kind of the recurrent layers: lstm or gru"
+    "kind of the recurrent layers: lstm, gru or rnn (h_t = tanh of a linear map)"
     encoder: tuple[int, ...] = (128,)
     "layers of the network that reads an observation; the last is the length of the code"
     decoder: tuple[int, ...] = (128,)
@@ -73,7 +73,7 @@ class SequenceConfig:
 # %% ../../nbs/35_sequence_models.ipynb #875ce6d4
 CHOICES = {
     "latent": ("none", "independent", "vrnn", "srnn", "markov"),
-    "cell": ("lstm", "gru"),
+    "cell": ("lstm", "gru", "rnn"),
     "activation": ("relu", "elu", "tanh", "leaky"),
     "posterior": ("paper", "smoothing", "filtering"),
     "latent_into": ("rnn", "decoder"),
@@ -123,11 +123,11 @@ class Recurrent(nn.Module):
         self,
         inputs: int,  # length of what is read at each step
         units: tuple[int, ...],  # of each layer
-        cell: str = "lstm",  # lstm or gru
+        cell: str = "lstm",  # lstm, gru or rnn
         dropout: float = 0.0,  # share of a layer's outputs that are silenced in training; the memory keeps them
     ):
         super().__init__()
-        make, self.units = {"lstm": nn.LSTM, "gru": nn.GRU}[cell], units
+        make, self.units, self.cell = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[cell], units, cell
         self.layers = nn.ModuleList(make(n, m, batch_first=True) for n, m in pairwise((inputs, *units)))
         self.silence, self.long = nn.Dropout(dropout), cell == "lstm"
         for layer in self.layers if self.long else ():
@@ -158,10 +158,10 @@ class Stepping(Recurrent):
 
     def step(self, c: Float[Tensor, "rows inputs"], memory: tuple) -> tuple[Float[Tensor, "rows units"], tuple]:
         "What the last layer says now, and the memory after this step."
-        after = []
+        after, once = [], {"lstm": torch.lstm_cell, "gru": torch.gru_cell, "rnn": torch.rnn_tanh_cell}[self.cell]
         for layer, m in zip(self.layers, memory):
             weights = layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0
-            m = torch.lstm_cell(c, m, *weights) if self.long else (torch.gru_cell(c, m[0], *weights),)
+            m = once(c, m, *weights) if self.long else (once(c, m[0], *weights),)
             c, after = self.silence(m[0]), [*after, m]
         return c, tuple(after)
 
@@ -312,14 +312,28 @@ class Transition(nn.Module):
 
     def forward(self, told: Float[Tensor, "*batch told"], z: Float[Tensor, "*batch dim_z"]) -> Diagonal:
         "The Gaussians. Without a chain z is not read."
-        return self.finish(self.told(told) + (0 if self.before is None else self.before(z)), z)
+        first = self.ahead(told)
+        return self.whole(*self.half(first if self.before is None else first + z @ self.weight))
 
-    def finish(self, first: Float[Tensor, "*batch units"], z: Float[Tensor, "*batch dim_z"] | None = None) -> Diagonal:
-        "The Gaussians, from what the first layer says."
-        return diagonal(*self.after(first).chunk(2, -1), self.least)
+    def ahead(self, told: Float[Tensor, "*batch told"]) -> Float[Tensor, "*batch first"]:
+        "What the first layers say before z is known."
+        return self.told(told)
+
+    @property
+    def weight(self) -> Float[Tensor, "dim_z first"]:
+        "By what z is multiplied and then added to it."
+        return self.before.weight.T
+
+    def half(self, first: Float[Tensor, "*batch first"]) -> tuple[Tensor, Tensor]:
+        "Means, and what the standard deviations are made of, from all that the first layers say."
+        return self.after(first).chunk(2, -1)
+
+    def whole(self, mean: Float[Tensor, "*batch dim_z"], rest: Float[Tensor, "*batch dim_z"]) -> Diagonal:
+        "The Gaussians, from what `half` returned."
+        return diagonal(mean, rest, self.least)
 
 # %% ../../nbs/35_sequence_models.ipynb #d5144f56
-class GatedTransition(nn.Module):
+class GatedTransition(Transition):
     "The transition of the deep Markov model: between a linear map and a network, a gate for each component."
 
     def __init__(
@@ -327,7 +341,7 @@ class GatedTransition(nn.Module):
         config: SequenceConfig,  # sizes and choices
         told: int,  # length of what is told
     ):
-        super().__init__()
+        nn.Module.__init__(self)
         (first, *others), n = config.latent_layers, config.dim_z
         self.told, self.before = nn.Linear(told, 2 * first), nn.Linear(n, 2 * first, bias=False)
         net = lambda: nn.Sequential(ACTIVATIONS[config.activation](), mlp((first, *others, n), config.activation))
@@ -337,15 +351,26 @@ class GatedTransition(nn.Module):
             self.keep.weight.copy_(torch.eye(n))
             self.keep.bias.zero_()
 
-    def forward(self, told: Float[Tensor, "*batch told"], z: Float[Tensor, "*batch dim_z"]) -> Diagonal:
-        "The Gaussians: equations (5) to (9) of Krishnan and others 2017."
-        return self.finish(self.told(told) + self.before(z), z)
+    def ahead(self, told: Float[Tensor, "*batch told"]) -> Float[Tensor, "*batch first"]:
+        "What the first layers and the linear map say before z is known."
+        first = self.told(told)
+        return torch.cat([first, self.keep.bias.expand(*first.shape[:-1], -1)], -1)
 
-    def finish(self, first: Float[Tensor, "*batch units"], z: Float[Tensor, "*batch dim_z"]) -> Diagonal:
-        "The Gaussians, from what the first layers say."
-        g, h = first.chunk(2, -1)
-        g, h = self.gate(g).sigmoid(), self.bend(h)
-        return diagonal(torch.lerp(self.keep(z), h, g), self.spread(h.relu()), self.least)
+    @property
+    def weight(self) -> Float[Tensor, "dim_z first"]:
+        "By what z is multiplied and then added to it."
+        return torch.cat([self.before.weight, self.keep.weight]).T
+
+    def half(self, first: Float[Tensor, "*batch first"]) -> tuple[Tensor, Tensor]:
+        "Means, and what the network says: equations (5) to (8) of Krishnan and others 2017."
+        n = self.keep.out_features
+        g, h, kept = first.split(((first.shape[-1] - n) // 2,) * 2 + (n,), -1)
+        h = self.bend(h)
+        return torch.lerp(kept, h, self.gate(g).sigmoid()), h
+
+    def whole(self, mean: Float[Tensor, "*batch dim_z"], rest: Float[Tensor, "*batch dim_z"]) -> Diagonal:
+        "The Gaussians, from what `half` returned: equation (9)."
+        return diagonal(mean, self.spread(rest.relu()), self.least)
 
 # %% ../../nbs/35_sequence_models.ipynb #0b60d50a
 def blanked(

@@ -38,9 +38,10 @@ class TrainConfig:
     clip: float = 150.0
     "the gradient is scaled down to this norm"
     samples: int = 1
-    "samples of the latent variables of each sequence in a step"
-    bound: Literal["elbo", "iwae"] = "elbo"
-    "what several samples become: the mean of their bounds, or the tighter bound of their mean weight"
+    "samples of the latent variables of each sequence in a step; for fivo, particles"
+    bound: Literal["elbo", "iwae", "fivo"] = "elbo"
+    """what several samples become: the mean of their bounds, the tighter bound of their mean weight, or that of a
+    particle filter (models of sequences)"""
     weight_decay: float = 0.0
     "how fast weights shrink towards 0, in units of the learning rate (AdamW); 0: not at all"
     reconstruction_weight: float = 0.3
@@ -128,7 +129,7 @@ def check_training(
         )
     if config.bound not in (bounds := get_args(TrainConfig.__annotations__["bound"])):
         raise InputError(f"train.bound is {config.bound!r}, but must be one of: {', '.join(bounds)}.")
-    if config.bound == "iwae" and config.decode_frames:
+    if config.bound != "elbo" and config.decode_frames:
         raise InputError(
             f"train.decode_frames is {config.decode_frames}, but weights need the likelihood of all frames; leave it "
             "0, or use train.bound elbo."

@@ -85,7 +85,7 @@ class Round(NamedTuple):
     dreamed: float  # mean return of the last dreams
     score: float  # mean reward of the policy's recorded games
 
-
+# %% ../../nbs/40b_play.ipynb #022716a3
 @dataclass
 class Play:
     "A policy, the model that it is trained in, and what happened."
@@ -128,7 +128,7 @@ def new_parts(
     model = SequenceVAE(SequenceConfig(config.latent, emission, dim_u=dim_u, **sizes, **layers))
     return model.eval(), Policy(env.actions, width)
 
-
+# %% ../../nbs/40b_play.ipynb #84eef32a
 def env_width(
     env: Environment,
 ) -> int:
@@ -137,7 +137,7 @@ def env_width(
         raise InputError(f"a policy is trained on rows of numbers, but these observations are {env.emission}.")
     return int(env.emission.removeprefix("normal(").rstrip(")"))
 
-
+# %% ../../nbs/40b_play.ipynb #9a0c15b9
 def begin_play(
     config: PlayConfig,
 ) -> Play:
@@ -164,7 +164,7 @@ def clipped_step(
     nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 1.0)
     optimiser.step()
 
-
+# %% ../../nbs/40b_play.ipynb #003c77a0
 def fit_model(
     play: Play,  # its model is changed in place
     steps: int,  # of training
@@ -249,7 +249,7 @@ def save_play(
     tensors = {k: v.detach().clone().contiguous() for k, v in tensors.items()}
     save_tensors(Path(folder) / FILE, tensors, meta | {"rounds": json.dumps(play.rounds)})
 
-
+# %% ../../nbs/40b_play.ipynb #a27491c4
 def load_play(
     folder: str | Path,  # written by `save_play`
 ) -> Play:

@@ -145,14 +145,13 @@ def written_out(
 def with_schedules(
     content: dict,  # names and values of a run
 ) -> dict:
-    "The same, with numbers in the place of the schedules in `train.betas` written out as constant ones."
-    train = content.get("train")
-    betas = train.get("betas") if isinstance(train, dict) else None
-    if not isinstance(betas, dict):
-        return content
-    number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool)
-    betas = {k: {"end": float(v)} if number(v) else v for k, v in betas.items()}
-    return content | {"train": train | {"betas": betas}}
+    "The same, with numbers in the place of the schedules in `betas` written out as constant ones."
+    number, found = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool), dict(content)
+    for name, train in content.items():
+        if isinstance(train, dict) and isinstance(betas := train.get("betas"), dict):
+            betas = {k: {"end": float(v)} if number(v) else v for k, v in betas.items()}
+            found[name] = train | {"betas": betas}
+    return found
 
 # %% ../../nbs/81_runs.ipynb #11e61a84
 def parsed(

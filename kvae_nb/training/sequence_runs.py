@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SEQUENCE_TRAINING', 'MUSIC_NETWORK', 'LETTERS_NETWORK', 'GAME_NETWORK', 'BODY_NETWORK', 'SLOW_TRAINING',
-           'QUICK_TRAINING', 'READING_TRAINING', 'SOUND_NETWORK', 'LISTENING', 'RECIPES', 'SEED_WEIGHT', 'HEAD_WEIGHT',
-           'VAE_SEQ', 'SEED_TRAINING', 'HEAD_TRAINING', 'LARGE_NETWORK', 'ARNN', 'ISEQ', 'VRNN', 'SRNN', 'DMM',
-           'SequenceRunConfig', 'ArnnRunConfig', 'IseqRunConfig', 'VrnnRunConfig', 'SrnnRunConfig', 'DmmRunConfig',
-           'check_emission', 'fit_sequences', 'keep_sequences', 'open_any', 'presets_of', 'model_of',
-           'SequenceEvaluationConfig', 'as_numbers', 'unit_rates', 'in_one_batch', 'measure_sequences',
-           'draw_generated', 'sequence_kind']
+           'QUICK_TRAINING', 'READING_TRAINING', 'SOUND_NETWORK', 'STRINGS_NETWORK', 'PLUCKING', 'LISTENING', 'RECIPES',
+           'SEED_WEIGHT', 'HEAD_WEIGHT', 'VAE_SEQ', 'SEED_TRAINING', 'HEAD_TRAINING', 'LARGE_NETWORK', 'ARNN', 'ISEQ',
+           'VRNN', 'SRNN', 'DMM', 'SequenceRunConfig', 'ArnnRunConfig', 'IseqRunConfig', 'VrnnRunConfig',
+           'SrnnRunConfig', 'DmmRunConfig', 'check_emission', 'fit_sequences', 'keep_sequences', 'open_any',
+           'presets_of', 'model_of', 'SequenceEvaluationConfig', 'as_numbers', 'unit_rates', 'in_one_batch',
+           'known_baselines', 'measure_sequences', 'draw_generated', 'sequence_kind']
 
 # %% ../../nbs/81c_sequence_runs.ipynb #d8adcc3c
 import math
@@ -86,7 +86,7 @@ class VrnnRunConfig(SequenceRunConfig):
     kind: Literal["vrnn"] = "vrnn"
     "which kind of model"
 
-
+# %% ../../nbs/81c_sequence_runs.ipynb #924ceb6c
 @dataclass(frozen=True)
 class SrnnRunConfig(SequenceRunConfig):
     "A whole run of a stochastic recurrent network."
@@ -118,7 +118,7 @@ def check_emission(
     if one.discrete and len(seen) and int(seen.max()) >= one.features:
         raise InputError(f"model.emission is {text}, but there is a symbol {int(seen.max())}; they are counted from 0.")
 
-
+# %% ../../nbs/81c_sequence_runs.ipynb #5cb1151f
 def fit_sequences(
     config: SequenceRunConfig,  # what was asked for
     data: SequenceData,  # what there is
@@ -185,8 +185,13 @@ READING_TRAINING = replace(
     QUICK_TRAINING, epochs=12, batch_size=64, lr=0.003, beta=Schedule("linear", 0.02, 1.0, length=6)
 )
 SOUND_NETWORK = replace(MUSIC_NETWORK, context_drop=0.1, dropout=0.0)
+STRINGS_NETWORK = SequenceConfig(  # that of 41_sequence_results
+    dim_z=32, rnn_units=(256,), encoder=(256,), decoder=(256,), latent_layers=(256,), context_drop=0.8
+)
+PLUCKING = replace(QUICK_TRAINING, epochs=30, batch_size=16, lr=0.003, beta=Schedule("linear", 0.1, 1.0, length=10))
 LISTENING = replace(QUICK_TRAINING, epochs=60, batch_size=32, beta=Schedule("linear", 0.02, 1.0, length=30))
 
+# %% ../../nbs/81c_sequence_runs.ipynb #1d889d7f
 RECIPES = {  # data, model, training
     "game": (
         SequenceDataConfig(sequences=50_000, valid=0.02),
@@ -204,7 +209,7 @@ RECIPES = {  # data, model, training
         BODY_NETWORK,
         replace(QUICK_TRAINING, epochs=40, batch_size=50, beta=Schedule("linear", 0.02, 1.0, length=20)),
     ),
-    "strings": (SequenceDataConfig("strings", sequences=500), SOUND_NETWORK, LISTENING),
+    "strings": (SequenceDataConfig("strings", sequences=700, steps=80, samples=100), STRINGS_NETWORK, PLUCKING),
     "audio": (SequenceDataConfig("audio"), SOUND_NETWORK, LISTENING),
     "box": (
         SequenceDataConfig("films", environment="box", steps=20),
@@ -233,6 +238,7 @@ SEED_TRAINING = TrainConfig(
 HEAD_TRAINING = replace(SEED_TRAINING, batch_size=32, clip=1.0, beta=HEAD_WEIGHT)
 LARGE_NETWORK = replace(VAE_SEQ, dim_z=16, rnn_units=(512, 512, 512))
 
+# %% ../../nbs/81c_sequence_runs.ipynb #5e48d3f6
 RECIPES |= {
     "vae_seq_game": (SequenceDataConfig(sequences=20_000), VAE_SEQ, replace(SEED_TRAINING, epochs=12)),  # 10 200 steps
     "vae_seq_music": (
@@ -269,7 +275,7 @@ def presets_of(
         presets[name] = make(data=data, model=replace(model, latent=latent), train=train)
     return presets
 
-
+# %% ../../nbs/81c_sequence_runs.ipynb #96703d57
 def model_of(
     make: type[SequenceRunConfig],  # the runs of a kind
 ):
@@ -321,7 +327,7 @@ def as_numbers(
     found |= {"bits_per_symbol": -e.per_step / math.log(2)} if bits else {}
     return {k: v if math.isfinite(v) else None for k, v in found.items()} | {"ess": e.ess.mean().item()}
 
-
+# %% ../../nbs/81c_sequence_runs.ipynb #7b16c59e
 @torch.no_grad()
 def unit_rates(
     model: SequenceVAE,
@@ -344,6 +350,20 @@ def in_one_batch(data: DataSet) -> Batch:
     return data.batch(torch.arange(len(data)))
 
 
+def known_baselines(
+    text: str,  # the distribution of an observation
+    parts: Split,  # training and validation part
+    data: SequenceData,  # sequences that they are measured on
+) -> dict[str, Estimate]:
+    "Baselines by name; none if there are none for such observations, or no validation part to choose one."
+    if not len(parts.valid):
+        return {}
+    try:
+        return baselines(text, *map(in_one_batch, (parts.train, parts.valid, data.to("cpu"))))
+    except InputError:
+        return {}
+
+# %% ../../nbs/81c_sequence_runs.ipynb #041b3264
 def measure_sequences(
     model: SequenceVAE,
     test: SequenceData,  # sequences that it was not trained on
@@ -358,17 +378,7 @@ def measure_sequences(
     bounds = all_bounds(model, data, c.particles, c.resample, generator)
     rates = unit_rates(model, data, c.seed)
     found = {name: as_numbers(e, bits) for name, e in bounds._asdict().items()}
-    compared = {}
-    if parts is not None and c.baselines and len(parts.valid):
-        try:
-            compared = baselines(
-                model.config.emission,
-                in_one_batch(parts.train),
-                in_one_batch(parts.valid),
-                in_one_batch(data.to("cpu")),
-            )
-        except InputError:
-            pass  # there is none for such observations
+    compared = {} if parts is None or not c.baselines else known_baselines(model.config.emission, parts, data)
     return {
         **found,
         "kl_per_step": sum(rates),

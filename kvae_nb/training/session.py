@@ -151,12 +151,12 @@ def orderly_end():
             signal.signal(s, signal.SIG_DFL)
 
 # %% ../../nbs/84_session.ipynb #24881d68
-def say_end(run: Path, error: BaseException, reporter: Reporter):
-    """A line and an entry in metrics.json about a training that ends before its time. Raises `KeyboardInterrupt` that
-    says how to go on, if it was one."""
+def say_end(run: Path, error: BaseException, reporter: Reporter, whole: Path | None = None):
+    """A line and an entry in metrics.json about a training that ends before its time, of a run or of a stage of the
+    `whole` one. Raises `KeyboardInterrupt` that says how to go on, if it was one."""
     stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
     reason = " ".join(str(error).split())[:300] or type(error).__name__
-    text = f"stopped; it goes on with kvae train --resume {run}" if stopped else f"failed: {reason}"
+    text = f"stopped; it goes on with kvae train --resume {whole or run}" if stopped else f"failed: {reason}"
     if reporter.main:
         write_status(run, "stopped" if stopped else "failed", "" if stopped else text)
         if stopped:

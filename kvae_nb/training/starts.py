@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIXED', 'as_file', 'from_memory', 'trained', 'take_over', 'is_of_kind', 'described', 'is_built', 'flat', 'changed',
-           'Task', 'check_observed', 'given_model', 'fitted', 'opened', 'plan', 'plan_resumed', 'start_run', 'begin']
+           'Task', 'check_observed', 'check_stages', 'given_model', 'fitted', 'opened', 'plan', 'plan_resumed',
+           'start_run', 'begin']
 
 # %% ../../nbs/54_starts.ipynb #46ea96d0
 import json
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..core.errors import InputError
 from ..core.files import atomic_write, inside
-from ..data.factors import label_arrays
+from ..data.factors import character, label_arrays
 from ..data.films import DataSet, Split, VideoData
 from ..data.opening import DataConfig, decide_levels, open_data, read_video_data
 from ..data.shards import Shards
@@ -47,6 +48,7 @@ from kvae_nb.training.runs import (
     parsed,
     read_config,
     remove_leftovers,
+    started,
     write_config,
 )
 
@@ -224,7 +226,7 @@ def changed(
     old, now = flat(asdict(config)), flat(asdict(new))
     differ = [k for k in now if k not in old or old[k] != now[k]]
     for name in differ if of else []:
-        if name in FIXED or not name.startswith(("train.", "data.path")):
+        if name in FIXED or not name.startswith(("train.", "frames.", "data.path")):
             raise InputError(
                 f"{name} is {old.get(name)} in {of}, and cannot become {now[name]} when the run goes on; start a "
                 "new run, or take over its weights (start)."
@@ -243,13 +245,16 @@ class Task(NamedTuple):
     file: Path | None = None  # data that were given in memory
     notes: dict = {}  # for started.json
     said: tuple[str, ...] = ()  # for the log
+    folder: Path | None = None  # where a new run is made; None: in one that is named by the time
 
 # %% ../../nbs/54_starts.ipynb #ceab486b
 def check_observed(
     parts: Split,  # training, validation and test part
     config: TrainConfig,  # how many validation sequences are looked at
 ):
-    "Raises `InputError` if a part that the training needs has no observed step."
+    "Raises `InputError` if a part that the training needs has no observed step, or clips to be joined no labels."
+    if config.pair:
+        character(parts.train, config.pair)
     valid = parts.valid if len(parts.valid) else parts.train
     for name, part in (("training", parts.train), ("validation", valid[: config.valid_sequences])):
         if part.mask is not None and not part.mask.is_meta and not part.mask.any():
@@ -257,6 +262,18 @@ def check_observed(
                 f"the {len(part)} {name} sequence(s) have no observed {unit_of(part)}, for the mask hides them all; "
                 "change the mask, or which sequences these are (data.split_seed, data.valid)."
             )
+
+# %% ../../nbs/54_starts.ipynb #5fb2c0c2
+def check_stages(
+    kind: Kind,  # perhaps with a run that is trained before
+    config: RunConfig,  # the run
+    parts: Split,  # training, validation and test part
+):
+    "Raises `InputError` if the run, or the one that is trained before it, cannot be trained on these data."
+    before = kind.before and kind.before(config)
+    for stage in (config, before) if before else (config,):
+        check_training(stage.train)
+        check_observed(parts, stage.train)
 
 # %% ../../nbs/54_starts.ipynb #0e510ec3
 def given_model(
@@ -359,7 +376,7 @@ def plan(
         config = replace(config, train=replace(config.train, restarts=0))
         notes |= {} if is_built(config, model) else {"model": f"{type(model).__module__}.{type(model).__qualname__}"}
     parts = kind.divide(config.data, whole)
-    check_observed(parts, config.train)
+    check_stages(kind, config, parts)
     return Task(config, whole, parts, None, model, file, notes, tuple(said))
 
 # %% ../../nbs/54_starts.ipynb #0f603bc0
@@ -385,13 +402,20 @@ def plan_resumed(
     whole = overlapping(opened(held, kind, where, data, getattr(config.data, "size", None))[1], run)
     config = kind.fit_config(config, whole)
     parts = kind.divide(config.data, whole)
-    check_observed(parts, config.train)
-    return Task(config, whole, parts, run, model, None, {}, tuple(f"changed: {s}" for s in said))
+    check_stages(kind, config, parts)
+    said = [f"changed: {s}" for s in said]
+    source = started(run).get("start") or config.start
+    if model is None and source and not (run / "checkpoints" / "last.safetensors").exists():
+        model = build_model(config)  # stopped before its first weights were kept
+        take_over(model, source)
+    return Task(config, whole, parts, run, model, None, {}, tuple(said))
 
 # %% ../../nbs/54_starts.ipynb #5f35bd26
 def start_run(task: Task, out: str | Path, held: ExitStack) -> Path:
     "A new folder, locked, with configuration, notes of the start, and data that were given in memory."
-    run = new_run_folder(out, task.config.train.name)
+    if task.folder:
+        task.folder.mkdir(exist_ok=True)
+    run = task.folder or new_run_folder(out, task.config.train.name)
     held.enter_context(locked(run))
     write_config(task.config, run / "config.yaml")
     versions = {"kvae_nb": __version__, "torch": torch.__version__, "python": platform.python_version()}

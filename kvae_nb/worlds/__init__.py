@@ -2,4 +2,4 @@
 
 from kvae_nb.house import door
 
-__getattr__, __dir__ = door(__name__, "published", "balls", "pendulum", "game", "environments", "agents", "strings")
+__getattr__, __dir__ = door(__name__, "published", "balls", "pendulum", "game", "environments", "agents", "strings", "figures", "wardrobe", "sprites", "swings")

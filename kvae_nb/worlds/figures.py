@@ -6,11 +6,12 @@
 __all__ = ['ACTIONS', 'DIRECTIONS', 'COLUMNS', 'CAST', 'STRIKE', 'BLADE', 'REST', 'TILT', 'YAW', 'SHEET_SIDE', 'FINE', 'GROUND',
            'LIGHT', 'TINT', 'Stance', 'walk_stance', 'cast_stance', 'slash_stance', 'bend_limb', 'skeleton', 'camera',
            'Poses', 'every_pose', 'Ball', 'rod', 'Relief', 'blank_relief', 'toon', 'draw_ball', 'draw_balls', 'trunk',
-           'bare_body', 'face', 'Ink', 'outline', 'mixed_down', 'ink_of', 'coloured']
+           'bare_body', 'decal', 'face', 'Ink', 'outline', 'mixed_down', 'drawn_window', 'ink_of', 'coloured']
 
 # %% ../../nbs/42d_figures.ipynb #e95166ed
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,9 +23,9 @@ ACTIONS = ("walk", "spellcast", "slash")
 DIRECTIONS = ("front", "left", "right")
 COLUMNS = {"walk": (8, 1, 2, 3, 4, 5, 6, 7), "spellcast": (0, 1, 2, 3, 4, 5, 4, 6), "slash": (0, 1, 2, 3, 4, 5, 4, 0)}
 
-CAST = [(8.5, 1, -11), (5, 6, -8), (3.5, 8, -3), (5, 8.5, 3), (8, 6, 9), (9.5, 4, 11), (11, 6, -3)]
+CAST = [(8.5, 1, -11), (5, 6, -8), (3.5, 8, -3), (6, 8, 4), (9.5, 5, 9.5), (11, 2.5, 11), (11, 6, -3)]
 STRIKE = [(-9, 2, -10), (-11, -1, -1), (-9, -4, 8), (-5, 9, 3), (4, 9, -4), (8, 5, -8)]
-BLADE = [(-0.2, 0.8, -0.5), (-0.5, 0.2, 0.9), (0.1, -0.6, 0.7), (-0.3, 0.9, 0.4), (0.8, 0.6, -0.2), (0.8, -0.1, -0.6)]
+BLADE = [(-0.2, 0.8, -0.5), (-0.5, 0.2, 0.9), (0.1, -0.6, 0.7), (-0.75, 0.6, 0.3), (0.8, 0.6, -0.2), (0.8, -0.1, -0.6)]
 
 # %% ../../nbs/42d_figures.ipynb #453b5c88
 class Stance(NamedTuple):
@@ -55,7 +56,7 @@ def walk_stance(
     hands = np.stack([side * (8.4 - 0.5 * c * c), 0.8 - 5.5 * c, -11.2 + 0.9 * c * c], 1)
     return REST._replace(feet=feet, hands=hands, twist=0.12 * c[0], rise=-0.9 * math.cos(2 * phase[0]))
 
-
+# %% ../../nbs/42d_figures.ipynb #aa60a0f7
 def cast_stance(
     column: int,  # key pose, 0 … 6
 ) -> Stance:
@@ -64,7 +65,7 @@ def cast_stance(
     lean, rise = (0, 0.3, 0.6, 0, -0.8, -1.2, 1.2)[column], (0, -0.6, -1, 0, 0.6, 0.6, -0.8)[column]
     return REST._replace(hands=hands, lean=lean, rise=rise)
 
-
+# %% ../../nbs/42d_figures.ipynb #adf17b9f
 def slash_stance(
     column: int,  # key pose, 0 … 5
 ) -> Stance:
@@ -118,7 +119,7 @@ def skeleton(
 
 # %% ../../nbs/42d_figures.ipynb #3147516c
 TILT = 0.28  # how far the camera looks down, in rad
-YAW = {"front": 0.0, "left": 1.35, "right": -1.35}  # how far the figure has turned to its right, in rad
+YAW = {"front": 0.0, "left": 1.15, "right": -1.15}  # how far the figure has turned to its right, in rad
 
 
 def camera(
@@ -129,14 +130,14 @@ def camera(
     across, depth, up = np.array([c, -s, 0]), np.array([s, c, 0]), np.array([0, 0, 1.0])
     return np.stack([across, up * ct - depth * st, depth * ct + up * st])
 
-
+# %% ../../nbs/42d_figures.ipynb #d3d016f7
 class Poses(NamedTuple):
     "All poses that a set of sheets shows, in its order: motion by motion, frame by frame."
 
     joints: dict[str, Float[np.ndarray, "poses 3"]]
     cameras: Float[np.ndarray, "poses 3 3"]
 
-
+# %% ../../nbs/42d_figures.ipynb #39aa2284
 def every_pose() -> Poses:
     "The 9 motions × 8 frames of a sheet: walk, spellcast, slash × front, left, right."
     shown = [(a, d, column) for a in ACTIONS for d in DIRECTIONS for column in COLUMNS[a]]
@@ -157,7 +158,7 @@ class Ball(NamedTuple):
     material: int  # which colour of the palette
     keep: Callable | None = None  # points from the centre [points, 3] → bool [points]
 
-
+# %% ../../nbs/42d_figures.ipynb #d0295e8a
 def rod(
     a: Float[np.ndarray, "poses 3"],  # one end
     b: Float[np.ndarray, "poses 3"],  # the other
@@ -187,13 +188,13 @@ def blank_relief(
     shape = (poses, SHEET_SIDE * FINE, SHEET_SIDE * FINE)
     return Relief(np.full(shape, -99, np.float32), np.zeros(shape, np.int8), np.zeros(shape, np.float32))
 
-
+# %% ../../nbs/42d_figures.ipynb #5e0ff483
 def toon(
     light: Float[np.ndarray, " points"],  # cosine of the angle between surface and light
 ) -> Float[np.ndarray, " points"]:
     "Brightness in three steps with soft borders: shadow, colour, gloss."
     step = lambda at: np.clip((light - at) / np.float32(0.12) + np.float32(0.5), 0, 1)
-    return 0.62 + np.float32(0.38) * step(0.12) + np.float32(0.16) * step(0.86)
+    return 0.66 + np.float32(0.34) * step(-0.05) + np.float32(0.15) * step(0.86)
 
 # %% ../../nbs/42d_figures.ipynb #8fe2f460
 def draw_ball(
@@ -230,9 +231,10 @@ def draw_ball(
 def draw_balls(
     shown: Poses,  # poses
     balls: list[Ball],  # what is drawn, in any order
+    before: Relief | None = None,  # what was drawn before; it is not changed
 ) -> Relief:
     "Pictures of all the balls, the nearer ones in front."
-    relief = blank_relief(len(shown.cameras))
+    relief = Relief(*(v.copy() for v in before)) if before else blank_relief(len(shown.cameras))
     for ball in balls:
         draw_ball(relief, shown.cameras, ball)
     return relief
@@ -246,15 +248,15 @@ def trunk(
     end: float = 1.0,  # … to the chest
     flare: float = 0.0,  # how much wider at the lower end
 ) -> list[Ball]:
-    "The trunk: seven flat balls one above the other."
+    "The trunk: nine flat balls one above the other."
     balls = []
-    for t in np.linspace(start, end, 7):
+    for t in np.linspace(start, end, 9):
         waist, wide = math.sin(math.pi * t), flare * (1 - t) + grow
-        radii = (5.2 - 0.9 * waist + 0.6 * t + wide, 3.6 - 0.3 * waist + wide, 2.6 + 0.6 * grow)
+        radii = (5.2 - 0.9 * waist + 0.6 * t + wide, 3.6 - 0.3 * waist + wide, 3.2 + 0.6 * grow)
         balls.append(Ball(j["hips"] + (j["chest"] - j["hips"]) * t + [0, 0, 0.6], radii, material))
     return balls
 
-
+# %% ../../nbs/42d_figures.ipynb #2b8c9e6f
 def bare_body(
     j: dict,  # joints
     grow: float = 0.0,  # by how much thicker
@@ -269,23 +271,30 @@ def bare_body(
         balls.append(Ball(j["hand" + n], (2.3, 2.3, 2.3), 0))
     return [*balls, Ball(j["head"], (8 + grow / 2, 7.8 + grow / 2, 8.2 + grow / 2), 0)]
 
+# %% ../../nbs/42d_figures.ipynb #03430ce2
+def decal(
+    j: dict,  # joints
+    at: tuple[float, float],  # its middle on the head: left and up
+    radii: tuple[float, float],  # in these directions
+    material: int,  # which colour
+    layer: int = 1,  # over those of a lower number
+) -> Ball:
+    "A spot painted on the front of the head: a slightly larger head, cut to an ellipse."
+    spot = lambda p: ((p[:, 0] - at[0]) / radii[0]) ** 2 + ((p[:, 2] - at[1]) / radii[1]) ** 2 < 1
+    grow = 1 + 0.006 * layer
+    return Ball(j["head"], (8 * grow, 7.8 * grow, 8.2 * grow), material, lambda p: spot(p) & (p[:, 1] > 0))
 
+# %% ../../nbs/42d_figures.ipynb #41c918f3
 def face(
     j: dict,  # joints
 ) -> list[Ball]:
     "Ears and nose (material 0), white of the eyes (1), pupils (2), cheeks (3) and mouth (4)."
     h, balls = j["head"], []
     for s in (1, -1):
-        balls += [
-            Ball(h + [7.9 * s, -0.6, -1.2], (1.3, 1.6, 2.0), 0),
-            Ball(h + [3.3 * s, 6.75, -1.6], (1.75, 1.0, 2.5), 1),
-        ]
-        balls += [
-            Ball(h + [3.2 * s, 7.35, -1.8], (1.15, 0.75, 1.9), 2),
-            Ball(h + [3.2 * s - 0.55, 8, -0.9], (0.5, 0.35, 0.55), 1),
-        ]
-        balls += [Ball(h + [5.0 * s, 5.6, -4.4], (1.2, 0.7, 0.8), 3)]
-    return [*balls, Ball(h + [0, 7.9, -3.6], (0.9, 0.9, 0.8), 0), Ball(h + [0, 6.75, -5.6], (1.5, 0.6, 0.45), 4)]
+        balls += [Ball(h + [7.9 * s, -0.6, -1.2], (1.3, 1.6, 2.0), 0), decal(j, (3.2 * s, -1.3), (1.75, 2.5), 1)]
+        balls += [decal(j, (3.1 * s, -1.6), (1.25, 2.1), 2, 2), decal(j, (3.1 * s - 0.4, -0.7), (0.55, 0.65), 1, 3)]
+        balls += [decal(j, (4.9 * s, -4.3), (1.3, 0.8), 3), decal(j, (3.2 * s, 2.0), (1.6, 0.45), 4)]
+    return [*balls, Ball(h + [0, 7.6, -3.4], (0.9, 0.9, 0.8), 0), decal(j, (0, -4.9), (1.4, 0.65), 4)]
 
 # %% ../../nbs/42d_figures.ipynb #fe36e04a
 class Ink(NamedTuple):
@@ -294,28 +303,37 @@ class Ink(NamedTuple):
     cover: Float[np.ndarray, "materials poses size size"]  # shares, 0 … 1
     light: Float[np.ndarray, "materials poses size size"]  # cover times brightness
 
-
+# %% ../../nbs/42d_figures.ipynb #9147eab1
 def outline(
-    depth: Float[np.ndarray, "poses side side"],  # of everything
+    depth: Float[np.ndarray, "poses height width"],  # of everything
 ) -> np.ndarray:
     "Where the surface ends: a neighbour lies more than 2.6 pixels behind."
     wide = np.pad(depth, ((0, 0), (2, 2), (2, 2)), constant_values=-99)
-    side, lowest = depth.shape[-1], depth
+    (height, width), lowest = depth.shape[1:], depth.copy()
     for row, column in ((0, 2), (4, 2), (2, 0), (2, 4), (1, 1), (1, 3), (3, 1), (3, 3)):
-        lowest = np.minimum(lowest, wide[:, row : row + side, column : column + side])
+        np.minimum(lowest, wide[:, row : row + height, column : column + width], out=lowest)
     return lowest < depth - np.float32(2.6)
 
-
+# %% ../../nbs/42d_figures.ipynb #60419d5d
 def mixed_down(
-    fine: Float[np.ndarray, "poses side side"],  # points
-    size: int,  # pixels on a side
-) -> Float[np.ndarray, "poses size size"]:
+    fine: Float[np.ndarray, "poses height width"],  # points
+    k: int,  # points of a pixel in each direction
+) -> Float[np.ndarray, "poses rows columns"]:
     "The mean over the points of each pixel."
-    k = fine.shape[-1] // size
     rows = sum(fine[:, i::k] for i in range(k))
     return sum(rows[:, :, i::k] for i in range(k)) / np.float32(k * k)
 
-# %% ../../nbs/42d_figures.ipynb #f4a02574
+# %% ../../nbs/42d_figures.ipynb #0a6ad4a3
+def drawn_window(
+    part: Relief,  # what is drawn
+) -> tuple[slice, slice]:
+    "Rows and columns of points outside of which no pose shows anything, whole pixels of any size and a rim of some."
+    there = (part.depth > -90).any(0)
+    k, side = 2 * FINE, there.shape[-1]  # points of a pixel of the smaller size
+    found = (np.flatnonzero(there.any(axis)) if there.any() else np.zeros(1, int) for axis in (1, 0))
+    return tuple(slice(max(0, i.min() // k - 1) * k, min(side, (i.max() // k + 2) * k)) for i in found)
+
+
 def ink_of(
     part: Relief,  # what is drawn
     body: Relief,  # the bare figure, which may be in front
@@ -324,13 +342,20 @@ def ink_of(
     size: int = SHEET_SIDE,  # pixels on a side
 ) -> Ink:
     "The part as it is seen beside the body, with dark lines where the surface ends, mixed down to pixels."
-    hidden = (body.depth > part.depth) | (bulk.depth > part.depth + np.float32(2))
-    seen = (part.depth > -90) & ~hidden
-    shade = np.where(outline(np.maximum(part.depth, body.depth)), np.float32(0.28), part.shade)
-    masks = [(seen & (part.material == m)).astype(np.float32) for m in range(materials)]
-    return Ink(*(np.stack([mixed_down(v, size) for v in values]) for values in (masks, [m * shade for m in masks])))
+    window = drawn_window(part)  # nothing is calculated outside of it
+    depth, material, shade, front, far = (v[:, *window] for v in (*part, body.depth, bulk.depth))
+    seen = (depth > -90) & (front <= depth) & (far <= depth + np.float32(2))
+    shade = np.where(outline(np.maximum(depth, front)), np.float32(0.28), shade)
+    ink = Ink(*np.zeros((2, materials, len(depth), size, size), np.float32))
+    k = part.depth.shape[-1] // size
+    rows, columns = (slice(w.start // k, w.stop // k) for w in window)
+    for m in range(materials):
+        mask = (seen & (material == m)).astype(np.float32)
+        ink.cover[m, :, rows, columns] = mixed_down(mask, k)
+        ink.light[m, :, rows, columns] = mixed_down(mask * shade, k)
+    return ink
 
-
+# %% ../../nbs/42d_figures.ipynb #b38df400
 TINT = np.array([30, 16, 52], np.float32)  # the colour of shadows and lines: a dark violet
 
 

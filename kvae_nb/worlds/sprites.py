@@ -64,8 +64,8 @@ def stamp_of(
 # %% ../../nbs/42_sprites.ipynb #a194bd03
 def check_looks(
     sheets: Sheets,  # which parts there are
-    looks: Int[np.ndarray, "n 4"],  # classes of body, bottom, top and hair
-    motion: Int[np.ndarray, " n"],  # 3 · action + direction
+    looks: Int[np.ndarray, "n parts"],  # classes of body, bottom, top and hair
+    motion: Int[np.ndarray, " m"],  # 3 · action + direction
 ):
     "Raises `InputError` unless every class and every motion is there."
     if looks.ndim != 2 or looks.shape[1] != 4 or motion.shape != looks.shape[:1]:
@@ -79,8 +79,8 @@ def check_looks(
 
 def compose(
     sheets: Sheets,  # the parts
-    looks: Int[np.ndarray, "n 4"],  # classes of body, bottom, top and hair of each film
-    motion: Int[np.ndarray, " n"],  # 3 · action + direction of each
+    looks: Int[np.ndarray, "n parts"],  # classes of body, bottom, top and hair of each film
+    motion: Int[np.ndarray, " m"],  # 3 · action + direction of each
 ) -> UInt8[np.ndarray, "n 8 size size 3"]:
     "Films of these characters, part painted over part on opaque black. Raises `InputError` for unknown classes."
     looks, motion = np.asarray(looks, np.int64), np.asarray(motion, np.int64)

@@ -17,7 +17,7 @@ from .pendulum import BAR, BOB, ROD, Pendulum, swing
 from .sprites import LabelledFilms
 
 # %% ../../nbs/42c_swings.ipynb #750256f4
-LENGTHS = (0.4, 0.7, 1.0, 1.3)  # m
+LENGTHS = (0.55, 0.8, 1.05, 1.3)  # m
 FRICTIONS = (0.02, 0.08, 0.2, 0.5)  # 1/s: friction over mass and squared length, so it means the same for every length
 BOBS = (
     (236, 76, 72),
@@ -32,10 +32,10 @@ BOBS = (
 RODS = ((226, 226, 232), (160, 116, 78), (96, 124, 96), (96, 108, 150))
 SWING_FACTORS = (("bob", 8, True), ("rod", 4, True), ("length", 4, False), ("friction", 4, False))
 
-
+# %% ../../nbs/42c_swings.ipynb #63e530fb
 def swing_pendulum(
-    length: int,  # class, 0 … 3
-    friction: int,  # class, 0 … 3
+    length: int | np.integer,  # class, 0 … 3
+    friction: int | np.integer,  # class, 0 … 3
 ) -> Pendulum:
     "The pendulum of these classes, without a motor."
     l = LENGTHS[length]
@@ -57,7 +57,7 @@ def swing_covers(
     bob = ramp(np.sqrt((along - reach) ** 2 + across * across), BOB * 0.8)
     return ramp(np.sqrt((along - np.clip(along, 0, reach)) ** 2 + across * across), BAR * 0.8), bob
 
-
+# %% ../../nbs/42c_swings.ipynb #1c10eacc
 def draw_swings(
     phi: Float[np.ndarray, "n time"],  # angles in rad
     length: Float[np.ndarray, "n 1"],  # of the rods, in m
@@ -83,7 +83,7 @@ def swing_paths(
         paths[rows] = swing(swing_pendulum(l, f), start[rows], np.zeros((len(rows), steps)))
     return paths
 
-
+# %% ../../nbs/42c_swings.ipynb #8c81c326
 def simulate_swings(
     sequences: int = 2000,  # how many films
     steps: int = 60,  # frames in each, a tenth of a second apart

@@ -9,10 +9,12 @@ __all__ = ['SPIKES', 'GLOW', 'SKINS', 'long_trousers', 'breeches', 'shorts', 'BO
 
 # %% ../../nbs/42e_wardrobe.ipynb #492af731
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from ..core.runtime import derived_seed
 from kvae_nb.worlds.figures import (
@@ -31,7 +33,7 @@ from kvae_nb.worlds.figures import (
 # %% ../../nbs/42e_wardrobe.ipynb #9eb99f5c
 def trousers(
     j: dict,  # joints
-    end: float = 0.8,  # share of the shin that is covered; 0: shorts
+    end: float = 0.85,  # share of the shin that is covered; 0: shorts
 ) -> list[Ball]:
     "Trousers (material 0) with a hem (1)."
     balls = trunk(j, 0, 0.75, 0.0, 0.25)
@@ -42,7 +44,7 @@ def trousers(
         balls.append(Ball(knee + (foot - knee) * end, (3.65 - 0.5 * end,) * 3, 1))
     return balls
 
-
+# %% ../../nbs/42e_wardrobe.ipynb #42b23d44
 def skirt(
     j: dict,  # joints
 ) -> list[Ball]:
@@ -67,14 +69,14 @@ def sleeves(
         balls.append(Ball(cuff, (3.4 - forearm * 0.2,) * 3, 2))
     return balls
 
-
+# %% ../../nbs/42e_wardrobe.ipynb #020d6d0c
 def belt(
     j: dict,  # joints
 ) -> list[Ball]:
     "A belt (material 1)."
     return [Ball(j["hips"] + (j["chest"] - j["hips"]) * 0.22 + [0, 0, 0.6], (6.9, 5.3, 1.3), 1)]
 
-
+# %% ../../nbs/42e_wardrobe.ipynb #5133a60b
 def tunic(
     j: dict,  # joints
 ) -> list[Ball]:
@@ -83,7 +85,7 @@ def tunic(
     rest = [Ball(buckle, (1.4, 0.8, 1.3), 2), Ball(j["chest"] + [0, 2.6, 2.2], (2.6, 2.6, 2.4), 2)]
     return trunk(j, 0, 1.0, -0.12, 1.02, 0.9) + belt(j) + sleeves(j, 1.0, 0.6) + rest
 
-
+# %% ../../nbs/42e_wardrobe.ipynb #3b580602
 def striped_shirt(
     j: dict,  # joints
 ) -> list[Ball]:
@@ -94,7 +96,7 @@ def striped_shirt(
         balls.append(Ball(j["hips"] + (j["chest"] - j["hips"]) * t + [0, 0, 0.6], radii, 2))
     return balls
 
-
+# %% ../../nbs/42e_wardrobe.ipynb #2279fd1d
 def vest(
     j: dict,  # joints
 ) -> list[Ball]:
@@ -112,7 +114,7 @@ def hair_cap(
     keep = lambda p: ((p[:, 1] <= 1.5) | (p[:, 2] >= line(p))) & beside(p)
     return [Ball(j["head"] + [0, -0.6, 0.4], (8.9, 8.9, 9.1), 0, keep)]
 
-
+# %% ../../nbs/42e_wardrobe.ipynb #f14a7eef
 def long_hair(
     j: dict,  # joints
 ) -> list[Ball]:
@@ -124,19 +126,19 @@ def long_hair(
         balls += rod(h + [x, -5.5, 0], h + [x, -5.0, -13], 4.0, 2.6)
     return balls
 
-
+# %% ../../nbs/42e_wardrobe.ipynb #3176c146
 def short_hair(
     j: dict,  # joints
 ) -> list[Ball]:
     "Short hair with a wavy fringe."
     return hair_cap(j, lambda p: 3.6 + 0.9 * np.sin(1.1 * p[:, 0]))
 
-
+# %% ../../nbs/42e_wardrobe.ipynb #fa1ab37c
 def mohawk(
     j: dict,  # joints
 ) -> list[Ball]:
     "A crest from the forehead to the neck."
-    crest = [(a + 0.35, 3.6 if 0.2 < a < 2 else 2.6) for a in np.linspace(-0.5, 2.6, 12)]
+    crest = [(a + 0.35, 3.6 if 0.2 < a < 2 else 2.6) for a in np.linspace(0.2, 2.6, 11)]
     return [Ball(j["head"] + [0, 7.6 * math.cos(a), 8.4 * math.sin(a)], (1.9, 3.0, up), 0) for a, up in crest]
 
 # %% ../../nbs/42e_wardrobe.ipynb #b03769fc
@@ -147,7 +149,7 @@ def bun(
     knot = [Ball(j["head"] + [0, -5.2, 8.2], (4.3, 4.3, 4.0), 0), Ball(j["head"] + [0, -4.2, 5.8], (3.9, 3.9, 1.2), 1)]
     return hair_cap(j, lambda p: 4.4 - 0.06 * p[:, 0] ** 2) + knot
 
-
+# %% ../../nbs/42e_wardrobe.ipynb #03dba7f0
 SPIKES = ((0, 2, 1), (0.7, 1, 0.8), (0.9, -0.6, 0.5), (0, -1.2, 0.7), (0.5, -1.2, 0.2), (0.45, 0.2, 1.1))
 
 
@@ -162,7 +164,7 @@ def spiky_hair(
         balls += [Ball(root + (tip - root) * t, (3.4 - 2.9 * t,) * 3, 0) for t in np.linspace(0, 1, 8)]
     return balls
 
-
+# %% ../../nbs/42e_wardrobe.ipynb #6d966443
 def curls(
     j: dict,  # joints
 ) -> list[Ball]:
@@ -175,7 +177,7 @@ def curls(
     return [Ball(j["head"] + one, (2.5, 2.5, 2.5), 0) for one in d]
 
 # %% ../../nbs/42e_wardrobe.ipynb #cd564912
-GLOW = (0, 1.5, 2.5, 3.5, 4.5, 5.5, 4.5, 2.5)  # radius of the light between the hands in the frames of a spell
+GLOW = (0, 1.2, 1.8, 2.4, 3.0, 3.6, 3.0, 1.8)  # radius of the lights in the hands in the frames of a spell
 
 
 def boots(
@@ -185,11 +187,11 @@ def boots(
     balls = []
     for n in "LR":
         foot, shin = j["foot" + n], j["knee" + n] - j["foot" + n]
-        balls += rod(foot, j["toe" + n], 2.9, 2.7) + rod(foot, foot + 0.32 * shin, 2.9, 3.1)
-        balls.append(Ball(foot + 0.4 * shin, (3.3, 3.3, 3.3), 1))
+        balls += rod(foot, j["toe" + n], 2.9, 2.7) + rod(foot, foot + 0.2 * shin, 2.9, 3.0)
+        balls.append(Ball(foot + 0.28 * shin, (3.2, 3.2, 3.2), 1))
     return balls
 
-
+# %% ../../nbs/42e_wardrobe.ipynb #a0d3156a
 def blade(
     j: dict,  # joints
 ) -> list[Ball]:
@@ -206,12 +208,12 @@ def blade(
 def glow(
     j: dict,  # joints
 ) -> list[Ball]:
-    "A growing light between the hands (materials 4 and 5) in the frames of a spell."
+    "A light in each hand (materials 4 and 5) that grows in the frames of a spell."
     balls, frame = [], np.tile(np.arange(8), 9)
-    for r in sorted(set(GLOW) - {0}):
+    for r, n in product(sorted(set(GLOW) - {0}), "LR"):
         shown = (np.array(GLOW)[frame] == r) & (np.arange(72) // 24 == 1)
-        centre = (j["handL"] + j["handR"]) / 2 + [0, 1, 2.5] + np.where(shown, 0, 1000)[:, None]
-        balls += [Ball(centre, (r, r, r), 4), Ball(centre + [0, 0.6 * r, 0.2 * r], (0.62 * r,) * 3, 5)]
+        centre = j["hand" + n] + [0, 0.8, 1 + 0.6 * r] + np.where(shown, 0, 1000)[:, None]
+        balls += [Ball(centre, (r, r, r), 4), Ball(centre + [0, 0.6 * r, 0.25 * r], (0.6 * r,) * 3, 5)]
     return balls
 
 # %% ../../nbs/42e_wardrobe.ipynb #816dcf30
@@ -224,6 +226,8 @@ class Piece(NamedTuple):
 
 SKINS = ((250, 210, 175), (222, 165, 115), (150, 96, 62), (134, 190, 96), (138, 160, 232), (232, 138, 150))
 long_trousers, breeches, shorts = trousers, (lambda j: trousers(j, 0.25)), (lambda j: trousers(j, 0.0))
+
+# %% ../../nbs/42e_wardrobe.ipynb #f78414f4
 BOTTOMS = (
     Piece(long_trousers, ((64, 96, 190), (40, 60, 130))),
     Piece(shorts, ((196, 150, 84), (150, 110, 60))),
@@ -232,6 +236,8 @@ BOTTOMS = (
     Piece(breeches, ((225, 225, 230), (170, 170, 190))),
     Piece(skirt, ((120, 74, 190), (220, 190, 250))),
 )
+
+# %% ../../nbs/42e_wardrobe.ipynb #f85ff41e
 TOPS = (
     Piece(tunic, ((200, 60, 50), (92, 56, 30), (244, 200, 80))),
     Piece(striped_shirt, ((240, 238, 228), (80, 60, 50), (60, 120, 210))),
@@ -240,6 +246,8 @@ TOPS = (
     Piece(striped_shirt, ((245, 178, 50), (100, 60, 40), (190, 80, 40))),
     Piece(vest, ((110, 72, 44), (40, 30, 26), (196, 140, 70))),
 )
+
+# %% ../../nbs/42e_wardrobe.ipynb #16e48a50
 HAIRS = (
     Piece(long_hair, ((240, 196, 84),)),
     Piece(short_hair, ((84, 52, 36),)),
@@ -252,11 +260,10 @@ GEAR = ((104, 70, 48), (150, 106, 70), (205, 216, 232), (220, 176, 70), (90, 200
 
 # %% ../../nbs/42e_wardrobe.ipynb #a96678c6
 def skin_palette(
-    skin: tuple[int, int, int],  # its colour
+    skin: Float[np.ndarray, "3"],  # its colour
 ) -> np.ndarray:
     "Skin, white of the eyes, pupils, cheeks, mouth."
-    skin = np.array(skin, float)
-    return np.stack([skin, [255] * 3, [40, 30, 60], 0.72 * skin + [70, 25, 25], 0.55 * skin])
+    return np.stack([skin, [255] * 3, [40, 30, 60], 0.75 * skin + [62, 20, 22], 0.45 * skin + [50, 5, 10]])
 
 
 def drawn_parts(
@@ -267,8 +274,7 @@ def drawn_parts(
     shown, rng = every_pose(), np.random.default_rng(derived_seed(seed, 42))
     moved = lambda palette: np.clip(np.array(palette, float) + rng.uniform(-12, 12, np.shape(palette)), 0, 255)
     body, bulk, nothing = (draw_balls(shown, b) for b in (bare_body(shown.joints), bare_body(shown.joints, 0.9), []))
-    bare = draw_balls(shown, bare_body(shown.joints) + face(shown.joints))
-    skin = ink_of(bare, nothing, nothing, 5, size)
+    skin = ink_of(draw_balls(shown, face(shown.joints), body), nothing, nothing, 5, size)
     parts = {"body": [coloured(skin, skin_palette(moved(c))) for c in SKINS]}
     everyone = lambda j: boots(j) + blade(j) + glow(j)
     for name, pieces in (("bottom", BOTTOMS), ("top", TOPS), ("hair", HAIRS), ("shoes", (Piece(everyone, GEAR),))):
