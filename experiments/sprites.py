@@ -25,6 +25,7 @@ from kvae_nb.data.films import VideoData
 from kvae_nb.data.sheets import read_sheets
 from kvae_nb.evaluation.judge import load_judge, save_judge, train_judge
 from kvae_nb.evaluation.swaps import measure_swaps
+from kvae_nb.models.dsvae import DSVAE, DSVAEConfig
 from kvae_nb.models.identity import IdentityConfig, IdentityVAE
 from kvae_nb.worlds.sprites import compose, looks_of, original_characters
 
@@ -39,7 +40,7 @@ class Recipe:
 
     steps: int = 7000
     characters: int = 12  # in a step
-    frames: int = 2  # random frames of each of two clips; unpaired: twice as many of one clip
+    frames: int = 2  # random frames of each of two clips; unpaired: twice as many of one clip; DSVAE: all eight
     rate: float = 6e-3  # of Adam, after 200 steps; then a cosine down to a fiftieth
     pose: tuple[float, float, float] = (100.0, 8.0, 0.5)  # its price from, to, until this share of the steps
     sharpness: tuple[float, float] = (10.0, 0.04)  # it rises from this, until this share of the steps
@@ -47,10 +48,14 @@ class Recipe:
     model: dict = field(default_factory=lambda: dict(dim_a=8, pixel_var=0.05, K=20, sharpness=50.0))
 
 
+RECIPES = {  # of DSVAE as many steps as take the same time, at the prices of its bound
+    "identity": Recipe(),
+    "dsvae": Recipe(2400, rate=2e-3, pose=(1.0, 1.0, 1.0), identity=2.0, model=dict(dim_f=32, pixel_var=0.05, size=64)),
+}
 ROWS = {
     f"{kind} {pair} {seed}": (kind, pair, seed)
     for seed in range(3)
-    for kind, pair in (("identity", "paired"), ("identity", "unpaired"))
+    for kind, pair in (("identity", "paired"), ("identity", "unpaired"), ("dsvae", "unpaired"))
 }
 
 
@@ -75,11 +80,20 @@ def labelled(everyone: np.ndarray, who: np.ndarray) -> VideoData:
     return VideoData(torch.from_numpy(clips), labels=torch.from_numpy(labels), factors=FACTORS)
 
 
-def drawn(everyone: np.ndarray, who: np.ndarray, recipe: Recipe, pair: str, rng) -> torch.Tensor:
+def built(kind: str, recipe: Recipe) -> nn.Module:
+    "A new model."
+    if kind == "dsvae":
+        return DSVAE(DSVAEConfig(**recipe.model))
+    return IdentityVAE(IdentityConfig(**recipe.model))
+
+
+def drawn(everyone: np.ndarray, who: np.ndarray, recipe: Recipe, row: tuple, rng) -> torch.Tensor:
     "Frames of one step, [characters, frames, 3, 64, 64]: of two clips of each character, or of one."
     n, k = recipe.characters, recipe.frames
     order = lambda count, first: np.argsort(rng.random((n, count)), 1)[:, :first]
-    if pair == "paired":
+    if row[0] == "dsvae":
+        motion, at = rng.integers(9, size=(n, 1)), np.arange(8)[None]
+    elif row[1] == "paired":
         motion, at = order(9, 2).repeat(k, 1), np.concatenate([order(8, k), order(8, k)], 1)
     else:
         motion, at = order(9, 1).repeat(2 * k, 1), order(8, 2 * k)
@@ -95,10 +109,10 @@ def prices(recipe: Recipe, share: float) -> tuple[float, float]:
 
 def step_loss(model: nn.Module, x: torch.Tensor, recipe: Recipe, share: float) -> torch.Tensor:
     "Nats of a frame at the prices of this moment."
-    (start, until), end = recipe.sharpness, model.config.sharpness
+    (start, until), end = recipe.sharpness, getattr(model.config, "sharpness", 1.0)
     sharpness = start * (end / start) ** min(share / until, 1.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        terms = model(x, noise=model.noise(*x.shape[:2], temperature=1 / sharpness))
+        terms = model(x, noise=model.noise(*x.shape[:2], 4, temperature=1 / sharpness))
     identity, pose = prices(recipe, share)
     each = (pose * terms.parts[:, 1] - terms.log_likelihood) / x.shape[1] + identity * terms.parts[:, 0] / 16
     return each.mean()
@@ -106,10 +120,10 @@ def step_loss(model: nn.Module, x: torch.Tensor, recipe: Recipe, share: float) -
 
 def train(name: str, everyone: np.ndarray, who: np.ndarray, recipe: Recipe, folder: Path, until: float) -> dict | None:
     "The trained model and what it took; None if time was up before its end. Goes on where it was stopped."
-    kind, pair, seed = ROWS[name]
+    kind, _, seed = ROWS[name]
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = IdentityVAE(IdentityConfig(**recipe.model))
+    model = built(kind, recipe)
     optimiser = torch.optim.Adam(model.parameters(), recipe.rate, betas=(0.9, 0.99), fused=True)
     path, done, seconds = folder / f"{name.replace(' ', '_')}.pt", 0, 0.0
     if path.exists():
@@ -122,7 +136,7 @@ def train(name: str, everyone: np.ndarray, who: np.ndarray, recipe: Recipe, fold
         share = step / recipe.steps
         cosine = 0.02 + 0.98 * (1 + math.cos(math.pi * share)) / 2
         optimiser.param_groups[0]["lr"] = recipe.rate * min(1.0, (step + 1) / 200) * cosine
-        loss = step_loss(model, drawn(everyone, who, recipe, pair, rng), recipe, share)
+        loss = step_loss(model, drawn(everyone, who, recipe, ROWS[name], rng), recipe, share)
         optimiser.zero_grad()
         loss.backward()
         if torch.isfinite(nn.utils.clip_grad_norm_(model.parameters(), 500.0)):
@@ -180,17 +194,17 @@ def main():
     given = ask.parse_args()
     begin()
     given.runs.mkdir(parents=True, exist_ok=True)
-    everyone, until, recipe = films(given.sheets, given.runs), time.time() + 60 * given.minutes, Recipe()
+    everyone, until = films(given.sheets, given.runs), time.time() + 60 * given.minutes
     who = original_characters().train[:-VALID]
     for name in given.only:
         rows = stored("sprites").get("runs", [])
         if any(row["name"] == name for row in rows):
             continue
-        found = train(name, everyone, who, recipe, given.runs, until)
+        found = train(name, everyone, who, RECIPES[ROWS[name][0]], given.runs, until)
         if found is not None:
             row = measured(name, found["model"], everyone, own_judge(everyone, given.runs), found["seconds"])
             rows = [r for r in stored("sprites").get("runs", []) if r["name"] != name] + [row]
-            store("sprites", {"command": COMMAND, "recipe": vars(recipe), "runs": rows})
+            store("sprites", {"command": COMMAND, "recipes": {k: vars(r) for k, r in RECIPES.items()}, "runs": rows})
             print(json.dumps(row), flush=True)
 
 
