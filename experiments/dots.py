@@ -84,13 +84,13 @@ def row(wanted: dict) -> dict:
     unseen, speed = clips(64, generator)
     torch.manual_seed(seed)
     if seed not in FRAMES:
-        sizes = dict(size=SIZE, dim_a=2, K=8, widths=(48, 24), filters=16, units=64, pixel_var=0.002)
+        sizes = dict(size=SIZE, dim_a=2, K=8, widths=(64, 32), filters=16, units=96, pixel_var=0.004)
         FRAMES[seed] = IdentityVAE(IdentityConfig(**sizes))
-        train(FRAMES[seed], films, 1500, 4)
+        train(FRAMES[seed], films, 2000, 4)
     torch.manual_seed(seed)
     model = on_frames(FRAMES[seed], dim_d=4, rnn_units=48, transition_units=48, **WAYS[wanted["way"]])
     began = time.process_time()
-    train(model, films, 1000, 4 if model.proposal is not None else 1)
+    train(model, films, 800, 4 if model.proposal is not None else 1)
     seconds = time.process_time() - began
     return measured(model, unseen, speed, generator) | {"seconds": round(seconds, 1)}
 

@@ -269,6 +269,7 @@ def test_a_new_transition_is_nearly_the_identity_and_stationary():
     gate = net.gate(torch.cat([z, d], -1)).sigmoid()
     assert abs(gate.mean() - 0.1) < 0.02 and gate.max() < 0.3
     assert torch.equal(net.linear.weight, torch.eye(4)) and (net(z, d).mean - 0.9 * z).abs().max() < 0.3
+    assert abs(net(z, d).var.mean() - (1 - 0.9**2)) < 0.005
     for _ in range(30):
         z = net(z, d).sample()
     assert (z.var(0) - 1).abs().max() < 0.15
