@@ -56,6 +56,7 @@ def given_weights(
     found, short = load_pretrained(name), Path(name).name.removesuffix(ENDING)
     config = kind_of(found.kind).run(data=found.data, model=found.config)
     noted = {k: found.metrics.get(k) for k in ("epoch", "seed")}
+    noted |= {k: v for k, v in found.metrics.items() if k == "labels_used"}
     source = found.data.path or f"the simulated world {found.data.world}"
     print(f"pretrained weights {name}: {found.kind}, trained on {source}")
     run = Run(Path(runs) / short, config, found.model, Progress())

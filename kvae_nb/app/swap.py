@@ -6,7 +6,7 @@
 __all__ = ['check_someone', 'group_of', 'drawn_clips', 'Cast', 'held_out_films', 'cast_of', 'swapped_cast', 'swap_film',
            'swap_figure', 'code_arrays', 'swap_parser', 'checked_outputs', 'write_swap', 'do_swap', 'judged_run']
 
-# %% ../../nbs/52i_swap.ipynb #7a511b86
+# %% ../../nbs/52i_swap.ipynb #eb31f0d8
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -33,7 +33,7 @@ from ..training.identity_runs import labels_used
 from ..training.pretrained import load_pretrained
 from ..training.runs import Run, run_data
 
-# %% ../../nbs/52i_swap.ipynb #4adc89a1
+# %% ../../nbs/52i_swap.ipynb #e21ae5c0
 def check_someone(
     run: Run,  # a trained model
     verb: str,  # of the command line
@@ -46,7 +46,7 @@ def check_someone(
             f"{run.folder} holds a {run.config.kind}."
         )
 
-# %% ../../nbs/52i_swap.ipynb #345b4f58
+# %% ../../nbs/52i_swap.ipynb #c634714e
 def group_of(
     data: VideoData,  # clips, perhaps with labels
     static: bool,  # by what stays in a clip, or by what changes
@@ -72,7 +72,7 @@ def drawn_clips(
         turn.append(met[g])
     return data[order[torch.tensor(turn).argsort(stable=True)[:count]]]
 
-# %% ../../nbs/52i_swap.ipynb #76efc473
+# %% ../../nbs/52i_swap.ipynb #cdd1a0d0
 class Cast(NamedTuple):
     "Clips that lend their looks, and clips that lend their motions."
 
@@ -108,7 +108,7 @@ def cast_of(
             out.append(drawn_clips(own, args.count, name == "looks", seed))
     return Cast(*out)
 
-# %% ../../nbs/52i_swap.ipynb #bbcf4f69
+# %% ../../nbs/52i_swap.ipynb #22c51668
 @torch.no_grad()
 def swapped_cast(
     model: Disentangling,  # trained
@@ -124,7 +124,7 @@ def swapped_cast(
     generator = torch.Generator(device).manual_seed(derived_seed(seed))
     return Swapped(model.swap(*frames, mode=mode, generator=generator, **hidden).frames.float().cpu())
 
-# %% ../../nbs/52i_swap.ipynb #a96cc4e6
+# %% ../../nbs/52i_swap.ipynb #2b367af8
 def swap_film(
     cast: Cast,  # whose looks, whose motions
     frames: Float[Tensor, "rows columns time channel height width"],  # from `swapped_cast`
@@ -151,7 +151,7 @@ def swap_figure(
     plot_swap(figure.add_subplot(), looks, motions, frames, tuple(times.tolist()))
     return figure
 
-# %% ../../nbs/52i_swap.ipynb #dd013529
+# %% ../../nbs/52i_swap.ipynb #5b4d8fbc
 @torch.no_grad()
 def code_arrays(
     model: Disentangling,  # trained
@@ -172,7 +172,7 @@ def code_arrays(
         arrays |= {f"{name}_{k}": v for k, v in label_arrays(data.labels, data.factors).items()}
     return arrays
 
-# %% ../../nbs/52i_swap.ipynb #86b5fcad
+# %% ../../nbs/52i_swap.ipynb #79cb295c
 def swap_parser() -> ArgumentParser:
     "The arguments of `kvae swap`."
     p = run_parser("Puts the look of each of these clips on the motion of each of those, with a model of someone.")
@@ -188,7 +188,7 @@ def swap_parser() -> ArgumentParser:
     p.add_argument("--out", type=str, required=True, help="the folder to write to: swap.png, swap.gif, swap.npz")
     return add_force(p)
 
-# %% ../../nbs/52i_swap.ipynb #8958ae16
+# %% ../../nbs/52i_swap.ipynb #deede5d6
 def checked_outputs(
     args: Namespace,  # of `kvae swap`
 ) -> list[Path]:
@@ -215,7 +215,7 @@ def write_swap(
     with atomic_write(paths[2]) as tmp:
         np.savez_compressed(tmp, **arrays)
 
-# %% ../../nbs/52i_swap.ipynb #300e227a
+# %% ../../nbs/52i_swap.ipynb #f9ed8b52
 def do_swap(args: Namespace):
     "`kvae swap`."
     check_numbers(args, count=(1, 1000), seed=SEEDS)
@@ -235,7 +235,7 @@ def do_swap(args: Namespace):
     if args.codes:
         print(f"codes of {sum(map(len, everything))} clips: {args.codes}")
 
-# %% ../../nbs/52i_swap.ipynb #9d2841ac
+# %% ../../nbs/52i_swap.ipynb #f8a461e8
 def judged_run(
     model: Given,  # a trained model
     test: VideoData,  # what is measured
@@ -256,4 +256,5 @@ def judged_run(
         return None
     own = config if isinstance(config, SomeoneEvaluation) else SomeoneEvaluation(seed=config.seed)
     print("a judge looks at swaps; the first time it has to learn from the training films", flush=True)
-    return judged_someone(run.model, train, test, own, labels_used(run.config), folder)
+    labels = model.facts.get("labels_used", labels_used(run.config))
+    return judged_someone(run.model, train, test, own, labels, folder)

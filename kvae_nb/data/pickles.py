@@ -25,7 +25,7 @@ PLAIN = re.compile(r"b1|[iuf][1248]|O8?")  # types of numbers that are understoo
 class Refused(pickle.UnpicklingError):
     "The pickle asks for something other than arrays of numbers."
 
-
+# %% ../../nbs/42f_pickles.ipynb #592c744f
 class Maker:
     "What stands in the place of a function of numpy: it notes what it is called with, and cannot be changed."
 
@@ -104,21 +104,21 @@ def _empty(*arguments) -> NotedArray:
     "What `_reconstruct(ndarray, (0,), b'b')` makes."
     return NotedArray()
 
-
+# %% ../../nbs/42f_pickles.ipynb #658a081c
 def _from_buffer(data, kind, shape, order, *rest) -> NotedArray:
     "What `_frombuffer(bytes, dtype, shape, order)` makes."
     noted = NotedArray()
     noted.__setstate__((shape, kind, order == "F", data))
     return noted
 
-
+# %% ../../nbs/42f_pickles.ipynb #7e8e40e3
 def _encoded(text, encoding) -> bytes:
     "What `_codecs.encode(text, 'latin1')` makes: bytes, in old pickles."
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise Refused("a text in an unknown form")
     return text.encode("latin1")
 
-
+# %% ../../nbs/42f_pickles.ipynb #3e853e7c
 MAKERS = {
     "ndarray": Maker(_empty),
     "dtype": Maker(NotedType),
@@ -126,13 +126,15 @@ MAKERS = {
     "_frombuffer": Maker(_from_buffer),
     "encode": Maker(_encoded),
 }
+
+# %% ../../nbs/42f_pickles.ipynb #99c577d2
 HOMES = {"numpy": ("ndarray", "dtype"), "_codecs": ("encode",)} | {
     f"numpy.{core}.{module}": (name,)
     for core in ("core", "_core")
     for module, name in (("multiarray", "_reconstruct"), ("numeric", "_frombuffer"))
 }
 
-
+# %% ../../nbs/42f_pickles.ipynb #2467ddf4
 class ArrayUnpickler(pickle.Unpickler):
     "Reads pickles of numpy's arrays; every other name in them is refused before anything of it is loaded."
 
@@ -159,12 +161,12 @@ def arrays_of(
         raise Refused("objects other than whole numbers from 0 to 255")
     return list(np.array(items, np.uint8).reshape(shape))
 
-
+# %% ../../nbs/42f_pickles.ipynb #3db88aee
 def _refuse_item(item: object):
     "Raises `Refused` for what is no array."
     raise Refused(f"an object that is no array but {type(item).__name__}")
 
-
+# %% ../../nbs/42f_pickles.ipynb #2d04f241
 def read_object_arrays(
     path: str | Path,  # .npz
     name: str = "arr_0",  # of an array of objects in it, each of which is an array of numbers

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LPC_NAMES', 'LPC_SHAPE', 'LPC_ROWS', 'LI_ACTIONS', 'SPRITE_FACTORS', 'SPRITE_LABELS', 'cut_sheet', 'read_sheet_image',
-           'read_sheet_folder', 'read_sheets', 'save_sheets', 'read_li_sprites', 'check_part_name', 'films_of',
+           'read_sheet_folder', 'read_sheets', 'save_sheets', 'check_part_name', 'films_of', 'read_li_sprites',
            'read_sprite_file', 'read_sprite_folder']
 
 # %% ../../nbs/42b_sheets.ipynb #3b816ae6
@@ -32,7 +32,7 @@ LPC_ROWS = {
     "slash": {"left": 13, "front": 14, "right": 15},
 }
 
-
+# %% ../../nbs/42b_sheets.ipynb #2bb2ff13
 def cut_sheet(
     sheet: UInt8[np.ndarray, "height width channels"],  # RGBA, as the Liberated Pixel Cup arranges a character's cells
 ) -> UInt8[np.ndarray, "9 8 64 64 4"]:
@@ -59,7 +59,7 @@ def read_sheet_image(
     except Exception as error:  # Pillow has many kinds
         raise InputError(f"{path} cannot be decoded; it is damaged, cut off or of another kind.") from error
 
-
+# %% ../../nbs/42b_sheets.ipynb #6bdb78f2
 def read_sheet_folder(
     folder: str | Path,  # with the folders body, bottomwear, topwear, hair and perhaps shoes
 ) -> Sheets:
@@ -90,7 +90,7 @@ def _sheets_in(path: Path, name: str, found: dict) -> np.ndarray | None:
             return np.stack([arrays[k] for k in keys])
     return None
 
-
+# %% ../../nbs/42b_sheets.ipynb #bbf22b80
 def read_sheets(
     path: str | Path,  # .npz with arrays body_0, body_1, … hair_5, shoes_1; or a folder of LPC sheets
 ) -> Sheets:
@@ -113,7 +113,7 @@ def read_sheets(
         )
     return Sheets(**parts)
 
-
+# %% ../../nbs/42b_sheets.ipynb #37c20f8c
 def save_sheets(
     path: str | Path,  # ends in .npz
     sheets: Sheets,
@@ -126,13 +126,39 @@ def save_sheets(
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
 
+# %% ../../nbs/42b_sheets.ipynb #29c333c4
+def check_part_name(
+    part: str,  # as given
+) -> tuple[str, ...]:
+    "The parts that are meant. Raises `InputError` if there is none of that name."
+    parts = {"train": ("train",), "test": ("test",), "all": ("train", "test")}
+    if part not in parts:
+        raise InputError(f"part is {part!r}, but must be train, test or all.")
+    return parts[part]
+
+# %% ../../nbs/42b_sheets.ipynb #3620a9ec
+def films_of(
+    frames: UInt8[np.ndarray, "n time channels height width"],
+    labels: np.ndarray,  # whole numbers [n, factors]
+    factors: tuple[Factor, ...],
+    size: int | None,  # pixels on a side; None: as they are
+    said: str,  # what was read
+) -> VideoData:
+    "Frames and labels as a data set. Raises `InputError` if they do not fit together."
+    n, time = frames.shape[:2]
+    side = frames.shape[-1]
+    fitted = fit_frames(frames.reshape(-1, *frames.shape[2:]), size, None)
+    note = said if size in (None, side) else f"{said}, resized from {frames.shape[-2]}×{side}"
+    tensor = torch.from_numpy(np.ascontiguousarray(fitted)).reshape(n, time, *fitted.shape[1:])
+    return VideoData(tensor, note=note, labels=torch.from_numpy(labels.astype(np.int64)), factors=factors)
+
 # %% ../../nbs/42b_sheets.ipynb #d051dced
 LI_ACTIONS = {"walk": 0, "spellcard": 1, "slash": 2}  # as the files spell them
 SPRITE_FACTORS = tuple(Factor(name, 6, True) for name in ("body", "bottom", "top", "hair")) + (
     Factor("motion", 9, False),
 )
 
-
+# %% ../../nbs/42b_sheets.ipynb #9a8cb122
 def _li_clips(folder: Path, stem: str, which: str, motion: int) -> tuple[np.ndarray, np.ndarray]:
     "Frames and labels of one motion, from two of the files."
     paths = [folder / f"{stem}_{what}_{which}.npy" for what in ("frames", "attributes")]
@@ -147,7 +173,7 @@ def _li_clips(folder: Path, stem: str, which: str, motion: int) -> tuple[np.ndar
     labels = np.concatenate([marks[:, 0].argmax(-1), np.full((n, 1), motion)], 1)
     return np.rint(frames * 256).astype(np.uint8), labels
 
-
+# %% ../../nbs/42b_sheets.ipynb #ff6eed10
 def read_li_sprites(
     folder: str | Path,  # with files such as walk_front_frames_train.npy and walk_front_attributes_train.npy
     part: str = "all",  # train, test, or all of what is there
@@ -168,36 +194,10 @@ def read_li_sprites(
     said = f"{len(there)} files of Li and Mandt's Sprites ({', '.join(wanted)})"
     return films_of(frames.transpose(0, 1, 4, 2, 3), labels, SPRITE_FACTORS, size, said)
 
-# %% ../../nbs/42b_sheets.ipynb #29c333c4
-def check_part_name(
-    part: str,  # as given
-) -> tuple[str, ...]:
-    "The parts that are meant. Raises `InputError` if there is none of that name."
-    parts = {"train": ("train",), "test": ("test",), "all": ("train", "test")}
-    if part not in parts:
-        raise InputError(f"part is {part!r}, but must be train, test or all.")
-    return parts[part]
-
-
-def films_of(
-    frames: UInt8[np.ndarray, "n time channels height width"],
-    labels: np.ndarray,  # whole numbers [n, factors]
-    factors: tuple[Factor, ...],
-    size: int | None,  # pixels on a side; None: as they are
-    said: str,  # what was read
-) -> VideoData:
-    "Frames and labels as a data set. Raises `InputError` if they do not fit together."
-    n, time = frames.shape[:2]
-    side = frames.shape[-1]
-    fitted = fit_frames(frames.reshape(-1, *frames.shape[2:]), size, None)
-    note = said if size in (None, side) else f"{said}, resized from {frames.shape[-2]}×{side}"
-    tensor = torch.from_numpy(np.ascontiguousarray(fitted)).reshape(n, time, *fitted.shape[1:])
-    return VideoData(tensor, note=note, labels=torch.from_numpy(labels.astype(np.int64)), factors=factors)
-
 # %% ../../nbs/42b_sheets.ipynb #15ca8868
 SPRITE_LABELS = {"body": 7, "pant": 5, "shirt": 4, "hair": 6}  # labels of the character in a .sprite file, and classes
 
-
+# %% ../../nbs/42b_sheets.ipynb #74027502
 def read_sprite_file(
     path: str | Path,  # of one clip
 ) -> tuple[UInt8[np.ndarray, "8 3 64 64"], list[int]]:
@@ -216,7 +216,7 @@ def read_sprite_file(
         raise InputError(f"{path} holds brightnesses outside of −1 to 1.")
     return ((film.double() + 1) * 127.5).round().to(torch.uint8).numpy(), [item[n] for n in names]
 
-
+# %% ../../nbs/42b_sheets.ipynb #df51df34
 def read_sprite_folder(
     folder: str | Path,  # of .sprite files, or with such folders train and test in it
     part: str = "all",  # train, test, or all of what is there

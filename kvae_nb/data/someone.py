@@ -8,6 +8,7 @@ __all__ = ['FLARE_WORDS', 'middle_square', 'window_start', 'mug_labels', 'mug_cl
            'open_someone']
 
 # %% ../../nbs/42g_someone.ipynb #f3045d51
+import re
 from itertools import islice, product
 from pathlib import Path
 from typing import NamedTuple
@@ -35,13 +36,13 @@ def middle_square(
     out[:, b, d] = film[:, a, c]
     return out
 
-
+# %% ../../nbs/42g_someone.ipynb #5158a1b6
 def _overlap(there: int, wanted: int) -> tuple[slice, slice]:
     "What is taken of an axis, and where it goes."
     n = min(there, wanted)
     return slice((there - n) // 2, (there - n) // 2 + n), slice((wanted - n) // 2, (wanted - n) // 2 + n)
 
-
+# %% ../../nbs/42g_someone.ipynb #34fbe564
 def window_start(
     frames: int,  # that the film has
     steps: int,  # that are wanted
@@ -71,7 +72,7 @@ def mug_labels(
         raise InputError(f"{path.parent / 'labels.npz'} holds the negative label {labels.min()}.")
     return labels.astype(np.int64)
 
-
+# %% ../../nbs/42g_someone.ipynb #87d0048b
 def mug_clip(
     film: np.ndarray,  # as stored
     clip: int,  # its number
@@ -83,7 +84,7 @@ def mug_clip(
         )
     return film
 
-
+# %% ../../nbs/42g_someone.ipynb #9dd0c1a5
 def read_mug(
     path: str | Path,  # .npz with arr_0, an array of N films; beside it labels.npz with arr_0 [N, 2]
     steps: int | None = None,  # frames in each clip; None: 20
@@ -124,7 +125,7 @@ class FlareCell(NamedTuple):
     left: int  # the place is this far right of the picture's left edge …
     up: int  # … and this far below its upper one
 
-
+# %% ../../nbs/42g_someone.ipynb #4445ab01
 class FlareSheet(NamedTuple):
     "A text file of animations."
 
@@ -133,7 +134,7 @@ class FlareSheet(NamedTuple):
     frames: dict[str, int]  # of each action
     types: dict[str, str]  # looped, play_once or back_forth
 
-
+# %% ../../nbs/42g_someone.ipynb #0398184f
 def read_flare_text(
     path: str | Path,  # such as animations/avatar/male/cloth_shirt.txt
 ) -> FlareSheet:
@@ -174,7 +175,7 @@ def flare_order(
         return [min(t % turn, turn - t % turn) for t in range(steps)]
     return [min(t, frames - 1) for t in range(steps)]
 
-
+# %% ../../nbs/42g_someone.ipynb #b230bf1f
 def paint_cell(
     frame: UInt8[np.ndarray, "size size 3"],  # changed in place
     sheet: UInt8[np.ndarray, "height width 4"],  # RGBA
@@ -200,7 +201,7 @@ FLARE_WORDS = {
     "head": ("head", "hood", "coif", "helm"),
 }  # in the order of painting, which in the game is the same for these parts from all sides
 
-
+# %% ../../nbs/42g_someone.ipynb #12e25ea5
 def flare_wear(
     folder: str | Path,  # of text files
 ) -> dict[str, tuple[str, ...]]:
@@ -212,7 +213,7 @@ def flare_wear(
         raise InputError(f"{folder} lacks animations for: {', '.join(p for p, found in wear.items() if not found)}.")
     return wear
 
-
+# %% ../../nbs/42g_someone.ipynb #a90bb2db
 def flare_pictures(
     sheets: dict[str, FlareSheet],  # all that are worn
 ) -> dict[str, np.ndarray]:
@@ -260,7 +261,7 @@ def read_flare(
     said = f"Flare, {', '.join(actions)} in 8 directions, not resized"
     return films_of(films.reshape(-1, *films.shape[2:]).transpose(0, 1, 4, 2, 3), labels, factors, None, said)
 
-
+# %% ../../nbs/42g_someone.ipynb #c8e21450
 def _paint_flare(film: np.ndarray, sheet: FlareSheet, picture: np.ndarray, action: str, direction: int):
     "Paints one part into all frames of a film."
     if action not in sheet.frames:
@@ -271,29 +272,39 @@ def _paint_flare(film: np.ndarray, sheet: FlareSheet, picture: np.ndarray, actio
             paint_cell(frame, picture, cell, (len(frame) * 13 // 16, len(frame) // 2))
 
 # %% ../../nbs/42g_someone.ipynb #32972a2b
+def _kind_of_folder(folder: Path) -> str:
+    "Which set the files of a folder belong to, by their names and, of text files, the first lines."
+    some = lambda pattern: next(iter(folder.glob(pattern)), None) is not None
+    kinds = {
+        "sprite": ("*.sprite", "train/*.sprite", "test/*.sprite"),
+        "li": ("*_frames_train.npy", "*_frames_test.npy"),
+    }
+    for kind, patterns in kinds.items():
+        if any(map(some, patterns)):
+            return kind
+    for path in islice(folder.glob("*.txt"), 3):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            if re.search(r"^image=.+\.png", file.read(500), re.MULTILINE):
+                return "flare"
+    return ""
+
+
 def someone_kind(
     path: str | Path,  # of anything
 ) -> str:
     "`sprite`, `li`, `flare` or `mug`: which set of films of someone this is; empty if it is none of them."
     path = Path(path)
-    if path.is_dir():
-        some = lambda pattern: next(iter(path.glob(pattern)), None) is not None
-        kinds = {
-            "sprite": ("*.sprite", "train/*.sprite", "test/*.sprite"),
-            "li": ("*_frames_train.npy", "*_frames_test.npy"),
-        }
-        found = next((k for k, patterns in kinds.items() if any(map(some, patterns))), "")
-        texts = islice(path.glob("*.txt"), 3)
-        return found or ("flare" if any("image=" in p.read_text("utf-8", "replace")[:500] for p in texts) else "")
-    if path.suffix != ".npz" or not path.is_file() or not (path.parent / "labels.npz").is_file():
-        return ""
     try:
+        if path.is_dir():
+            return _kind_of_folder(path)
+        if path.suffix != ".npz" or not path.is_file() or not (path.parent / "labels.npz").is_file():
+            return ""
         header = array_headers(path, ("arr_0",)).get("arr_0")
-    except InputError:
+    except (OSError, InputError):  # the sentence comes when it is opened
         return ""
     return "mug" if header is not None and header.dtype == object else ""
 
-
+# %% ../../nbs/42g_someone.ipynb #4de04ba5
 def open_someone(
     path: str | Path,  # folder of .sprite files, of Li and Mandt's .npy files or of Flare's text files; .npz of MUG
     steps: int | None = None,  # frames in each clip; None: what is usual there

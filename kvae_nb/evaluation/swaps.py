@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'MOST_CLIPS', 'MOST_STEPS', 'Swapping', 'swap_sheet', 'plot_swap', 'share_variance', 'share_interval',
-           'SwapScores', 'Judged', 'agreement', 'scored_films', 'model_device', 'read_clips', 'checked_pair',
-           'random_pairs', 'swapped_films', 'swap_scores', 'reconstructed', 'consistency', 'Entropies', 'entropies',
-           'Kept', 'kept_with_drawn_identity', 'frechet', 'Frechet', 'frechet_of', 'LeakTable', 'codes_of',
-           'linear_probe', 'leaks_between', 'SwapTable', 'measure_swaps', 'swap_row']
+           'SwapScores', 'agreement', 'scored_films', 'model_device', 'read_clips', 'checked_pair', 'random_pairs',
+           'swapped_films', 'swap_scores', 'reconstructed', 'consistency', 'Entropies', 'entropies', 'Kept',
+           'kept_with_drawn_identity', 'frechet', 'Frechet', 'frechet_of', 'LeakTable', 'codes_of', 'linear_probe',
+           'leaks_between', 'SwapTable', 'measure_swaps', 'swap_row']
 
 # %% ../../nbs/43b_swaps.ipynb #2d7ac561
 import math
@@ -28,6 +28,7 @@ from ..core.errors import InputError
 from ..core.runtime import derived_seed
 from ..data.factors import character
 from ..data.films import VideoData
+from .codes import DciScore, MigScore, dci, mig
 from .judge import Judge, answers, feature_batches, known_labels, probabilities
 from .plots import as_rgb
 from ..models.factors import Factors, Swapped
@@ -154,13 +155,6 @@ class SwapScores(NamedTuple):
         return "  ".join(f"{name} {s:.3f} [{a:.2f}, {b:.2f}]" for name, s, a, b in parts)
 
 # %% ../../nbs/43b_swaps.ipynb #f179b10e
-class Judged(NamedTuple):
-    "Answers about films, and the classes that were wanted."
-
-    said: Int[Tensor, "films factors"]
-    wanted: Int[Tensor, "films factors"]
-
-
 def agreement(
     data: VideoData,  # films with labels
 ) -> Float[Tensor, " factors"]:
@@ -170,14 +164,15 @@ def agreement(
 
 
 def scored_films(
-    judged: Judged,  # of films made from the clips
+    said: Int[Tensor, "films factors"],  # about films made from the clips
+    wanted: Int[Tensor, "films factors"],  # which classes were wanted
     data: VideoData,  # the clips
     judge: Judge,  # who was asked
     groups: Sequence[Int[Tensor, " films"]],  # the characters each film belongs to
     seed: int = 0,  # of the intervals
 ) -> SwapScores:
     "Shares, intervals, chance, and the judge's own shares on the clips."
-    right = judged.said == judged.wanted
+    right = said == wanted
     ends = torch.tensor([share_interval(r, *groups, seed=seed) for r in right.T], dtype=torch.float64)
     real = (answers(judge, data.frames) == data.labels.cpu()).double().mean(0)
     names, static = zip(*((f.name, f.static) for f in data.factors))
@@ -271,7 +266,7 @@ def swap_scores(
     said = torch.cat([answers(judge, swapped_films(model, data, i, j, mode, generator)) for i, j in rows])
     static, labels, who = torch.tensor([f.static for f in data.factors]), data.labels.cpu(), character(data)
     wanted = torch.where(static, labels[look], labels[motion])
-    return scored_films(Judged(said, wanted), data, judge, (who[look], who[motion]), seed)
+    return scored_films(said, wanted, data, judge, (who[look], who[motion]), seed)
 
 # %% ../../nbs/43b_swaps.ipynb #a31e07e8
 @torch.no_grad()
@@ -294,7 +289,7 @@ def consistency(
     checked_pair(data, judge)
     rows = torch.arange(len(data)).split(ROWS)
     said = torch.cat([answers(judge, reconstructed(model, data, r)) for r in rows])
-    return scored_films(Judged(said, answers(judge, data.frames)), data, judge, (character(data),), seed)
+    return scored_films(said, answers(judge, data.frames), data, judge, (character(data),), seed)
 
 # %% ../../nbs/43b_swaps.ipynb #341d5033
 class Entropies(NamedTuple):
@@ -343,8 +338,7 @@ def kept_with_drawn_identity(
     ends = torch.tensor([share_interval(r, character(data), seed=seed) for r in right.T], dtype=torch.float64)
     names, static = zip(*((f.name, f.static) for f in data.factors))
     only = lambda v: v.masked_fill(torch.tensor(static), math.nan)
-    kept = right.double().mean(0), *ends.T
-    return Kept(names, static, *map(only, kept), tuple(map(entropies, p)))
+    return Kept(names, static, *map(only, (right.double().mean(0), *ends.T)), tuple(map(entropies, p)))
 
 # %% ../../nbs/43b_swaps.ipynb #749fb19c
 def frechet(
@@ -409,12 +403,12 @@ class LeakTable(NamedTuple):
 def codes_of(
     model: Swapping,  # any model of someone
     data: VideoData,  # clips
-) -> tuple[Float[np.ndarray, "n dim_s"], Float[np.ndarray, "n poses"]]:
-    "Identity and the poses of at most sixteen frames of each clip, as rows of numbers."
+) -> tuple[Float[np.ndarray, "n dim_s"], Float[np.ndarray, "n steps dim_a"]]:
+    "Identity, and the poses of at most sixteen frames of each clip."
     steps = np.unique(np.linspace(0, data.steps - 1, min(data.steps, MOST_STEPS)).round().astype(int))
     parts = [read_clips(model, data, rows) for rows in torch.arange(len(data)).split(ROWS)]
     identity, pose = (torch.cat([p.cpu() for p in column]) for column in zip(*parts))
-    return identity.double().numpy(), pose[:, steps].flatten(1).double().numpy()
+    return identity.double().numpy(), pose[:, steps].double().numpy()
 
 # %% ../../nbs/43b_swaps.ipynb #d83208c6
 def linear_probe(
@@ -438,7 +432,8 @@ def leaks_between(
     known_labels(train), known_labels(test)
     rows = np.random.default_rng(derived_seed(seed, 47)).permutation(len(train))[:MOST_CLIPS]
     train = train[torch.from_numpy(np.sort(rows))]
-    codes = list(zip(codes_of(model, train), codes_of(model, test)))
+    flat = lambda found: [c.reshape(len(c), -1) for c in found]
+    codes = list(zip(flat(codes_of(model, train)), flat(codes_of(model, test))))
     y = [data.labels.cpu().numpy() for data in (train, test)]
     found = [[linear_probe(c, (y[0][:, k], y[1][:, k])) for k in range(y[0].shape[1])] for c in codes]
     most = [float((y[1][:, k] == np.bincount(y[0][:, k]).argmax()).mean()) for k in range(y[0].shape[1])]
@@ -455,6 +450,8 @@ class SwapTable(NamedTuple):
     leaks: LeakTable
     frechet: Frechet
     labels: str  # which labels the training of the model used
+    mig: MigScore  # of identity and mean pose
+    dci: DciScore
 
 
 def measure_swaps(
@@ -465,15 +462,21 @@ def measure_swaps(
     labels: str = "none",  # which labels the training of the model used
     pairs: int = 1000,  # how many swaps
     seed: int = 0,
+    mode: str = "pose",  # swaps with the poses of that very film, or "dynamics": with a new film of its motion
 ) -> SwapTable:
     "All measures at once. Raises `InputError` if films and judge do not fit."
+    columns, (identity, pose) = known_labels(test).cpu(), codes_of(model, test)
+    code = np.concatenate([identity, pose.mean(1)], 1)
+    varied = (columns != columns[:1]).any(0)
     return SwapTable(
-        swap_scores(model, test, judge, pairs, seed),
+        swap_scores(model, test, judge, pairs, seed, mode),
         consistency(model, test, judge, seed),
         kept_with_drawn_identity(model, test, judge, seed),
         leaks_between(model, train, test, seed),
         frechet_of(model, test, judge),
         labels,
+        mig(code, columns[:, varied]),
+        dci(code, columns[:, varied], trees=10, seed=seed),
     )
 
 
@@ -493,4 +496,5 @@ def swap_row(
         "motion from identity": mean(table.leaks.identity, ~static),
         "looks from pose": mean(table.leaks.pose, static),
         "Fréchet ratio": f"{table.frechet.ratio:.1f}",
+        "MIG": f"{table.mig.score:.2f}",
     }

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from .. import __version__
 from ..core.errors import InputError
 from ..core.files import atomic_write
+from ..data.factors import Factor
 from ..data.films import VideoData, take
 from ..data.opening import DataConfig
 from .checkpoints import load_weights, named_tensors, read_tensors, save_tensors
@@ -68,11 +69,14 @@ def read_weights(
             f"{path} holds no weights that this version of kvae_nb can read (its format is "
             f"{meta.get('format')!r:.100}, expected {WEIGHTS_FORMAT!r})."
         )
-    if wrong := {str(v.dtype) for v in tensors.values()} - {"torch.float32"}:
+    stored = meta.get("numbers", "float32")
+    right = {f"torch.{stored}"} & {"torch.float32", "torch.float16"}
+    if wrong := {str(v.dtype) for v in tensors.values()} - right:
         raise InputError(
-            f"{path} is damaged or not ours: it holds numbers of type {wrong.pop()}, but weights are float32."
+            f"{path} is damaged or not ours: it holds numbers of type {wrong.pop()}, but weights are float32, or "
+            "float16 throughout where the file says so."
         )
-    return tensors, meta
+    return {k: v.float() for k, v in tensors.items()}, meta
 
 # %% ../../nbs/53_pretrained.ipynb #1660f4b4
 KNOWN = ("controls", "mask")  # what a model is told besides the frames
@@ -82,9 +86,11 @@ MOST_BYTES = 2**26  # of the films in a file of weights
 def films_to_text(
     films: VideoData,  # a few
 ) -> str:
-    "The films, with controls and mask if there are any, as JSON."
+    "The films, with controls, mask and labels if there are any, as JSON."
     frames = films.frames.contiguous().cpu().numpy()
     known = {k: getattr(films, k).tolist() for k in KNOWN if getattr(films, k) is not None}
+    if films.labels is not None:
+        known |= {"labels": films.labels.tolist(), "factors": [list(f) for f in films.factors]}
     return json.dumps(
         {"shape": frames.shape, "frames": b64encode(zlib.compress(frames.tobytes(), 9)).decode(), **known}
     )
@@ -105,7 +111,11 @@ def films_from_text(
     raw = zlib.decompressobj().decompress(b64decode(content["frames"]), n + 1)
     frames = torch.from_numpy(np.frombuffer(raw, dtype=np.uint8).copy()).view(shape)
     types = {"controls": torch.float32, "mask": torch.bool}
-    return VideoData(frames, **{k: torch.tensor(content[k], dtype=types[k]) for k in KNOWN if k in content})
+    known = {k: torch.tensor(content[k], dtype=types[k]) for k in KNOWN if k in content}
+    if "labels" in content:
+        factors = tuple(Factor(str(name), operator.index(n), bool(static)) for name, n, static in content["factors"])
+        known |= {"labels": torch.tensor(content["labels"], dtype=torch.int64), "factors": factors}
+    return VideoData(frames, **known)
 
 # %% ../../nbs/53_pretrained.ipynb #11ccc3e3
 @torch.no_grad()
@@ -280,7 +290,7 @@ def from_pretrained_as(
     return model
 
 # %% ../../nbs/53_pretrained.ipynb #59d78800
-LIMIT = 2**20  # bytes of a file in the package
+LIMIT = 2**22  # bytes of a file in the package
 
 # %% ../../nbs/53_pretrained.ipynb #05d0d874
 def save_pretrained(
@@ -290,16 +300,18 @@ def save_pretrained(
     films: VideoData,  # a few it was not trained on
     metrics: dict | None = None,  # plain numbers and texts
     trained_on: str = "",  # hash of the training films' pixels
+    half: bool = False,  # with 16 bits for each number
 ) -> Path:
     "The path of the complete file. Raises `InputError` if the model's numbers are not finite."
-    tensors = {k: v.float() for k, v in named_tensors(model).items()}
+    tensors = {k: v.half() if half else v.float() for k, v in named_tensors(model).items()}
     data = replace(config.data, path=Path(config.data.path).name)
-    terms = check_terms(build(config, tensors), films)  # refuses what could not be loaded
+    terms = check_terms(build(config, {k: v.float() for k, v in tensors.items()}), films)  # refuses what cannot be read
     entries = {"model": asdict(config.model), "data": asdict(data), "metrics": metrics or {}, "check": terms.tolist()}
     texts = {
         "kind": config.kind,
         "trained_on": trained_on,
         "films": films_to_text(films),
+        **({"numbers": "float16"} if half else {}),
         **{k: json.dumps(v) for k, v in entries.items()},
     }
     return write_weights(path, tensors, texts)
@@ -311,7 +323,8 @@ def pack(
     metrics: dict | None = None,  # plain numbers and texts
     folder: str | Path | None = None,  # where to; None: into the package
     checkpoint: str = "best",  # best, last, epoch_0010 …
-    count: int = 4,  # how many held-out films go with it
+    count: int = 4,  # how many held-out films go with it; of films with labels evenly spread ones
+    half: bool = False,  # with 16 bits for each number
 ) -> Path:
     """The path of the weights made from a run whose data are still there. Raises `InputError` if the run cannot be
     used, the name is no name, or the file would be too large; then nothing is written."""
@@ -319,13 +332,17 @@ def pack(
         raise InputError(f"{name!r} is not a name for weights; use letters, digits and _.")
     found = load_run(run, checkpoint)
     data, note = run_data(found), (found.folder / "data.txt").read_text().strip()
-    films = next(part for part in (data.test, data.valid, data.train) if len(part))[:count]
+    films = next(part for part in (data.test, data.valid, data.train) if len(part))
+    spread = torch.linspace(0, len(films) - 1, min(count, len(films))).round().long()
+    films = films[:count] if getattr(films, "labels", None) is None else films[spread]
     path = Path(str(WEIGHTS) if folder is None else folder) / f"{name}{ENDING}"
     with tempfile.TemporaryDirectory() as there:
-        file = save_pretrained(Path(there) / path.name, found.model, found.config, films, metrics, note)
+        file = save_pretrained(Path(there) / path.name, found.model, found.config, films, metrics, note, half)
         if (size := file.stat().st_size) > LIMIT:
             takes = f"the weights of {run} take {size / 2**20:.2f} MB"
-            raise InputError(f"{takes}, but a file in the package may have at most 1 MB; train a smaller model.")
+            raise InputError(
+                f"{takes}, but a file in the package may have at most {LIMIT >> 20} MB; train a smaller model."
+            )
         with atomic_write(path) as tmp:
             tmp.write_bytes(file.read_bytes())
     return path

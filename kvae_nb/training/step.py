@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STREAMS', 'reseed', 'learning_rate', 'Pace', 'pace', 'priced', 'training_loss', 'drop_gradients', 'make_accelerator',
-           'make_optimiser', 'set_learning_rate', 'Dials', 'Trainer', 'set_pace', 'make_trainer', 'Draws',
+           'make_optimiser', 'set_learning_rate', 'Dials', 'Trainer', 'set_pace', 'make_trainer', 'copies', 'Draws',
            'check_noise', 'draw', 'Taken', 'whole_batch', 'repeated', 'of_samples', 'update', 'train_step',
            'replayable', 'CudaRecorder', 'Replayed']
 
@@ -25,6 +25,7 @@ from ..data.shards import Shards
 from ..models.protocol import ElboTerms, SequenceModel, rows_of
 from .annealing import free_bits, value
 from .config import TrainConfig, check_betas, check_join
+from .particle_bound import bound_of
 
 # %% ../../nbs/13_step.ipynb #62a34a4f
 STREAMS = {"init": 0, "train": 1, "valid": 2}
@@ -187,6 +188,7 @@ class Trainer(NamedTuple):
     optimiser: torch.optim.Optimizer  # as wrapped
     parts: dict[str, list[nn.Parameter]]
     dials: Dials
+    bound: nn.Module | None = None  # what is run: the model, or its bound by particles; None: the model
 
 # %% ../../nbs/13_step.ipynb #8e1e5a72
 def set_pace(
@@ -230,10 +232,18 @@ def make_trainer(
         )
     wide = any(v.dim() == 5 for v in model.state_dict().values())  # torch has another format for those
     model = model.to(accelerator.device, memory_format=None if wide else torch.channels_last)
-    wrapped, optimiser = accelerator.prepare(model, make_optimiser(model, config.lr, config.weight_decay))
+    bound = bound_of(model, config)
+    wrapped, optimiser = accelerator.prepare(bound, make_optimiser(model, config.lr, config.weight_decay))
     prices = len(model.latents) if config.betas else 0
     dials = Dials(*(torch.ones(shape, device=accelerator.device) for shape in ((), (), (prices,))))
-    return Trainer(config, accelerator, wrapped, model, optimiser, model.parts(), dials)
+    return Trainer(config, accelerator, wrapped, model, optimiser, model.parts(), dials, bound)
+
+# %% ../../nbs/13_step.ipynb #2a8b58c1
+def copies(
+    config: TrainConfig,  # bound and number of samples
+) -> int:
+    "How often each sequence stands in a batch; the particles of fivo are the business of its bound."
+    return 1 if config.bound == "fivo" else config.samples
 
 # %% ../../nbs/13_step.ipynb #db379f9e
 class Draws(NamedTuple):
@@ -263,9 +273,10 @@ def draw(
     frame: tuple[int, ...] = (),  # shape of a frame; needed if noise is added to them
 ) -> Draws:
     "Draws for the whole batch, and keeps this process's rows."
-    config, acc, samples = trainer.config, trainer.accelerator, trainer.config.samples
+    config, acc, samples = trainer.config, trainer.accelerator, copies(trainer.config)
     check_noise(config, frame)
-    noise = trainer.bare.noise(sequences * samples, steps, config.decode_frames, trainer.dials.temperature)
+    bound = trainer.bare if trainer.bound is None else trainer.bound
+    noise = bound.noise(sequences * samples, steps, config.decode_frames, trainer.dials.temperature)
     kept = mask_random(sequences, steps, config.drop, device=acc.device) if config.drop else None
     added = (
         config.input_noise * torch.randn(sequences, steps, *frame, device=acc.device) if config.input_noise else None
@@ -332,14 +343,14 @@ def update(
     config, acc = trainer.config, trainer.accelerator
     mask = batch.mask if draws.kept is None else draws.kept if batch.mask is None else batch.mask & draws.kept
     x = batch.x if draws.added is None else (batch.x + draws.added).clamp(0, 1)
-    x, mask, u = (repeated(v, config.samples) for v in (x, mask, batch.u))
+    x, mask, u = (repeated(v, copies(config)) for v in (x, mask, batch.u))
     if epoch < config.vae_epochs:
         with acc.autocast():
             every = trainer.bare.frame_elbo(x, mask, draws.noise)
     else:
         every = trainer.model(x, mask, u, draws.noise)
     betas = None if epoch < config.vae_epochs else trainer.dials.betas
-    terms = priced(of_samples(every, config.samples, config.bound), betas)
+    terms = priced(of_samples(every, copies(config), config.bound), betas)
     trainer.optimiser.zero_grad()
     frames, kl = whole_batch(trainer, terms)
     loss = training_loss(terms, config, frames, trainer.dials.beta, kl)
@@ -350,7 +361,7 @@ def update(
     if config.precision != "fp16":  # there the gradient scaler looks after it
         trainer.optimiser.optimizer.found_inf = 1.0 - finite.float()
     trainer.optimiser.step()
-    told = of_samples(every, config.samples, "elbo")
+    told = of_samples(every, copies(config), "elbo")
     return Taken(ElboTerms(*(None if v is None else v.detach() for v in told)), finite)
 
 # %% ../../nbs/13_step.ipynb #62e1d5d6
@@ -383,7 +394,8 @@ def replayable(
         and data.device.type == "cuda"
         and not config.pair  # which draws new partners on the host
         and not isinstance(data, Shards)  # which are on the disk until they are read
-        and not getattr(trainer.bare.config, "particles", 0)  # which are resampled where numbers on the host say so
+        and config.bound != "fivo"  # whose particles are resampled where numbers on the host say so
+        and not getattr(trainer.bare.config, "particles", 0)  # the same
     )
 
 # %% ../../nbs/13_step.ipynb #0e297a3a
