@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from shared import begin, store, stored
@@ -24,7 +25,7 @@ from kvae_nb.data.factors import Factor
 from kvae_nb.data.films import VideoData
 from kvae_nb.data.sheets import read_sheets
 from kvae_nb.evaluation.judge import load_judge, save_judge, train_judge
-from kvae_nb.evaluation.swaps import measure_swaps
+from kvae_nb.evaluation.swaps import measure_swaps, plot_swap
 from kvae_nb.models.dsvae import DSVAE, DSVAEConfig
 from kvae_nb.models.identity import IdentityConfig, IdentityVAE
 from kvae_nb.worlds.sprites import compose, looks_of, original_characters
@@ -176,6 +177,20 @@ def measured(name: str, model: nn.Module, everyone: np.ndarray, judge: nn.Module
     return head | as_lists(table)
 
 
+@torch.no_grad()
+def picture(name: str, everyone: np.ndarray, folder: Path, path: Path):
+    "The swap grid of characters of the test set."
+    model = built(ROWS[name][0], RECIPES[ROWS[name][0]]).eval()
+    model.load_state_dict(torch.load(folder / f"{name.replace(' ', '_')}.pt", weights_only=False)["model"])
+    who, motions = original_characters().test[[0, 41, 120, 190]], (1, 3, 8)
+    clip = lambda person, motion: torch.from_numpy(everyone[person, motion].copy()).float() / 255
+    looks = torch.stack([clip(person, 4) for person in who])
+    drivers = torch.stack([clip(person, m) for person, m in zip(original_characters().test[200:], motions)])
+    fig, ax = plt.subplots(figsize=(10, 3), dpi=110, layout="constrained")
+    plot_swap(ax, looks, drivers, model.swap(looks, drivers).frames.clamp(0, 1), times=(0, 3, 5))
+    fig.savefig(path, bbox_inches="tight", metadata={"Software": None})
+
+
 def own_judge(everyone: np.ndarray, folder: Path) -> nn.Module:
     "The judge: read, or trained on all clips of the 1000 training characters."
     path = folder / "judge_64.safetensors"
@@ -191,10 +206,13 @@ def main():
     ask.add_argument("--runs", type=Path, default=Path("runs/sprites"))
     ask.add_argument("--only", nargs="*", default=list(ROWS), choices=list(ROWS), metavar="NAME")
     ask.add_argument("--minutes", type=float, default=1e9, help="stop, to go on later, after this time")
+    ask.add_argument("--picture", type=Path, help="draw the swap grid of the first of these models, and stop")
     given = ask.parse_args()
     begin()
     given.runs.mkdir(parents=True, exist_ok=True)
     everyone, until = films(given.sheets, given.runs), time.time() + 60 * given.minutes
+    if given.picture:
+        return picture(given.only[0], everyone, given.runs, given.picture)
     who = original_characters().train[:-VALID]
     for name in given.only:
         rows = stored("sprites").get("runs", [])
