@@ -246,7 +246,7 @@ def first_stage(
         said = ("changed: settings of the first stage",)
     return Task(first, task.data, task.parts, there, folder=folder, said=said)
 
-
+# %% ../../nbs/14_training.ipynb #57b35f44
 def after_stage(
     task: Task,  # what is trained
     stage: Task,  # what has to be trained before
