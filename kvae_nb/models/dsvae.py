@@ -6,7 +6,7 @@
 __all__ = ['DSVAEConfig', 'check_dsvae', 'FrameVectors', 'ReadClip', 'read_observed', 'BothWays', 'Followed', 'follow_poses',
            'DSVAENoise', 'dsvae_networks', 'DSVAE']
 
-# %% ../../nbs/44_dsvae.ipynb #3d7d6dae
+# %% ../../nbs/44_dsvae.ipynb #be46c304
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -33,7 +33,7 @@ from .protocol import ElboTerms, Posterior, check_inputs, hide
 from .rnn import Predictor, continue_path, shifted
 from .vae import FrameConfig, pick_frames
 
-# %% ../../nbs/44_dsvae.ipynb #6e74ad0f
+# %% ../../nbs/44_dsvae.ipynb #d9a788ff
 @dataclass(frozen=True)
 class DSVAEConfig(FrameConfig):
     "What defines a disentangled sequential auto-encoder."
@@ -57,7 +57,7 @@ class DSVAEConfig(FrameConfig):
     posterior: Literal["factorised", "full"] = "factorised"
     "q(z|x): of each frame alone, or of all frames and f"
 
-# %% ../../nbs/44_dsvae.ipynb #d06b0828
+# %% ../../nbs/44_dsvae.ipynb #ccdf1849
 def check_dsvae(
     config: DSVAEConfig,  # sizes and choices
 ):
@@ -67,7 +67,7 @@ def check_dsvae(
     if config.posterior not in ("factorised", "full"):
         raise InputError(f"model.posterior is {config.posterior!r:.40}, but must be factorised or full.")
 
-# %% ../../nbs/44_dsvae.ipynb #279f1c52
+# %% ../../nbs/44_dsvae.ipynb #b31e78cd
 class FrameVectors(nn.Module):
     "Frames to vectors, each frame by itself."
 
@@ -83,7 +83,7 @@ class FrameVectors(nn.Module):
         "The vector of every frame."
         return full(self.out(self.body(x.flatten(0, -4)))).unflatten(0, x.shape[:-3])
 
-# %% ../../nbs/44_dsvae.ipynb #ed55dcd1
+# %% ../../nbs/44_dsvae.ipynb #d7bf3810
 class ReadClip(NamedTuple):
     "What a recurrent network says that has read the observed frames of a clip, in their order."
 
@@ -104,7 +104,7 @@ def read_observed(
     end = torch.where(seen.any(1)[:, None], h.gather(1, last)[:, 0], 0.0)
     return ReadClip(torch.where(seen[..., None], steps, 0.0), end)
 
-# %% ../../nbs/44_dsvae.ipynb #480da566
+# %% ../../nbs/44_dsvae.ipynb #bd50f13b
 class BothWays(nn.Module):
     "Two LSTMs: one reads the observed frames forwards, the other one backwards."
 
@@ -122,7 +122,7 @@ class BothWays(nn.Module):
         ahead, back = read_observed(self.ahead, v, seen), read_observed(self.back, v.flip(1), seen.flip(1))
         return ReadClip(torch.cat([ahead.steps, back.steps.flip(1)], -1), torch.cat([ahead.end, back.end], -1))
 
-# %% ../../nbs/44_dsvae.ipynb #5281544d
+# %% ../../nbs/44_dsvae.ipynb #52273447
 class Followed(NamedTuple):
     "A path of the poses, and its distributions."
 
@@ -152,7 +152,7 @@ def follow_poses(
     z, m, v, prior_m, prior_v = (torch.stack(part, 1) for part in zip(*path))
     return Followed(z, Posterior(m, v), Posterior(prior_m, prior_v))
 
-# %% ../../nbs/44_dsvae.ipynb #8f77a352
+# %% ../../nbs/44_dsvae.ipynb #279e2c9b
 class DSVAENoise(NamedTuple):
     "Everything random in the bound."
 
@@ -160,7 +160,7 @@ class DSVAENoise(NamedTuple):
     pose: Float[Tensor, "batch time dim_a"]  # standard normal: ε of the path of z
     frames: Int[Tensor, "batch n"] | None = None  # times of the frames to decode; None: all
 
-# %% ../../nbs/44_dsvae.ipynb #8b110fad
+# %% ../../nbs/44_dsvae.ipynb #d2356eb9
 def dsvae_networks(
     config: DSVAEConfig,  # sizes and choices
 ) -> tuple[nn.Module, ...]:
@@ -177,7 +177,7 @@ def dsvae_networks(
         of_z = nn.Identity(), glorot_(nn.Linear(c.features, 2 * c.dim_a))
     return FrameVectors(c), decoder, *of_f, *of_z, Predictor(c.dim_a, 0, c.rnn_units)
 
-# %% ../../nbs/44_dsvae.ipynb #b2b2abe5
+# %% ../../nbs/44_dsvae.ipynb #39aa443f
 class DSVAE(FactorModel):
     "The disentangled sequential auto-encoder of Li and Mandt 2018: f says what stays, z_t what changes."
 
@@ -192,7 +192,7 @@ class DSVAE(FactorModel):
         super().__init__(config, config.dim_f, encoder, decoder, pixels)
         self.reader, self.identity, self.pose_reader, self.pose, self.predictor = others
 
-# %% ../../nbs/44_dsvae.ipynb #8008c6dd
+# %% ../../nbs/44_dsvae.ipynb #77927b0a
 @patch
 def read(self: DSVAE, x: Float[Tensor, "batch time channel height width"]) -> tuple:
     "The vector of every frame."
@@ -226,7 +226,7 @@ def believed_pose(
     told = self.pose_reader(with_identity(v, f), seen).steps if self.config.posterior == "full" else v
     return self.believed(self.pose(told))
 
-# %% ../../nbs/44_dsvae.ipynb #c3587b94
+# %% ../../nbs/44_dsvae.ipynb #44b5969d
 @patch
 def forward(
     self: DSVAE,
@@ -251,7 +251,7 @@ def forward(
     log_likelihood = self.code_log_likelihood(x, f, path.z, seen, noise.frames)
     return ElboTerms(log_likelihood, sum(log_p), sum(log_q), seen.sum(-1).float(), parts)
 
-# %% ../../nbs/44_dsvae.ipynb #d1621ec5
+# %% ../../nbs/44_dsvae.ipynb #752d817a
 @patch
 def noise(
     self: DSVAE,
@@ -275,7 +275,7 @@ def parts(
     parts = self.trained_parts(identity=of(self.reader, self.identity), prior=of(self.predictor))
     return parts | {"vae": parts["vae"] + of(self.pose_reader, self.pose)}
 
-# %% ../../nbs/44_dsvae.ipynb #94aef878
+# %% ../../nbs/44_dsvae.ipynb #93e4273c
 @patch
 def infer(
     self: DSVAE,
