@@ -155,14 +155,16 @@ def train(name: str, everyone: np.ndarray, who: np.ndarray, recipe: Recipe, fold
 
 
 def as_lists(found: object) -> object:
-    "Named tuples and tensors as dicts and lists of rounded numbers."
+    "Named tuples and vectors as dicts and lists of rounded numbers; matrices are left out."
     if hasattr(found, "_asdict"):
-        return {k: as_lists(v) for k, v in found._asdict().items()}
-    if torch.is_tensor(found):
-        return [None if v != v else round(v, 4) for v in found.tolist()]
-    if isinstance(found, tuple):
+        return {k: as_lists(v) for k, v in found._asdict().items() if np.ndim(v) < 2 or isinstance(v, tuple)}
+    if torch.is_tensor(found) or isinstance(found, np.ndarray | np.generic):
+        found = found.tolist()
+    if isinstance(found, list | tuple):
         return [as_lists(v) for v in found]
-    return round(found, 4) if isinstance(found, float) else found
+    if isinstance(found, float):
+        return None if found != found else round(found, 4)
+    return found
 
 
 def measured(name: str, model: nn.Module, everyone: np.ndarray, judge: nn.Module, seconds: float) -> dict:
