@@ -25,7 +25,7 @@ from kvae_nb.models.vdsm import VDSM, on_frames
 from kvae_nb.worlds.sprites import original_characters
 
 COMMAND = "python experiments/sprites_motion.py --sheets ../shared/data/sprites_parts.npz --runs FOLDER"
-STEPS, BATCH, RATE = 1500, 32, 2e-3
+STEPS, BATCH, RATE = 6000, 32, 3e-3
 SIZES = dict(dim_d=16, rnn_units=96, transition_units=96)
 
 
