@@ -82,7 +82,7 @@ def swap_picture(
     rows = []
     for film in films:
         tiles = grow(as_rgb(film[times]).transpose(1, 2, 0, 3), scale)  # high, wide, frame, colour
-        tiles = np.where((np.array(times) == now)[:, None], tiles, 0.3 + 0.5 * tiles)
+        tiles = np.where((np.array(times) == now)[:, None], tiles, 0.2 + 0.6 * tiles)
         rows.append(np.concatenate(list(tiles.transpose(2, 0, 1, 3)), 1))
     strips = np.concatenate(rows)
     gap = np.ones((len(strips), 8, 3))
