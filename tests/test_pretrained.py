@@ -37,7 +37,7 @@ from kvae_nb.training.pretrained import (
     save_pretrained,
     write_weights,
 )
-from kvae_nb.training.runs import KINDS, RunConfig, load_run, run_data
+from kvae_nb.training.runs import KINDS, RunConfig, kind_of, load_run, run_data
 from kvae_nb.worlds.balls import PUBLISHED, WORLDS, draw_walls
 from kvae_nb.worlds.published import published_walls
 
@@ -56,7 +56,7 @@ def films(size=8, n=3, steps=5) -> VideoData:
 
 def small(kind: str) -> RunConfig:
     "A run of the smallest model of this kind."
-    make = KINDS[kind].run
+    make = kind_of(kind).run
     return make(data=DataConfig(steps=5, size=8), model=replace(make().model, **SMALL))
 
 
@@ -94,7 +94,7 @@ def test_packaged_file(name):
         k.startswith("optimiser") for k in tensors
     )
     found = load_pretrained(name)
-    assert type(found.model) is KINDS[found.kind].model and not found.model.training
+    assert type(found.model) is kind_of(found.kind).model and not found.model.training
     assert isinstance(found.model, SequenceModel) and found.model.config == found.config
     assert found.data.path == Path(found.data.path).name and ROOT.as_posix() not in content[:100_000].decode(
         "utf-8", "replace"
