@@ -401,6 +401,8 @@ def generate(
 ) -> Generated:
     "New frames, and the codes behind them; the state is the code. Raises `InputError` for inputs that do not fit."
     steps, count, u, x = check_generation(self, steps, count, u, x, generator)
+    if not noise and generator is None:  # what is drawn is not used, and the global generator stays as it was
+        generator = torch.Generator(next(self.parameters()).device)
     known = None if x is None else self.factors(x)
     if known is None:
         identity = self.draw_identity(count, generator)
