@@ -537,3 +537,8 @@ def test_prices_of_one_are_no_prices(x_three):
 
 def test_every_model_of_someone_is_in_the_suite():
     assert set(SOMEONE) <= set(MODELS)
+
+
+def test_a_training_may_begin_with_single_frames_and_that_is_the_bound_itself(model, x):
+    eps = model.noise(*x.shape[:2])
+    assert torch.equal(model.frame_elbo(x, None, eps).elbo, model.elbo(x, None, None, eps).elbo)
