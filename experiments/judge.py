@@ -22,7 +22,7 @@ from kvae_nb.worlds.sprites import compose, half_size, looks_of, original_charac
 
 COMMAND = "python experiments/judge.py --sheets ../shared/data/sprites_parts.npz"
 FACTORS = (*(Factor(n, 6, True) for n in ("body", "bottom", "top", "hair")), Factor("motion", 9, False))
-WANTED = [{"size": size, "seed": seed} for size in (32, 64) for seed in range(3)]
+WANTED = [{"size": size, "seed": seed} for size, seed in ((32, 0), (64, 0), (32, 1), (32, 2))]
 STEPS, CLIPS, TESTED = 600, 3000, 1000
 
 

@@ -1,4 +1,4 @@
-"""Labels: they stay with their clips, divide a set by character, join clips, price latents; and two stages make one run."""
+"""Labels stay with their clips, divide a set, join clips and price latents; two stages make one run."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import kvae_nb.training.loop as training
 from kvae_nb.app.command import main
 from kvae_nb.core.errors import InputError
-from kvae_nb.data.factors import Factor, character, draw_partners, paired, split_apart
+from kvae_nb.data.factors import Factor, character, check_labels, draw_partners, paired, split_apart
 from kvae_nb.data.films import VideoData, take
 from kvae_nb.data.opening import DataConfig, from_arrays, open_data, read_video_data, save_video_data
 from kvae_nb.data.shards import open_shards, write_shards
@@ -126,7 +126,7 @@ def test_a_wrong_table_is_refused(kind):
         "missing": None,
     }[kind]
     with pytest.raises(InputError) as refused:
-        VideoData(good.frames, labels=v, factors=FACTORS)
+        check_labels(v, FACTORS, len(good))  # what VideoData asks
     assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
 
 
@@ -146,7 +146,7 @@ def test_wrong_factors_are_refused(kind):
         "none": (),
     }[kind]
     with pytest.raises(InputError) as refused:
-        VideoData(good.frames, labels=good.labels, factors=factors)
+        check_labels(good.labels, factors, len(good))
     assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from kvae_nb.core.errors import InputError
+from kvae_nb.data.opening import DataConfig, looks_grey, open_data
 from kvae_nb.data.pickles import read_object_arrays
 from kvae_nb.data.sheets import cut_sheet, read_li_sprites, read_sheets, read_sprite_folder, save_sheets
 from kvae_nb.data.someone import flare_order, open_someone, read_flare, read_mug, someone_kind
@@ -294,6 +295,8 @@ def test_the_files_of_li_and_mandt_are_read(tmp_path):
     assert short.frames.shape == (10, 4, 3, 32, 32) and "resized from 64×64" in short.note
     with pytest.raises(InputError):
         open_someone(tmp_path, steps=9)
+    opened = open_data(DataConfig(path=str(tmp_path), steps=8, size=64))  # as the command does
+    assert (opened.frames == open_someone(tmp_path).frames).all() and len(opened.factors) == 5 and looks_grey(tmp_path)
     with pytest.raises(InputError):
         read_li_sprites(tmp_path, "valid")
     np.save(tmp_path / "walk_front_frames_train.npy", 2 * films[:3].astype(np.float32))
@@ -516,6 +519,16 @@ def test_faces_are_read_in_seeded_windows_with_the_labels_that_are_stored(tmp_pa
     wide = read_mug(path, size=160, crop=160)
     assert (wide.frames[..., :24, :] == 0).all() and (wide.frames[..., 24:136, 24:136] > 0).any()
     assert (read_mug(path, size=112).frames == wide.frames[..., 24:136, 24:136]).all()
+
+
+def test_what_is_not_of_someone_is_not_taken_for_it(tmp_path):
+    (tmp_path / "notes.txt").write_text("an image=none, and a folder\n")
+    (tmp_path / "folder.txt").mkdir()
+    np.savez(tmp_path / "labels.npz", np.zeros(3))
+    np.savez(tmp_path / "plain.npz", np.zeros(3))
+    (tmp_path / "bad.npz").write_bytes(b"PK")
+    for path in (tmp_path, *(tmp_path / n for n in ("plain.npz", "bad.npz", "absent.npz", "x" * 400))):
+        assert someone_kind(path) == ""
 
 
 def test_faces_that_cannot_be_used_are_refused(tmp_path):

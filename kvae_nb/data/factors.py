@@ -51,7 +51,7 @@ def check_columns(
 # %% ../../nbs/74c_factors.ipynb #a741b1df
 def check_labels(
     labels: Tensor | None,  # as given
-    factors: tuple[Factor, ...],  # what its columns mean
+    factors: object,  # what its columns mean, a tuple of `Factor`
     clips: int,  # how many there are
 ):
     "Raises `InputError` unless the labels are a table [clips, factors] of numbers that the factors have classes for."

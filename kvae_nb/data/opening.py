@@ -36,6 +36,7 @@ from .levels import arrange, check_wanted
 from .readers import Reading, film_frames, frames_of, is_film, read_frames
 from .shards import is_shards, open_shards
 from .sheets import read_sheets
+from .someone import open_someone, someone_kind
 from kvae_nb.worlds.balls import (
     BLOCK,
     UNITS,
@@ -192,6 +193,8 @@ def looks_grey(
     path = Path(path)
     if not os.path.exists(path):
         return False
+    if someone_kind(path):
+        return True  # in colour
     if is_film(path) and not is_shards(path):
         first = np.concatenate([*islice(film_frames(path, 64, white=white), 30)])
         return has_grey(VideoData(torch.from_numpy(first)[None]))
@@ -348,6 +351,8 @@ def _opened(c: DataConfig) -> VideoData:
         return labelled_films(c.world, c.sequences, c.steps, c.simulate_seed, c.size, c.sheets)
     if not c.path:
         return from_simulation(simulate(c.world, c.sequences, c.steps, c.simulate_seed, c.size, look=c.look))
+    if someone_kind(c.path):
+        return open_someone(c.path, c.steps, c.size, c.simulate_seed)
     if is_shards(c.path) and not (c.stride or c.layout != "auto" or c.white):
         return open_shards(c.path, c.steps, c.size)
     return read_video_data(c.path, c.steps, c.size, None, c.stride, c.layout, c.white)

@@ -8,6 +8,7 @@ __all__ = ['FLARE_WORDS', 'middle_square', 'window_start', 'mug_labels', 'mug_cl
            'open_someone']
 
 # %% ../../nbs/42g_someone.ipynb #f3045d51
+import re
 from itertools import islice, product
 from pathlib import Path
 from typing import NamedTuple
@@ -271,25 +272,35 @@ def _paint_flare(film: np.ndarray, sheet: FlareSheet, picture: np.ndarray, actio
             paint_cell(frame, picture, cell, (len(frame) * 13 // 16, len(frame) // 2))
 
 # %% ../../nbs/42g_someone.ipynb #32972a2b
+def _kind_of_folder(folder: Path) -> str:
+    "Which set the files of a folder belong to, by their names and, of text files, the first lines."
+    some = lambda pattern: next(iter(folder.glob(pattern)), None) is not None
+    kinds = {
+        "sprite": ("*.sprite", "train/*.sprite", "test/*.sprite"),
+        "li": ("*_frames_train.npy", "*_frames_test.npy"),
+    }
+    for kind, patterns in kinds.items():
+        if any(map(some, patterns)):
+            return kind
+    for path in islice(folder.glob("*.txt"), 3):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            if re.search(r"^image=.+\.png", file.read(500), re.MULTILINE):
+                return "flare"
+    return ""
+
+
 def someone_kind(
     path: str | Path,  # of anything
 ) -> str:
     "`sprite`, `li`, `flare` or `mug`: which set of films of someone this is; empty if it is none of them."
     path = Path(path)
-    if path.is_dir():
-        some = lambda pattern: next(iter(path.glob(pattern)), None) is not None
-        kinds = {
-            "sprite": ("*.sprite", "train/*.sprite", "test/*.sprite"),
-            "li": ("*_frames_train.npy", "*_frames_test.npy"),
-        }
-        found = next((k for k, patterns in kinds.items() if any(map(some, patterns))), "")
-        texts = islice(path.glob("*.txt"), 3)
-        return found or ("flare" if any("image=" in p.read_text("utf-8", "replace")[:500] for p in texts) else "")
-    if path.suffix != ".npz" or not path.is_file() or not (path.parent / "labels.npz").is_file():
-        return ""
     try:
+        if path.is_dir():
+            return _kind_of_folder(path)
+        if path.suffix != ".npz" or not path.is_file() or not (path.parent / "labels.npz").is_file():
+            return ""
         header = array_headers(path, ("arr_0",)).get("arr_0")
-    except InputError:
+    except (OSError, InputError):  # the sentence comes when it is opened
         return ""
     return "mug" if header is not None and header.dtype == object else ""
 

@@ -285,7 +285,8 @@ def hidden_frames_leak(
         with kept_random_state():
             torch.manual_seed(0)
             out = model.impute(x, mask, u)
-            terms = {f"elbo.{k}": v for k, v in model.elbo(x, mask, u)._asdict().items()}
+            parts = model.elbo(x, mask, u)._asdict()
+            terms = {f"elbo.{k}": v for k, v in parts.items() if v is not None}
             return (
                 outputs_of(out.smoothed, "smoothed")
                 | outputs_of(out.filtered, "filtered")

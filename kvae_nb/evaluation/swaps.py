@@ -338,8 +338,7 @@ def kept_with_drawn_identity(
     ends = torch.tensor([share_interval(r, character(data), seed=seed) for r in right.T], dtype=torch.float64)
     names, static = zip(*((f.name, f.static) for f in data.factors))
     only = lambda v: v.masked_fill(torch.tensor(static), math.nan)
-    kept = right.double().mean(0), *ends.T
-    return Kept(names, static, *map(only, kept), tuple(map(entropies, p)))
+    return Kept(names, static, *map(only, (right.double().mean(0), *ends.T)), tuple(map(entropies, p)))
 
 # %% ../../nbs/43b_swaps.ipynb #749fb19c
 def frechet(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['blend', 'unfolded', 'ExpertLayer', 'rungs', 'ExpertDecoder', 'ConcatDecoder', 'pool_product', 'pool_average']
 
-# %% ../../nbs/45_experts.ipynb #817d34c0
+# %% ../../nbs/45_experts.ipynb #9bc09e5b
 import math
 
 import torch
@@ -17,15 +17,15 @@ from ..core.errors import InputError
 from .networks import ACTIVATIONS, full
 from .protocol import Posterior
 
-# %% ../../nbs/45_experts.ipynb #58b81dbf
+# %% ../../nbs/45_experts.ipynb #08092a8b
 def blend(
-    experts: Float[Tensor, "K *shape"],  # one set of weights for each expert
+    experts: Float[Tensor, "K ..."],  # one set of weights for each expert
     w: Float[Tensor, "batch K"],  # how much of each, for every clip
-) -> Float[Tensor, "batch *shape"]:
+) -> Float[Tensor, "batch ..."]:
     "The weights of every clip: the sum over experts of w_k times those of expert k, equation (1)."
     return (w.to(experts.dtype) @ experts.flatten(1)).unflatten(1, experts.shape[1:])
 
-# %% ../../nbs/45_experts.ipynb #1e9e1345
+# %% ../../nbs/45_experts.ipynb #dd7c7a9b
 def unfolded(
     squares: Float[Tensor, "n height width kernel kernel2 channel"],  # a square for each cell
     stride: int,  # distance of their corners
@@ -39,7 +39,7 @@ def unfolded(
     columns = squares.permute(0, 5, 3, 4, 1, 2).reshape(n, c * k * k, height * width)
     return F.fold(columns, size, k, stride=stride, padding=padding).movedim(1, -1)
 
-# %% ../../nbs/45_experts.ipynb #42a12412
+# %% ../../nbs/45_experts.ipynb #b051750f
 class ExpertLayer(nn.Module):
     "A transposed convolution whose weights are blended for every clip: equation (1)."
 
@@ -73,7 +73,7 @@ class ExpertLayer(nn.Module):
         large = unfolded(squares, self.stride, self.padding)
         return large.unflatten(0, (batch, time)) + bias[:, None, None, None]
 
-# %% ../../nbs/45_experts.ipynb #370abfc4
+# %% ../../nbs/45_experts.ipynb #2f0c543c
 def rungs(
     size: int,  # height and width of a frame
     patch: int,  # of the squares of which it is drawn
@@ -90,7 +90,7 @@ def rungs(
         )
     return side, widths[len(widths) - 1 - doublings :]
 
-# %% ../../nbs/45_experts.ipynb #98d2d09b
+# %% ../../nbs/45_experts.ipynb #bcdb9906
 class ExpertDecoder(nn.Module):
     "Draws the frames of every clip with weights that are blended for it."
 
@@ -128,7 +128,7 @@ class ExpertDecoder(nn.Module):
             h = layer(self.act(h), w)
         return full(h).movedim(-1, 2)
 
-# %% ../../nbs/45_experts.ipynb #045be476
+# %% ../../nbs/45_experts.ipynb #7767086a
 class ConcatDecoder(nn.Module):
     "Draws the frames of every clip from pose and identity, one behind the other: a single expert."
 
@@ -156,7 +156,7 @@ class ConcatDecoder(nn.Module):
         code = torch.cat([pose, identity[:, None].expand(-1, time, -1)], -1)
         return self.draws(code.reshape(1, batch * time, -1), code.new_ones(1, 1)).unflatten(1, (batch, time))[0]
 
-# %% ../../nbs/45_experts.ipynb #7912b509
+# %% ../../nbs/45_experts.ipynb #e8b0f68a
 def pool_product(
     mean: Float[Tensor, "batch time dim_s"],  # what each frame says
     var: Float[Tensor, "batch time dim_s"],  # and how surely
@@ -168,7 +168,7 @@ def pool_product(
     total = 1 / prior_var + precision.sum(1)
     return Posterior((precision * mean).sum(1) / total, 1 / total)
 
-# %% ../../nbs/45_experts.ipynb #2aa12751
+# %% ../../nbs/45_experts.ipynb #108cd5fa
 def pool_average(
     mean: Float[Tensor, "batch time dim_s"],  # what each frame says
     var: Float[Tensor, "batch time dim_s"],  # and how surely

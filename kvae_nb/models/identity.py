@@ -6,7 +6,7 @@
 __all__ = ['IdentityConfig', 'check_identity', 'prior_std', 'Read', 'gathered', 'FrameReader', 'IdentityNoise',
            'identity_decoder', 'IdentityVAE', 'picked', 'bound']
 
-# %% ../../nbs/45b_identity.ipynb #15a80e33
+# %% ../../nbs/45b_identity.ipynb #9622dbd5
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from .experts import ConcatDecoder, ExpertDecoder, pool_average, pool_product, rungs
-from .factors import FactorModel, Factors, diagonal_kl, expected_log, standard_like
+from .factors import FactorModel, Factors, expected_log, standard_like
 from .networks import ACTIVATIONS, Encoder, full, glorot_
 from .parts import check_affordable, check_range
 from .protocol import ElboTerms, Posterior, check_generator, check_inputs, hide
 from .vae import FrameConfig, pick_frames
 
-# %% ../../nbs/45b_identity.ipynb #59bb7135
+# %% ../../nbs/45b_identity.ipynb #bf9c5111
 @dataclass(frozen=True)
 class IdentityConfig(FrameConfig):
     "What defines a model of identity and pose."
@@ -65,7 +65,7 @@ class IdentityConfig(FrameConfig):
     hear: int = 0
     "how many random frames of a clip the identity is inferred from in training; 0: all"
 
-# %% ../../nbs/45b_identity.ipynb #535c709c
+# %% ../../nbs/45b_identity.ipynb #21510ce7
 def check_identity(
     config: IdentityConfig,  # sizes and choices
 ):
@@ -87,7 +87,7 @@ def prior_std(
     "Standard deviation of the identity's prior."
     return config.static_std or (1 / config.K if config.static == "simplex" else 1.0)
 
-# %% ../../nbs/45b_identity.ipynb #855c3aa7
+# %% ../../nbs/45b_identity.ipynb #6cfdfa6b
 class Read(NamedTuple):
     "What every frame says by itself."
 
@@ -106,7 +106,7 @@ def gathered(
     h = h.view(n, height // patch, patch, width // patch, patch, c).transpose(2, 3)
     return h.reshape(n, height // patch, width // patch, patch * patch * c)
 
-# %% ../../nbs/45b_identity.ipynb #89933862
+# %% ../../nbs/45b_identity.ipynb #ae870fe3
 class FrameReader(nn.Module):
     "Reads pose and identity from every frame by itself: squares become cells, cells are joined by fours."
 
@@ -138,7 +138,7 @@ class FrameReader(nn.Module):
         who_var = self.std**2 * (-sure.clamp(self.VAGUEST, self.SUREST)).exp()
         return Read(pose, pose_var, self.std * who, who_var)
 
-# %% ../../nbs/45b_identity.ipynb #723c45d0
+# %% ../../nbs/45b_identity.ipynb #640917d4
 class IdentityNoise(NamedTuple):
     "Everything random in the bound of a model of identity and pose."
 
@@ -148,7 +148,7 @@ class IdentityNoise(NamedTuple):
     frames: Int[Tensor, "batch n"] | None = None  # times of the frames to read and draw; None: all
     heard: Bool[Tensor, "batch time"] | None = None  # frames the identity is inferred from; None: all
 
-# %% ../../nbs/45b_identity.ipynb #1b4005c2
+# %% ../../nbs/45b_identity.ipynb #17b0b8d8
 def identity_decoder(
     config: IdentityConfig,  # sizes and choices
 ) -> nn.Module:
@@ -159,7 +159,7 @@ def identity_decoder(
         return ExpertDecoder(c.size, c.channels, c.dim_a, c.K, **sizes, tell=c.tell)
     return ConcatDecoder(c.size, c.channels, c.dim_a, c.K, **sizes)
 
-# %% ../../nbs/45b_identity.ipynb #a2d94002
+# %% ../../nbs/45b_identity.ipynb #841436bc
 class IdentityVAE(FactorModel):
     "One identity for a clip, one pose for each frame, independent of each other: stage 1 of VDSM."
 
@@ -195,7 +195,7 @@ class IdentityVAE(FactorModel):
         "The parameters of the pixels' distribution; each frame is drawn by itself."
         return self.decoder(pose, self.weights(identity, self.config.sharpness if sharpness is None else sharpness))
 
-# %% ../../nbs/45b_identity.ipynb #87c7fb47
+# %% ../../nbs/45b_identity.ipynb #7f695d45
 def picked(
     noise: IdentityNoise,  # says which frames
     *tensors: Tensor,  # [batch, time, …]
@@ -231,7 +231,7 @@ def forward(
         likelihood = scale * (self.pixels.log_prob(x, out) * seen).sum(-1)
         return bound(likelihood, q, seen, scale, prior_std(self.config), frames)
 
-# %% ../../nbs/45b_identity.ipynb #eac284e3
+# %% ../../nbs/45b_identity.ipynb #c67388e4
 def bound(
     log_likelihood: Float[Tensor, " batch"],  # of the observed frames, or its estimate
     q: Factors,  # what is believed about each clip
@@ -248,7 +248,7 @@ def bound(
     parts = torch.stack(entropy, -1) - torch.stack(expected, -1)
     return ElboTerms(log_likelihood, sum(expected), sum(entropy), frames.float(), parts)
 
-# %% ../../nbs/45b_identity.ipynb #325bf8ee
+# %% ../../nbs/45b_identity.ipynb #83390084
 @patch
 def noise(
     self: IdentityVAE,
@@ -283,7 +283,7 @@ def parts(
     found = {"vae": [*self.encoder.parameters(), *self.pixels.parameters()], "experts": [*self.decoder.parameters()]}
     return {name: [p for p in part if p.requires_grad] for name, part in found.items()}
 
-# %% ../../nbs/45b_identity.ipynb #fcfa90e3
+# %% ../../nbs/45b_identity.ipynb #9874fa62
 @patch
 def draw_identity(
     self: IdentityVAE,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VDSMConfig', 'check_vdsm', 'FirstPose', 'PathProposal', 'VDSMNoise', 'PathTerms', 'VDSM', 'sequence_modules',
-           'either', 'sampled_from', 'on_frames']
+           'one_or_other', 'sampled_from', 'on_frames']
 
 # %% ../../nbs/46b_vdsm.ipynb #bf33f681
 from dataclasses import dataclass
@@ -270,7 +270,7 @@ def draw_path(
     return PathTerms(z, q, log_prior, (expected_log(pose, pose) * seen).sum(-1))
 
 # %% ../../nbs/46b_vdsm.ipynb #dce320cb
-def either(
+def one_or_other(
     which: Bool[Tensor, " batch"],  # True: the first
     one: Posterior,  # [batch, dim]
     other: Posterior,  # [batch, dim]
@@ -293,7 +293,7 @@ def proposed_path(
     path, log_prior, log_posterior = [], 0.0, 0.0
     for t in range(seen.shape[1]):
         p = self.transition(z, d) if t else self.first_pose(d)
-        now = either(seen[:, t], self.proposal(h[:, t], d, z), p)
+        now = one_or_other(seen[:, t], self.proposal(h[:, t], d, z), p)
         log_prior = log_prior + torch.where(seen[:, t], expected_log(now, p), 0.0)
         log_posterior = log_posterior + torch.where(seen[:, t], expected_log(now, now), 0.0)
         z = now.sample(noise.pose[:, t])
@@ -358,7 +358,7 @@ def gaps_filled(
     path = []
     for t in range(mask.shape[1]):
         p = next_belief(self.transition, path[-1], d) if t else self.first_pose(d)
-        path.append(either(mask[:, t], Posterior(*(v[:, t] for v in pose)), p))
+        path.append(one_or_other(mask[:, t], Posterior(*(v[:, t] for v in pose)), p))
     return Posterior(*(torch.stack(v, 1) for v in zip(*path)))
 
 # %% ../../nbs/46b_vdsm.ipynb #2e642eae
@@ -376,7 +376,7 @@ def dreamt(
         else:
             now = next_belief(lambda z, d: self.proposal(h[:, t].expand(*z.shape[:-1], -1), d, z), path[-1], d)
             p = next_belief(self.transition, path[-1], d)
-        path.append(either(mask[:, t], now, p))
+        path.append(one_or_other(mask[:, t], now, p))
     return Posterior(*(torch.stack(v, 1) for v in zip(*path)))
 
 # %% ../../nbs/46b_vdsm.ipynb #3a40d2c5

@@ -77,7 +77,9 @@ def between_points(
         return values[-1]
     k = next(k for k, later in enumerate(at) if later > p) - 1
     share, (low, high) = (p - at[k]) / (at[k + 1] - at[k]), values[k : k + 2]
-    return low * (high / low) ** share if low > 0 and high > 0 else low + (high - low) * share
+    if low > 0 and high > 0:
+        return math.exp((1 - share) * math.log(low) + share * math.log(high))
+    return low + (high - low) * share
 
 # %% ../../nbs/12_annealing.ipynb #444c8a8a
 def value(

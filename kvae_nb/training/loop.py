@@ -24,6 +24,12 @@ from ..models.protocol import ElboTerms
 from .checkpoints import Progress, read_checkpoint
 from .config import TrainConfig
 from .kinds import KINDS, Kind, RunConfig, kind_of, unit_of
+from .runs import build_model, read_config
+from .starts import Task, begin, plan, take_over
+from .step import Pace, Replayed, Taken, Trainer, pace, replayable, train_step
+from .watch import DeadStart, report_if_dead, say_skipped
+
+# %% ../../nbs/14_training.ipynb #a2ee1a69
 from kvae_nb.training.records import (
     Reporter,
     draw_progress,
@@ -34,10 +40,6 @@ from kvae_nb.training.records import (
     write_metrics,
     write_status,
 )
-from .runs import build_model, read_config
-from .starts import Task, begin, plan, take_over
-from .step import Pace, Replayed, Taken, Trainer, pace, replayable, train_step
-from .watch import DeadStart, report_if_dead, say_skipped
 
 # %% ../../nbs/14_training.ipynb #085b0a3a
 from kvae_nb.training.session import (
@@ -183,8 +185,7 @@ def train_all(
         progress, means = train_epoch(trainer, train, progress, reporter, replay, kind.alive)
         terms = validate(trainer.bare, valid, config)
         valued = judged(terms, progress, unit_of(valid), getattr(trainer.bare, "latents", ()))
-        said = what_is_said(trainer.bare, valid, config)
-        say_collapse(said, progress, reporter)
+        say_collapse(said := what_is_said(trainer.bare, valid, config), progress, reporter)
         entry = {"epoch": progress.epoch, "step": progress.step, **now.said(), "train": means, "valid": valued}
         entry["collapse"] = said.scalars() if said else {}
         entry["seconds"] = round(time.perf_counter() - tick, 2)
@@ -246,7 +247,7 @@ def first_stage(
         said = ("changed: settings of the first stage",)
     return Task(first, task.data, task.parts, there, folder=folder, said=said)
 
-
+# %% ../../nbs/14_training.ipynb #57b35f44
 def after_stage(
     task: Task,  # what is trained
     stage: Task,  # what has to be trained before

@@ -189,12 +189,11 @@ def flat(
     nested: dict,  # of dicts
     prefix: str = "",
 ) -> dict:
-    "The same values under dotted names; `join` and `betas` stay dicts, as each is one value."
+    "The same values under dotted names; `train.join` and `train.betas` stay dicts, as each is one value."
     out = {}
     for key, value in nested.items():
-        name = f"{prefix}{key}"
-        deeper = isinstance(value, dict) and key not in ("join", "betas")
-        out.update(flat(value, name + ".") if deeper else {name: value})
+        name, one = f"{prefix}{key}", key in ("join", "betas") and prefix
+        out.update(flat(value, name + ".") if isinstance(value, dict) and not one else {name: value})
     return out
 
 # %% ../../nbs/54_starts.ipynb #1ddfbc22

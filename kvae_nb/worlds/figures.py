@@ -6,7 +6,7 @@
 __all__ = ['ACTIONS', 'DIRECTIONS', 'COLUMNS', 'CAST', 'STRIKE', 'BLADE', 'REST', 'TILT', 'YAW', 'SHEET_SIDE', 'FINE', 'GROUND',
            'LIGHT', 'TINT', 'Stance', 'walk_stance', 'cast_stance', 'slash_stance', 'bend_limb', 'skeleton', 'camera',
            'Poses', 'every_pose', 'Ball', 'rod', 'Relief', 'blank_relief', 'toon', 'draw_ball', 'draw_balls', 'trunk',
-           'bare_body', 'decal', 'face', 'Ink', 'outline', 'mixed_down', 'ink_of', 'coloured']
+           'bare_body', 'decal', 'face', 'Ink', 'outline', 'mixed_down', 'drawn_window', 'ink_of', 'coloured']
 
 # %% ../../nbs/42d_figures.ipynb #e95166ed
 import math
@@ -231,9 +231,10 @@ def draw_ball(
 def draw_balls(
     shown: Poses,  # poses
     balls: list[Ball],  # what is drawn, in any order
+    before: Relief | None = None,  # what was drawn before; it is not changed
 ) -> Relief:
     "Pictures of all the balls, the nearer ones in front."
-    relief = blank_relief(len(shown.cameras))
+    relief = Relief(*(v.copy() for v in before)) if before else blank_relief(len(shown.cameras))
     for ball in balls:
         draw_ball(relief, shown.cameras, ball)
     return relief
@@ -304,26 +305,35 @@ class Ink(NamedTuple):
 
 # %% ../../nbs/42d_figures.ipynb #9147eab1
 def outline(
-    depth: Float[np.ndarray, "poses side side"],  # of everything
+    depth: Float[np.ndarray, "poses height width"],  # of everything
 ) -> np.ndarray:
     "Where the surface ends: a neighbour lies more than 2.6 pixels behind."
     wide = np.pad(depth, ((0, 0), (2, 2), (2, 2)), constant_values=-99)
-    side, lowest = depth.shape[-1], depth
+    (height, width), lowest = depth.shape[1:], depth.copy()
     for row, column in ((0, 2), (4, 2), (2, 0), (2, 4), (1, 1), (1, 3), (3, 1), (3, 3)):
-        lowest = np.minimum(lowest, wide[:, row : row + side, column : column + side])
+        np.minimum(lowest, wide[:, row : row + height, column : column + width], out=lowest)
     return lowest < depth - np.float32(2.6)
 
 # %% ../../nbs/42d_figures.ipynb #60419d5d
 def mixed_down(
-    fine: Float[np.ndarray, "poses side side"],  # points
-    size: int,  # pixels on a side
-) -> Float[np.ndarray, "poses size size"]:
+    fine: Float[np.ndarray, "poses height width"],  # points
+    k: int,  # points of a pixel in each direction
+) -> Float[np.ndarray, "poses rows columns"]:
     "The mean over the points of each pixel."
-    k = fine.shape[-1] // size
     rows = sum(fine[:, i::k] for i in range(k))
     return sum(rows[:, :, i::k] for i in range(k)) / np.float32(k * k)
 
-# %% ../../nbs/42d_figures.ipynb #f4a02574
+# %% ../../nbs/42d_figures.ipynb #0a6ad4a3
+def drawn_window(
+    part: Relief,  # what is drawn
+) -> tuple[slice, slice]:
+    "Rows and columns of points outside of which no pose shows anything, whole pixels of any size and a rim of some."
+    there = (part.depth > -90).any(0)
+    k, side = 2 * FINE, there.shape[-1]  # points of a pixel of the smaller size
+    found = (np.flatnonzero(there.any(axis)) if there.any() else np.zeros(1, int) for axis in (1, 0))
+    return tuple(slice(max(0, i.min() // k - 1) * k, min(side, (i.max() // k + 2) * k)) for i in found)
+
+
 def ink_of(
     part: Relief,  # what is drawn
     body: Relief,  # the bare figure, which may be in front
@@ -332,11 +342,18 @@ def ink_of(
     size: int = SHEET_SIDE,  # pixels on a side
 ) -> Ink:
     "The part as it is seen beside the body, with dark lines where the surface ends, mixed down to pixels."
-    hidden = (body.depth > part.depth) | (bulk.depth > part.depth + np.float32(2))
-    seen = (part.depth > -90) & ~hidden
-    shade = np.where(outline(np.maximum(part.depth, body.depth)), np.float32(0.28), part.shade)
-    masks = [(seen & (part.material == m)).astype(np.float32) for m in range(materials)]
-    return Ink(*(np.stack([mixed_down(v, size) for v in values]) for values in (masks, [m * shade for m in masks])))
+    window = drawn_window(part)  # nothing is calculated outside of it
+    depth, material, shade, front, far = (v[:, *window] for v in (*part, body.depth, bulk.depth))
+    seen = (depth > -90) & (front <= depth) & (far <= depth + np.float32(2))
+    shade = np.where(outline(np.maximum(depth, front)), np.float32(0.28), shade)
+    ink = Ink(*np.zeros((2, materials, len(depth), size, size), np.float32))
+    k = part.depth.shape[-1] // size
+    rows, columns = (slice(w.start // k, w.stop // k) for w in window)
+    for m in range(materials):
+        mask = (seen & (material == m)).astype(np.float32)
+        ink.cover[m, :, rows, columns] = mixed_down(mask, k)
+        ink.light[m, :, rows, columns] = mixed_down(mask * shade, k)
+    return ink
 
 # %% ../../nbs/42d_figures.ipynb #b38df400
 TINT = np.array([30, 16, 52], np.float32)  # the colour of shadows and lines: a dark violet

@@ -274,8 +274,7 @@ def drawn_parts(
     shown, rng = every_pose(), np.random.default_rng(derived_seed(seed, 42))
     moved = lambda palette: np.clip(np.array(palette, float) + rng.uniform(-12, 12, np.shape(palette)), 0, 255)
     body, bulk, nothing = (draw_balls(shown, b) for b in (bare_body(shown.joints), bare_body(shown.joints, 0.9), []))
-    bare = draw_balls(shown, bare_body(shown.joints) + face(shown.joints))
-    skin = ink_of(bare, nothing, nothing, 5, size)
+    skin = ink_of(draw_balls(shown, face(shown.joints), body), nothing, nothing, 5, size)
     parts = {"body": [coloured(skin, skin_palette(moved(c))) for c in SKINS]}
     everyone = lambda j: boots(j) + blade(j) + glow(j)
     for name, pieces in (("bottom", BOTTOMS), ("top", TOPS), ("hair", HAIRS), ("shoes", (Piece(everyone, GEAR),))):
