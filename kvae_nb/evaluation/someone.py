@@ -57,7 +57,7 @@ def kept_judge(
 # %% ../../nbs/64b_someone.ipynb #06a267ae
 def plain_number(v: float) -> float | None:
     "The number; None if it is none."
-    return None if math.isnan(v) else float(v)
+    return None if math.isnan(v) else v
 
 
 def someone_numbers(
@@ -74,14 +74,16 @@ def someone_numbers(
             "chance": float(swap.chance[k]),
             "judge": float(swap.real[k]),
             "consistency": float(same.share[k]),
-            "kept": plain_number(kept.share[k]),
+            "kept": plain_number(float(kept.share[k])),
             "from_identity": float(leaks.identity[k]),
             "from_pose": float(leaks.pose[k]),
             "probe_chance": float(leaks.chance[k]),
             "entropies": {n: float(v) for n, v in kept.entropies[k]._asdict().items()},
         }
     frechet = {"model": float(table.frechet.model), "real": float(table.frechet.real)}
-    return {"labels_used": table.labels, "swaps": swap.films, "factors": found, "frechet": frechet}
+    codes = {"mig": float(table.mig.score), "disentanglement": float(table.dci.disentanglement)}
+    codes |= {"completeness": float(table.dci.completeness)}
+    return {"labels_used": table.labels, "swaps": swap.films, "factors": found, "frechet": frechet, "codes": codes}
 
 # %% ../../nbs/64b_someone.ipynb #552732cc
 HEADS = ("swap", "(95 %)", "chance", "judge", "consistent", "prior", "identity", "pose")
@@ -109,6 +111,11 @@ def someone_table(
         "prior: the motion is kept with an identity from the prior; identity, pose: read from it by a linear probe"
     )
     lines.append(f"Fréchet distance of reconstructions: {ratio:.1f} times that between real films")
+    codes = numbers["codes"]
+    lines.append(
+        f"codes: mutual information gap {codes['mig']:.2f}; disentanglement {codes['disentanglement']:.2f}, "
+        f"completeness {codes['completeness']:.2f} (both fail for codes that are merely rotated)"
+    )
     return "\n".join(lines)
 
 # %% ../../nbs/64b_someone.ipynb #1604f6d3
