@@ -46,7 +46,7 @@ setup(
     ],
     packages=find_packages(include=[lib, f"{lib}.*"]),
     include_package_data=True,
-    package_data={lib: ["weights/*.safetensors", "samples/*.npz", "py.typed"]},
+    package_data={lib: ["weights/*.safetensors", "weights/sequences/*.safetensors", "samples/*.npz", "py.typed"]},
     python_requires=f">={cfg['min_python']},<3.14",
     install_requires=cfg["requirements"].split(),
     extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "browser", "play", "music")},

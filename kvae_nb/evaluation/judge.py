@@ -140,7 +140,7 @@ def accuracies(
     data: VideoData,  # films with labels
 ) -> dict[str, float]:
     "For each factor the share of films of which the judge names the class. Raises `InputError` without labels."
-    right = (answers(judge, data.frames) == known_labels(data).cpu()).double().mean(0)
+    right = (answers(judge, data.frames) == known_labels(data).cpu()).cpu().double().mean(0)
     return dict(zip((f.name for f in judge.factors), right.tolist()))
 
 # %% ../../nbs/43_judge.ipynb #2179eb79

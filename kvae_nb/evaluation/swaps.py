@@ -118,7 +118,7 @@ def share_interval(
     seed: int = 0,  # of the draws of characters
 ) -> tuple[float, float]:
     "The interval of equation (1) of the share of right ones."
-    n, p = len(right), float(right.double().mean())
+    n, p = len(right), float(right.cpu().double().mean())
     fewest = min((len(g.unique()) for g in groups), default=n)
     alone = p * (1 - p) / n
     extra = sum(share_variance(right, g, seed=seed) - alone for g in groups)
@@ -160,7 +160,7 @@ def agreement(
 ) -> Float[Tensor, " factors"]:
     "For each factor the probability that two of the clips agree by accident, the sum of the squares of the shares."
     columns = zip(known_labels(data).cpu().T, data.factors)
-    return torch.stack([((c.bincount(minlength=f.classes) / len(c)) ** 2).sum().double() for c, f in columns])
+    return torch.stack([((c.bincount(minlength=f.classes) / len(c)) ** 2).sum().cpu().double() for c, f in columns])
 
 
 def scored_films(
@@ -174,9 +174,9 @@ def scored_films(
     "Shares, intervals, chance, and the judge's own shares on the clips."
     right = said == wanted
     ends = torch.tensor([share_interval(r, *groups, seed=seed) for r in right.T], dtype=torch.float64)
-    real = (answers(judge, data.frames) == data.labels.cpu()).double().mean(0)
+    real = (answers(judge, data.frames) == data.labels.cpu()).cpu().double().mean(0)
     names, static = zip(*((f.name, f.static) for f in data.factors))
-    return SwapScores(names, static, right.double().mean(0), *ends.T, agreement(data), real, len(right))
+    return SwapScores(names, static, right.cpu().double().mean(0), *ends.T, agreement(data), real, len(right))
 
 # %% ../../nbs/43b_swaps.ipynb #60f50a05
 ROWS = 32  # films that a model gets at a time
@@ -304,8 +304,8 @@ def entropies(
     p: Float[Tensor, "films classes"],  # probabilities of the classes of one factor
 ) -> Entropies:
     "How many classes occur, and how clearly."
-    of = lambda q: torch.special.entr(q.double()).sum(-1)
-    inter, intra = of(p.double().mean(0)).item(), of(p).mean().item()
+    of = lambda q: torch.special.entr(q.cpu().double()).sum(-1)
+    inter, intra = of(p.cpu().double().mean(0)).item(), of(p).mean().item()
     return Entropies(inter, intra, math.exp(inter - intra))
 
 # %% ../../nbs/43b_swaps.ipynb #0f0d6e86
@@ -338,7 +338,7 @@ def kept_with_drawn_identity(
     ends = torch.tensor([share_interval(r, character(data), seed=seed) for r in right.T], dtype=torch.float64)
     names, static = zip(*((f.name, f.static) for f in data.factors))
     only = lambda v: v.masked_fill(torch.tensor(static), math.nan)
-    return Kept(names, static, *map(only, (right.double().mean(0), *ends.T)), tuple(map(entropies, p)))
+    return Kept(names, static, *map(only, (right.cpu().double().mean(0), *ends.T)), tuple(map(entropies, p)))
 
 # %% ../../nbs/43b_swaps.ipynb #749fb19c
 def frechet(
@@ -351,7 +351,7 @@ def frechet(
             f"features of shape {list(a.shape)} and {list(b.shape)} cannot be compared; give two films or more on "
             "each side, with the same features."
         )
-    a, b = a.double(), b.double()
+    a, b = a.cpu().double(), b.cpu().double()
     values, vectors = torch.linalg.eigh(a.T.cov())
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     between = torch.linalg.eigvalsh(root @ b.T.cov() @ root).clamp(min=0).sqrt().sum()
@@ -408,7 +408,7 @@ def codes_of(
     steps = np.unique(np.linspace(0, data.steps - 1, min(data.steps, MOST_STEPS)).round().astype(int))
     parts = [read_clips(model, data, rows) for rows in torch.arange(len(data)).split(ROWS)]
     identity, pose = (torch.cat([p.cpu() for p in column]) for column in zip(*parts))
-    return identity.double().numpy(), pose[:, steps].double().numpy()
+    return identity.cpu().double().numpy(), pose[:, steps].cpu().double().numpy()
 
 # %% ../../nbs/43b_swaps.ipynb #d83208c6
 def linear_probe(
