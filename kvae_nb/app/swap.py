@@ -43,7 +43,7 @@ def check_someone(
     if not isinstance(run.model, Disentangling):
         raise InputError(
             f"kvae {verb} needs a model that tells looks from motions (--model dsvae, identity or vdsm), but "
-            f"{run.folder} holds a {run.config.kind}."
+            f"{run.folder.name} is a model of the kind {run.config.kind}."
         )
 
 # %% ../../nbs/52i_swap.ipynb #c634714e

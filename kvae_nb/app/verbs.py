@@ -44,7 +44,7 @@ from ..core.errors import InputError
 from ..core.files import memory_bytes
 from ..core.runtime import kept_denormals, tune_cpu
 from ..data.films import describe, from_simulation
-from ..data.opening import LABELLED, labelled_films, save_video_data, simulated_chunks
+from ..data.opening import LABELLED, check_world, labelled_films, save_video_data, simulated_chunks
 from ..data.shards import write_shards
 from ..training.kinds import kind_of
 from ..training.loop import fit
@@ -89,6 +89,7 @@ def simulate_someone(args: Namespace):
 def do_simulate(args: Namespace):
     "`kvae simulate`."
     check_numbers(args, sequences=(1, 10**8), steps=(1, 10**6), size=(1, 4096), balls=(1, 100), seed=SEEDS)
+    check_world(args.world)
     if args.world in LABELLED:
         return simulate_someone(args)
     if args.sheets:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LABELLED', 'save_video_data', 'as_clips', 'from_arrays', 'unwrapped', 'read_video_data', 'count_levels', 'has_grey',
-           'looks_grey', 'black_and_white', 'decide_levels', 'DataConfig', 'from_labelled', 'labelled_films',
-           'check_data_config', 'open_data', 'simulated_chunks', 'file_chunks', 'simulate_pendulum']
+           'looks_grey', 'black_and_white', 'decide_levels', 'DataConfig', 'check_world', 'from_labelled',
+           'labelled_films', 'check_data_config', 'open_data', 'simulated_chunks', 'file_chunks', 'simulate_pendulum']
 
 # %% ../../nbs/74b_opening.ipynb #fb348f6a
 import math
@@ -40,6 +40,7 @@ from .someone import open_someone, someone_kind
 from kvae_nb.worlds.balls import (
     BLOCK,
     UNITS,
+    WORLDS,
     Simulation,
     World,
     check_look,
@@ -286,6 +287,14 @@ class DataConfig:
 LABELLED = ("sprites", "swings")  # simulated worlds in colour and with labels
 
 
+def check_world(
+    world: object,  # the name of a simulated world, or a world of one's own
+):
+    "Raises `InputError` for a name that no world has."
+    if isinstance(world, str) and world not in (known := (*WORLDS, *LABELLED)):
+        raise InputError(f"there is no world {world!r}; the worlds are {', '.join(known)}.")
+
+
 def from_labelled(
     films: LabelledFilms,  # from `simulate_sprites` or `simulate_swings`
 ) -> VideoData:
@@ -339,6 +348,7 @@ def check_data_config(
             "sheets are the parts of simulated sprites; leave them out, or use world sprites without a path."
         )
     if not config.path and config.world not in LABELLED:
+        check_world(config.world)
         world_in(config.world, config.look, config.size)
         size = f"{config.size}×{config.size}"
         what = f"{config.sequences} sequences of {config.steps} frames of {size} pixels"
