@@ -213,7 +213,7 @@ def load_judge(
     "The judge again, on the CPU. Raises `InputError` if the file is missing or holds something else."
     try:
         with safe_open(path, "pt") as f:
-            meta, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+            meta, tensors = f.metadata() or {}, {k: f.get_tensor(k).clone() for k in f.keys()}  # not a view of the file
         if meta.get("format") != JUDGE_FORMAT:
             raise ValueError(f"its format is {meta.get('format')!r:.60}")
         about = json.loads(meta["judge"])

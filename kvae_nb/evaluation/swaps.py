@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'MOST_CLIPS', 'MOST_STEPS', 'Swapping', 'swap_sheet', 'plot_swap', 'share_variance', 'share_interval',
-           'SwapScores', 'agreement', 'scored_films', 'model_device', 'read_clips', 'checked_pair', 'random_pairs',
-           'swapped_films', 'swap_scores', 'reconstructed', 'consistency', 'Entropies', 'entropies', 'Kept',
-           'kept_with_drawn_identity', 'frechet', 'Frechet', 'frechet_of', 'LeakTable', 'codes_of', 'linear_probe',
-           'leaks_between', 'SwapTable', 'measure_swaps', 'swap_row']
+           'SwapScores', 'agreement', 'factor_shares', 'scored_films', 'model_device', 'read_clips', 'checked_pair',
+           'random_pairs', 'swapped_films', 'swap_scores', 'reconstructed', 'consistency', 'Entropies', 'entropies',
+           'Kept', 'kept_with_drawn_identity', 'frechet', 'Frechet', 'frechet_of', 'LeakTable', 'codes_of',
+           'linear_probe', 'leaks_between', 'SwapTable', 'measure_swaps', 'swap_row']
 
 # %% ../../nbs/43b_swaps.ipynb #2d7ac561
 import math
@@ -163,6 +163,18 @@ def agreement(
     return torch.stack([((c.bincount(minlength=f.classes) / len(c)) ** 2).sum().cpu().double() for c, f in columns])
 
 
+def factor_shares(
+    right: Bool[Tensor, "films factors"],  # which answers are right
+    data: VideoData,  # the clips
+    groups: Sequence[Int[Tensor, " films"]],  # the characters each film belongs to
+    seed: int = 0,  # of the intervals
+) -> tuple:
+    "Names of the factors, which of them are static, shares of right answers, low and high ends of the intervals."
+    ends = torch.tensor([share_interval(r, *groups, seed=seed) for r in right.T], dtype=torch.float64)
+    names, static = zip(*((f.name, f.static) for f in data.factors))
+    return names, static, right.cpu().double().mean(0), *ends.T
+
+
 def scored_films(
     said: Int[Tensor, "films factors"],  # about films made from the clips
     wanted: Int[Tensor, "films factors"],  # which classes were wanted
@@ -172,11 +184,8 @@ def scored_films(
     seed: int = 0,  # of the intervals
 ) -> SwapScores:
     "Shares, intervals, chance, and the judge's own shares on the clips."
-    right = said == wanted
-    ends = torch.tensor([share_interval(r, *groups, seed=seed) for r in right.T], dtype=torch.float64)
     real = (answers(judge, data.frames) == data.labels.cpu()).cpu().double().mean(0)
-    names, static = zip(*((f.name, f.static) for f in data.factors))
-    return SwapScores(names, static, right.cpu().double().mean(0), *ends.T, agreement(data), real, len(right))
+    return SwapScores(*factor_shares(said == wanted, data, groups, seed), agreement(data), real, len(said))
 
 # %% ../../nbs/43b_swaps.ipynb #60f50a05
 ROWS = 32  # films that a model gets at a time
@@ -335,10 +344,9 @@ def kept_with_drawn_identity(
         parts.append(probabilities(judge, model.render(identity, pose).clamp(0, 1).cpu()))
     p = [torch.cat(columns) for columns in zip(*parts)]
     right = torch.stack([q.argmax(-1) for q in p], 1) == data.labels.cpu()
-    ends = torch.tensor([share_interval(r, character(data), seed=seed) for r in right.T], dtype=torch.float64)
-    names, static = zip(*((f.name, f.static) for f in data.factors))
+    names, static, *found = factor_shares(right, data, (character(data),), seed)
     only = lambda v: v.masked_fill(torch.tensor(static), math.nan)
-    return Kept(names, static, *map(only, (right.cpu().double().mean(0), *ends.T)), tuple(map(entropies, p)))
+    return Kept(names, static, *map(only, found), tuple(map(entropies, p)))
 
 # %% ../../nbs/43b_swaps.ipynb #749fb19c
 def frechet(
