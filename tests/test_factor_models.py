@@ -7,10 +7,12 @@ import pytest
 import torch
 from models import MODELS, PATHS, WHO, awake
 from torch.distributions import Normal, kl_divergence
+from torch.nn.functional import conv_transpose2d
 
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.gaussians import gaussian_log_prob
 from kvae_nb.data.films import Batch
+from kvae_nb.models.experts import ExpertDecoder, ExpertLayer, pool_average, pool_product
 from kvae_nb.models.factors import Disentangling, Factors, diagonal_kl, expected_log, standard_like, with_identity
 from kvae_nb.models.identity import IdentityConfig, IdentityVAE
 from kvae_nb.models.protocol import Posterior, rows_of
@@ -76,6 +78,18 @@ def test_parts_sum_to_the_whole(model, x, mask):
         terms = model.elbo(x, m)
         assert terms.parts.shape == (3, len(model.latents))
         torch.testing.assert_close(terms.parts.sum(1), terms.log_posterior - terms.log_prior)
+
+
+def test_every_part_is_that_of_its_own_latent(model, x):
+    "Identity and dynamics by torch's divergence; what is left is the poses'."
+    eps = model.noise(3, 6)
+    parts, found = model.elbo(x, noise=eps).parts, model.factors(x)
+    part = dict(zip(model.latents, parts.mT))
+    kl = lambda q, std: kl_divergence(Normal(q.mean, q.var.sqrt()), Normal(0.0, std)).sum(-1)
+    torch.testing.assert_close(part["identity"], kl(found.identity, 1.0 if type(model).__name__ == "DSVAE" else 1 / 4))
+    if "dynamics" in part:
+        q = found.dynamics if model.proposal is not None else model.reader(found.pose.sample(eps.pose))
+        torch.testing.assert_close(part["dynamics"], kl(q, 1.0))
 
 
 def test_a_swap_is_that_identity_in_those_poses(model, x):
@@ -172,6 +186,46 @@ def test_nothing_seen_is_the_prior(model, x):
 def test_identities_from_the_prior_repeat_themselves(model):
     one, again, other = (model.draw_identity(5, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other) and one.shape == (5, model.dim_s)
+
+
+# Decoders of experts and the pooling of frames.
+
+
+def test_experts_are_blended_by_their_shares():
+    "A layer against torch's transposed convolution with the weights that the shares give, clip by clip."
+    w, h = torch.rand(3, 4).double().softmax(-1), torch.randn(3, 2, 5, 6, 7).double()
+    for kernel, stride, padding in ((2, 2, 0), (4, 2, 1), (3, 1, 1)):
+        layer = ExpertLayer(4, 7, 2, kernel, stride, padding, bias_std=1.0).double()
+        for clip, share, found in zip(h, w, layer(h, w)):
+            weight, bias = (torch.tensordot(share, p, 1) for p in (layer.weight, layer.bias))
+            right = conv_transpose2d(clip.movedim(-1, 1), weight.permute(0, 3, 1, 2), bias, stride, padding)
+            torch.testing.assert_close(found, right.movedim(1, -1))
+
+
+def test_experts_that_are_told_their_shares_see_them_behind_the_pose():
+    told = ExpertDecoder(16, 3, 5, 4, widths=(8, 6), tell=True).double()
+    plain = ExpertDecoder(16, 3, 5 + 4, 4, widths=(8, 6)).double()
+    plain.load_state_dict(told.state_dict())
+    pose, w = torch.randn(2, 3, 5).double(), torch.rand(2, 4).double().softmax(-1)
+    both = torch.cat([pose, w[:, None].expand(-1, 3, -1)], -1)
+    torch.testing.assert_close(told(pose, w), plain(both, w))
+
+
+@pytest.mark.parametrize("pool", [pool_product, pool_average], ids=["product", "average"])
+def test_what_frames_say_is_pooled(pool):
+    "Two of three frames are observed: the product of the prior and two Gaussians, or plain averages."
+    mean, var = torch.randn(2, 3, 4).double(), torch.rand(2, 3, 4).double() + 0.1
+    q = pool(mean, var, torch.tensor([[True, False, True]] * 2), 0.25)
+    m, v = mean[:, [0, 2]], var[:, [0, 2]]
+    if pool is pool_average:
+        torch.testing.assert_close((q.mean, q.var.sqrt()), (m.mean(1), v.sqrt().mean(1)))
+        return
+    s = torch.linspace(-6, 6, 4001).double()[:, None, None]
+    density = Normal(0.0, 0.5).log_prob(s) + sum(Normal(m[:, k], v[:, k].sqrt()).log_prob(s) for k in range(2))
+    weight = density.softmax(0)
+    centre = (weight * s).sum(0)
+    torch.testing.assert_close(q.mean, centre, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(q.var, (weight * (s - centre).square()).sum(0), rtol=1e-6, atol=1e-8)
 
 
 # Planted dynamics.
@@ -439,6 +493,47 @@ def test_some_frames_estimate_the_pixels_of_all(x_three, vdsm):
     mean = torch.stack([t.log_likelihood for t in some]).mean(0)
     torch.testing.assert_close(mean, every.log_likelihood)
     torch.testing.assert_close(some[0].parts, every.parts)
+
+
+def test_single_frames_stand_for_the_whole_clip(x_three):
+    "The identity model reads only the drawn frames; their pixels and poses count as often as the clip is longer."
+    model = IdentityVAE(IdentityConfig(**WHO)).double()
+    eps, at = model.noise(3, 4), [1, 3]
+    some = model.elbo(x_three, noise=eps._replace(frames=torch.tensor([at] * 3)))
+    short = model.elbo(x_three[:, at], noise=eps._replace(pose=eps.pose[:, at]))
+    torch.testing.assert_close(some.log_likelihood, 2 * short.log_likelihood)
+    torch.testing.assert_close(some.parts, short.parts * torch.tensor([1.0, 2.0]).double())
+
+
+def test_an_identity_hears_no_hidden_frame(x_three):
+    "In training it is inferred from a few frames of those that are drawn, and of these only from what is observed."
+    model = IdentityVAE(IdentityConfig(**WHO, hear=2)).double().train()
+    eps = model.noise(3, 4, 3)
+    assert eps.heard.sum(1).tolist() == [2] * 3 and eps.heard.gather(1, eps.frames).sum(1).tolist() == [2] * 3
+    eps = eps._replace(frames=None, heard=torch.tensor([[True, True, False, False]] * 3))
+    seen = torch.tensor([[False, True, True, True]] * 3)
+    found = model.elbo(x_three, seen, noise=eps).parts[:, 0]
+    q = model.eval().factors(x_three[:, 1:2]).identity
+    right = kl_divergence(Normal(q.mean, q.var.sqrt()), Normal(0.0, 1 / 4)).sum(-1)
+    torch.testing.assert_close(found, right)
+
+
+def test_a_gaussian_identity_is_drawn_as_a_standard_normal():
+    model = IdentityVAE(IdentityConfig(**WHO, static="gaussian", static_std=0.5))
+    drawn = model.draw_identity(5, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(
+        model.weights(drawn, 10.0), torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    )
+
+
+@pytest.mark.parametrize("posterior", ["frames", "published"])
+def test_pixels_teach_a_proposal_even_behind_frozen_frames(x_three, posterior):
+    model = VDSM(VDSMConfig(posterior=posterior, freeze=True, **PATHS)).double()
+    pixels = model(x_three).log_likelihood.sum()
+    assert pixels.requires_grad == (posterior == "published")
+    if pixels.requires_grad:
+        pixels.backward()
+        assert all(p.grad.abs().sum() > 0 for p in model.proposal.parameters())
 
 
 def test_frozen_frames_stay_bit_for_bit(x_three):

@@ -7,11 +7,13 @@ import torch
 from models import MODELS, SEQUENCES, awake, observed
 
 from kvae_nb.core.errors import InputError
-from kvae_nb.data.films import Batch
+from kvae_nb.data.films import Batch, VideoData
 from kvae_nb.evaluation.checks import future_leak, hidden_frames_leak
 from kvae_nb.models.protocol import SequenceModel, asked_particles, hide, rows_of, widened
 from kvae_nb.training.config import TrainConfig
-from kvae_nb.training.step import make_trainer, train_step
+from kvae_nb.training.loop import tally
+from kvae_nb.training.records import summary, validate
+from kvae_nb.training.step import Taken, make_trainer, of_samples, priced, train_step
 
 
 @pytest.fixture(params=MODELS, ids=str)
@@ -103,6 +105,47 @@ def test_sequences_do_not_touch_each_other(model, x, u, mask):
 def test_nothing_hidden_is_seen_and_no_filter_sees_the_future(model, x, u, mask):
     assert hidden_frames_leak(model, x, mask, first(u, 9)) == 0
     assert future_leak(model, x, mask, u=first(u, 9)) < 1e-4
+
+
+def without_parts(model):
+    "The same model, whose bound does not tell its latent variables apart."
+    for name in ("forward", "elbo"):
+        bound = getattr(model, name)
+        setattr(model, name, lambda *args, bound=bound: bound(*args)._replace(parts=None))
+    return model
+
+
+def test_whoever_reads_a_bound_copes_with_one_without_parts(model, x, u, mask):
+    """Those who go through its fields: the check for leaks, the mean over samples, sums of a training, prices, and the
+    joining of validation batches, of which there are two. What else is there is what it is with parts."""
+    torch.manual_seed(0)
+    whole = model.elbo(x, mask, first(u, 9))
+    bare = whole._replace(parts=None)
+    for bound in ("elbo", "iwae"):
+        found, right = (of_samples(terms, 3, bound) for terms in (bare, whole))
+        assert found.parts is None
+        if right.parts is not None:
+            torch.testing.assert_close(right.parts.sum(1), right.log_posterior - right.log_prior, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(found[:4], right[:4])
+    sums = tally(Taken(bare, torch.tensor(True)), 2)
+    torch.testing.assert_close(sums[:5], tally(Taken(whole, torch.tensor(True))))
+    assert sums[5:].tolist() == [0.0, 0.0]
+    assert priced(bare, torch.ones(0)) is bare
+    with pytest.raises(InputError, match="does not give their parts"):
+        priced(bare, torch.ones(2))
+    films, seen = (255 * x[:, :2]).byte().repeat(17, 1, 1, 1, 1), mask[:, 3:5].repeat(17, 1)
+    data = VideoData(films, mask=seen, controls=None if u is None else u[:, :2].repeat(17, 1, 1))
+    config = TrainConfig(valid_sequences=51)
+    told = validate(model.eval(), data, config)
+    plain = validate(without_parts(model).eval(), data, config)
+    assert plain.parts is None and len(plain.elbo) == len(told.elbo) == 51
+    torch.testing.assert_close(plain[:4], told[:4])
+    assert set(summary(plain, ("one", "two"))) == {"elbo", *plain._fields[:3]}
+    leak = hidden_frames_leak(model.eval(), x, mask, first(u, 9))
+    assert leak == 0 and "elbo.frames" in leak.changes and "elbo.parts" not in leak.changes
+    trainer = make_trainer(model.train(), TrainConfig(device="cpu", join={}, samples=2, bound="iwae"))
+    taken = train_step(trainer, Batch(x, mask, first(u, 9)), 0.0, 0)
+    assert taken.finite and taken.terms.parts is None and len(taken.terms.elbo) == 3
 
 
 def test_the_last_filtered_belief_is_the_last_smoothed_one(model, x, u, mask):
