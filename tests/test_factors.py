@@ -487,3 +487,11 @@ def test_prices_are_read_from_a_file(tmp_path, text, words):
             read_config(path)
     else:
         assert all(isinstance(s, Schedule) for s in read_config(path).train.betas.values())
+
+
+def test_a_division_leaves_somebody_to_train_on():
+    labels = torch.arange(6)[:, None]
+    data = VideoData(torch.zeros(6, 2, 3, 8, 8, dtype=torch.uint8), labels=labels, factors=(Factor("who", 6, True),))
+    with pytest.raises(InputError, match="at least one"):
+        split_apart(data, test=0.5, valid=0.5)
+    assert len(split_apart(data, test=0.5, valid=1 / 3)[0]) == 1
