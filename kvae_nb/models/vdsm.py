@@ -92,7 +92,7 @@ class FirstPose(nn.Module):
 
 # %% ../../nbs/46b_vdsm.ipynb #ade4f8bf
 class PathProposal(nn.Module):
-    "The published posterior of the poses: a path that an LSTM dreams from the dynamics, without a look at a frame."
+    "The published posterior of the poses: a path that an LSTM makes from the dynamics alone, without reading a frame."
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class PathProposal(nn.Module):
     def forward(
         self, h: Float[Tensor, "*batch units"], d: Float[Tensor, "*batch dim_d"], z: Float[Tensor, "*batch dim_a"]
     ) -> Posterior:
-        "q(z_t | z_{t-1}, d) for one who remembers h."
+        "q(z_t | z_{t-1}, d), given the memory h of the LSTM."
         u = F.leaky_relu(self.told(torch.cat([h, d], -1)))
         v = (self.before(z).tanh() + u) / 2
         return Posterior(full(self.mean(v)), (F.softplus(full(self.spread(v))) + MIN_STD).square())
