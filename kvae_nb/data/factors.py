@@ -134,7 +134,10 @@ def chosen_columns(
     factors = getattr(data, "factors", ())
     wanted = tuple(names.split("+")) if isinstance(names, str) else tuple(names)
     if not factors:
-        raise InputError(f"{' and '.join(wanted)} of the clips cannot be told, for these data have no labels; give them some, or leave train.pair empty.")
+        raise InputError(
+            f"{' and '.join(wanted)} of the clips cannot be told, for these data have no labels; "
+            "give them some, or leave train.pair empty."
+        )
     found = [k for k, f in enumerate(factors) if f.name in wanted or (f.static and "character" in wanted)]
     known = [f.name for f in factors]
     if unknown := [name for name in wanted if name not in (*known, "character")]:

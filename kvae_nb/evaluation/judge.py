@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'FILMS_AT_ONCE', 'JUDGE_FORMAT', 'frame_layers', 'Judge', 'checked_films', 'feature_batches',
-           'probabilities', 'answers', 'accuracies', 'known_labels', 'judge_loss', 'train_judge', 'save_judge',
-           'load_judge']
+           'probabilities', 'answers', 'accuracies', 'checked_pair', 'known_labels', 'judge_loss', 'train_judge',
+           'save_judge', 'load_judge']
 
 # %% ../../nbs/43_judge.ipynb #86e1848d
 import json
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ..core.errors import InputError
 from ..core.files import atomic_write
 from ..core.runtime import derived_seed, kept_random_state
-from ..data.factors import Factor
+from ..data.factors import Factor, character
 from ..data.films import VideoData
 
 # %% ../../nbs/43_judge.ipynb #32064102
@@ -142,6 +142,21 @@ def accuracies(
     "For each factor the share of films of which the judge names the class. Raises `InputError` without labels."
     right = (answers(judge, data.frames) == known_labels(data).cpu()).cpu().double().mean(0)
     return dict(zip((f.name for f in judge.factors), right.tolist()))
+
+
+def checked_pair(
+    data: VideoData,  # clips to judge by
+    judge: Judge,  # who judges
+):
+    "Raises `InputError` unless clips and judge are of the same factors, and there are two characters or more."
+    known_labels(data)
+    if tuple(data.factors) != judge.factors:
+        raise InputError(
+            f"the judge names {', '.join(f.name for f in judge.factors)}, but the films are labelled by "
+            f"{', '.join(f.name for f in data.factors)}; train a judge on films of these factors."
+        )
+    if len(character(data).unique()) < 2:
+        raise InputError("all films show the same character, so there is nobody to swap with; use films of several.")
 
 # %% ../../nbs/43_judge.ipynb #2179eb79
 def known_labels(

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'MOST_CLIPS', 'MOST_STEPS', 'Swapping', 'swap_sheet', 'plot_swap', 'share_variance', 'share_interval',
-           'SwapScores', 'agreement', 'factor_shares', 'scored_films', 'model_device', 'read_clips', 'checked_pair',
-           'random_pairs', 'swapped_films', 'swap_scores', 'reconstructed', 'consistency', 'Entropies', 'entropies',
-           'Kept', 'kept_with_drawn_identity', 'frechet', 'Frechet', 'frechet_of', 'LeakTable', 'codes_of',
-           'linear_probe', 'leaks_between', 'SwapTable', 'measure_swaps', 'swap_row']
+           'SwapScores', 'agreement', 'factor_shares', 'scored_films', 'model_device', 'read_clips', 'random_pairs',
+           'swapped_films', 'swap_scores', 'reconstructed', 'consistency', 'Entropies', 'entropies', 'Kept',
+           'kept_with_drawn_identity', 'frechet', 'Frechet', 'frechet_of', 'LeakTable', 'codes_of', 'linear_probe',
+           'leaks_between', 'SwapTable', 'measure_swaps', 'swap_row']
 
 # %% ../../nbs/43b_swaps.ipynb #2d7ac561
 import math
@@ -29,7 +29,7 @@ from ..core.runtime import derived_seed
 from ..data.factors import character
 from ..data.films import VideoData
 from .codes import DciScore, MigScore, dci, mig
-from .judge import Judge, answers, feature_batches, known_labels, probabilities
+from .judge import Judge, answers, checked_pair, feature_batches, known_labels, probabilities
 from .plots import as_rgb
 from ..models.factors import Factors, Swapped
 
@@ -209,21 +209,6 @@ def read_clips(
     mask = None if data.mask is None else data.mask[rows].to(device)
     q = model.factors(data.frames[rows].to(device).float() / 255, mask)
     return q.identity.mean, q.pose.mean
-
-
-def checked_pair(
-    data: VideoData,  # clips to judge by
-    judge: Judge,  # who judges
-):
-    "Raises `InputError` unless clips and judge are of the same factors, and there are two characters or more."
-    known_labels(data)
-    if tuple(data.factors) != judge.factors:
-        raise InputError(
-            f"the judge names {', '.join(f.name for f in judge.factors)}, but the films are labelled by "
-            f"{', '.join(f.name for f in data.factors)}; train a judge on films of these factors."
-        )
-    if len(character(data).unique()) < 2:
-        raise InputError("all films show the same character, so there is nobody to swap with; use films of several.")
 
 # %% ../../nbs/43b_swaps.ipynb #2b27a6f7
 def random_pairs(
