@@ -158,7 +158,7 @@ def train(name: str, everyone: np.ndarray, who: np.ndarray, recipe: Recipe, fold
 def as_lists(found: object) -> object:
     "Named tuples and vectors as dicts and lists of rounded numbers; matrices are left out."
     if hasattr(found, "_asdict"):
-        return {k: as_lists(v) for k, v in found._asdict().items() if np.ndim(v) < 2 or isinstance(v, tuple)}
+        return {k: as_lists(v) for k, v in found._asdict().items() if isinstance(v, tuple) or np.ndim(v) < 2}
     if torch.is_tensor(found) or isinstance(found, np.ndarray | np.generic):
         found = found.tolist()
     if isinstance(found, list | tuple):

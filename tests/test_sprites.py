@@ -4,6 +4,8 @@ import hashlib
 import io
 import os
 import pickle
+import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -12,10 +14,12 @@ import pytest
 import torch
 
 from kvae_nb.core.errors import InputError
+from kvae_nb.data.audio import LABELS, sounds_at
 from kvae_nb.data.opening import DataConfig, looks_grey, open_data
 from kvae_nb.data.pickles import read_object_arrays
 from kvae_nb.data.sheets import cut_sheet, read_li_sprites, read_sheets, read_sprite_folder, save_sheets
 from kvae_nb.data.someone import flare_order, open_someone, read_flare, read_mug, someone_kind
+from kvae_nb.data.sources import SequenceDataConfig, open_sequences
 from kvae_nb.worlds.figures import COLUMNS, skeleton
 from kvae_nb.worlds.pendulum import swing
 from kvae_nb.worlds.sprites import (
@@ -361,7 +365,8 @@ def test_a_hostile_sprite_file_is_refused_and_nothing_runs(tmp_path):
 
 def objects(items):
     out = np.empty(len(items), object)
-    out[:] = items
+    for k, item in enumerate(items):
+        out[k] = item
     return out
 
 
@@ -437,8 +442,9 @@ def test_hostile_pickles_are_refused_and_nothing_runs(tmp_path):
     mark, count = tmp_path / "ran", 0
     for name, raw in hostile(mark):
         path = write_member(tmp_path / "h.npz", raw, (2,))
-        with pytest.raises(InputError, match="h.npz"):
-            read_object_arrays(path)
+        for ignored in ({}, LABELS):
+            with pytest.raises(InputError, match="h.npz"):
+                read_object_arrays(path, ignored=ignored)
         assert not mark.exists(), name
         count += 1
     assert count > 20
@@ -488,6 +494,68 @@ def test_arrays_that_lie_about_themselves_are_refused(tmp_path):
     for wrong in ("plain.npz", "absent.npz"):
         with pytest.raises(InputError, match=wrong):
             read_object_arrays(tmp_path / wrong)
+
+
+# recordings with notes
+
+
+@pytest.fixture
+def notes(monkeypatch):
+    "Makes what stands beside a recording in musicnet.npz, with stand-ins for the package intervaltree."
+    Interval = type("Interval", (tuple,), {"__module__": "intervaltree.interval"})
+    Interval.__reduce__ = lambda self: (Interval, tuple(self))
+    Tree = type("IntervalTree", (list,), {"__module__": "intervaltree.intervaltree"})
+    Tree.__reduce__ = lambda self: (Tree, (sorted(self),))
+    for module, known in (("", Tree), (".intervaltree", Tree), (".interval", Interval)):
+        made = types.ModuleType("intervaltree" + module)
+        setattr(made, known.__name__, known)
+        monkeypatch.setitem(sys.modules, made.__name__, made)
+    return Tree(
+        [Interval((0, 22050, (1, 69, np.float64(0.5), "Half"))), Interval((22050, 44100, (1, 71, 1.0, "Half")))]
+    )
+
+
+def test_recordings_of_musicnet_are_read_without_their_notes(tmp_path, notes, monkeypatch):
+    t = np.arange(44100) / 44100
+    tone = lambda hertz, t: np.sin(2 * np.pi * hertz * t)
+    path, kept = tmp_path / "musicnet.npz", {}
+    for name, hertz in (("2494", 440), ("303", 660)):
+        kept[name] = objects([tone(hertz, t).astype(np.float32), notes])
+    np.savez(path, **kept)
+    for name in ("intervaltree", "intervaltree.intervaltree", "intervaltree.interval"):  # the reader needs none of it
+        monkeypatch.setitem(sys.modules, name, None)
+    sounds = sounds_at(path)
+    assert [(name, len(s.samples), s.rate) for name, s in sounds.items()] == [
+        ("303", 16000, 16000),
+        ("2494", 16000, 16000),
+    ]
+    here = np.arange(16000) / 16000  # whole periods are resampled without an error
+    for name, hertz in (("303", 660), ("2494", 440)):
+        np.testing.assert_allclose(sounds[name].samples, tone(hertz, here), atol=1e-5)
+    data = open_sequences(SequenceDataConfig(source="audio", path=str(path)))
+    assert (len(data), data.steps, data.event) == (2, 80, (200,))
+    with pytest.raises(InputError, match="IntervalTree.*nothing was run"):
+        read_object_arrays(path, "303")  # who does not expect them is told
+
+
+@pytest.mark.parametrize(
+    "wrong", ["notes alone", "two rows", "whole numbers", "not finite", "no objects", "no archive"]
+)
+def test_what_is_no_recording_is_said_to_be_none(tmp_path, notes, wrong):
+    tone, path = np.zeros(100, np.float32), tmp_path / "musicnet.npz"
+    told = {
+        "notes alone": [notes],
+        "two rows": [np.zeros((2, 3)), notes],
+        "whole numbers": [np.arange(3), notes],
+        "not finite": [tone + np.float32("nan"), notes],
+        "no objects": None,
+    }
+    if wrong == "no archive":
+        path.touch()
+    else:
+        np.savez(path, x=np.zeros(3) if told[wrong] is None else objects(told[wrong]))
+    with pytest.raises(InputError, match="musicnet.npz"):
+        sounds_at(path)
 
 
 # faces

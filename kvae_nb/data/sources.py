@@ -40,7 +40,10 @@ class SequenceDataConfig:
     source: str = "game"
     "game, gym, text, tunes, prose, chorales, rolls, midi, audio, strings or file"
     path: str = ""
-    "what is read: .txt (text), .mid (midi) or .wav (audio), or a folder of them; .json (rolls); .npz or .npy (file)"
+    (
+        "what is read: .txt (text), .mid (midi) or .wav (audio), or a folder of them; musicnet.npz (audio); "
+        ".json (rolls); .npz or .npy (file)"
+    )
     sequences: int = 2000
     "how many sequences to make (game, gym, strings)"
     steps: int = 0
