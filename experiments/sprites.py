@@ -46,19 +46,20 @@ class Recipe:
     rate: float = 6e-3  # of Adam, after 200 steps; then a cosine down to a fiftieth
     pose: tuple[float, float, float] = (100.0, 8.0, 0.5)  # its price from, to, until this share of the steps
     sharpness: tuple[float, float] = (10.0, 0.04)  # it rises from this, until this share of the steps
-    identity: float = 40.0  # price of the identity of a clip of 16 frames
+    identity: float = 40.0  # price of the identities of 16 frames; with exchange there are two
     model: dict = field(default_factory=lambda: dict(dim_a=8, pixel_var=0.05, K=20, sharpness=50.0))
 
 
+EXCHANGE = dict(Recipe().model, dim_a=4, exchange=True)  # each clip is drawn with the identity that its partner tells
 RECIPES = {  # of DSVAE as many steps as take the same time, at the prices of its bound
+    "exchange": Recipe(identity=20.0, model=EXCHANGE),
+    "long": Recipe(16000, identity=20.0, model=EXCHANGE),
     "identity": Recipe(),
     "dsvae": Recipe(2400, rate=2e-3, pose=(1.0, 1.0, 1.0), identity=2.0, model=dict(dim_f=32, pixel_var=0.05, size=64)),
 }
-ROWS = {
-    f"{kind} {pair} {seed}": (kind, pair, seed)
-    for seed in range(3)
-    for kind, pair in (("identity", "paired"), ("identity", "unpaired"), ("dsvae", "unpaired"))
-}
+PAIRED = [(kind, "paired") for kind in ("exchange", "long", "identity")]
+WAYS = [*PAIRED, ("identity", "unpaired"), ("dsvae", "unpaired")]
+ROWS = {f"{kind} {pair} {seed}": (kind, pair, seed) for seed in range(3) for kind, pair in WAYS}
 
 
 def films(sheets: str, folder: Path) -> np.ndarray:

@@ -80,25 +80,30 @@ def main():
     ask = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ask.add_argument("--sheets", default="../shared/data/sprites_parts.npz")
     ask.add_argument("--runs", type=Path, default=Path("runs/sprites"))
-    ask.add_argument("--only", nargs="*", default=["identity paired 0"], choices=list(ROWS), metavar="NAME")
+    ask.add_argument(
+        "--only",
+        nargs="*",
+        default=[f"exchange paired {seed}" for seed in range(3)],
+        choices=list(ROWS),
+        metavar="NAME",
+    )
     given = ask.parse_args()
     begin()
     everyone, characters = films(given.sheets, given.runs), original_characters()
     judge, new = own_judge(everyone, given.runs), labelled(everyone, characters.test)
     for name in given.only:
-        frames = built("identity", RECIPES["identity"]).eval()
+        frames = built(ROWS[name][0], RECIPES[ROWS[name][0]]).eval()
         kept = torch.load(given.runs / f"{name.replace(' ', '_')}.pt", weights_only=False)
         frames.load_state_dict(kept["model"])
         poses = poses_of(frames, labelled(everyone, characters.train[:-VALID]).frames)
-        for posterior in ("frames",):
-            rows = stored("sprites_motion").get("runs", [])
-            if any((r["name"], r["posterior"]) == (name, posterior) for r in rows):
-                continue
-            model = on_frames(frames, posterior=posterior, **SIZES)
-            row = dict(name=name, posterior=posterior, cpu_seconds=round(trained(model, poses, ROWS[name][2])))
-            row |= measured(model.eval(), new, judge)
-            store("sprites_motion", {"command": COMMAND, "steps": STEPS, "sizes": SIZES, "runs": [*rows, row]})
-            print(row, flush=True)
+        rows = stored("sprites_motion").get("runs", [])
+        if any(r["name"] == name for r in rows):
+            continue
+        model = on_frames(frames, **SIZES)
+        row = dict(name=name, posterior="frames", cpu_seconds=round(trained(model, poses, ROWS[name][2])))
+        row |= measured(model.eval(), new, judge)
+        store("sprites_motion", {"command": COMMAND, "steps": STEPS, "sizes": SIZES, "runs": [*rows, row]})
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

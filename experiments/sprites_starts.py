@@ -24,17 +24,17 @@ STEPS, SEEDS = 150, 20
 def started(seed: int, everyone: np.ndarray, who: np.ndarray) -> dict:
     "The first steps of one training: error of a frame beside that of the mean image, and the divergences."
     torch.manual_seed(seed)
-    rng, recipe, began = np.random.default_rng(seed), RECIPES["identity"], time.process_time()
+    rng, recipe, began = np.random.default_rng(seed), RECIPES["exchange"], time.process_time()
     model = built("identity", recipe)
     optimiser = torch.optim.Adam(model.parameters(), recipe.rate, betas=(0.9, 0.99), fused=True)
     for step in range(STEPS):
         optimiser.param_groups[0]["lr"] = recipe.rate * (step + 1) / 200
-        loss = step_loss(model, drawn(everyone, who, recipe, ("identity", "paired"), rng), recipe, step / recipe.steps)
+        loss = step_loss(model, drawn(everyone, who, recipe, ("exchange", "paired"), rng), recipe, step / recipe.steps)
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 500.0)
         optimiser.step()
-    x = torch.cat([drawn(everyone, who, recipe, ("identity", "paired"), rng) for _ in range(8)])
+    x = torch.cat([drawn(everyone, who, recipe, ("exchange", "paired"), rng) for _ in range(8)])
     with torch.no_grad():
         q, terms = model.eval().factors(x), model.elbo(x)
         weights = torch.softmax(recipe.sharpness[0] * q.identity.mean, -1)

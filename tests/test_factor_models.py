@@ -1,6 +1,7 @@
 """Models of someone against oracles: dense joints, quadrature, planted rotations, parts of the bound, frozen frames."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.nn.functional import conv_transpose2d
 from kvae_nb.core.errors import InputError
 from kvae_nb.core.gaussians import gaussian_log_prob
 from kvae_nb.data.films import Batch
+from kvae_nb.data.opening import DataConfig, open_data
 from kvae_nb.models.experts import ExpertDecoder, ExpertLayer, pool_average, pool_product
 from kvae_nb.models.factors import Disentangling, Factors, diagonal_kl, expected_log, standard_like, with_identity
 from kvae_nb.models.identity import IdentityConfig, IdentityVAE
@@ -29,6 +31,8 @@ from kvae_nb.models.transitions import (
 from kvae_nb.models.vdsm import VDSM, VDSMConfig, on_frames
 from kvae_nb.training.annealing import Schedule
 from kvae_nb.training.config import TrainConfig
+from kvae_nb.training.kinds import kind_of
+from kvae_nb.training.runs import preset
 from kvae_nb.training.step import make_trainer, train_step
 
 SOMEONE = ["dsvae", "dsvae, full", "identity", "vdsm", "vdsm published"]
@@ -505,17 +509,56 @@ def test_single_frames_stand_for_the_whole_clip(x_three):
     torch.testing.assert_close(some.parts, short.parts * torch.tensor([1.0, 2.0]).double())
 
 
-def test_an_identity_hears_no_hidden_frame(x_three):
-    "In training it is inferred from a few frames of those that are drawn, and of these only from what is observed."
-    model = IdentityVAE(IdentityConfig(**WHO, hear=2)).double().train()
-    eps = model.noise(3, 4, 3)
-    assert eps.heard.sum(1).tolist() == [2] * 3 and eps.heard.gather(1, eps.frames).sum(1).tolist() == [2] * 3
-    eps = eps._replace(frames=None, heard=torch.tensor([[True, True, False, False]] * 3))
+def test_with_exchange_each_half_is_drawn_with_the_identity_of_the_other(x_three):
+    "What is paid for and what is drawn comes from what was observed in the other half; hidden frames mean nothing."
+    model = IdentityVAE(IdentityConfig(**WHO, exchange=True)).double().train()
+    eps = model.noise(3, 4)
     seen = torch.tensor([[False, True, True, True]] * 3)
-    found = model.elbo(x_three, seen, noise=eps).parts[:, 0]
-    q = model.eval().factors(x_three[:, 1:2]).identity
-    right = kl_divergence(Normal(q.mean, q.var.sqrt()), Normal(0.0, 1 / 4)).sum(-1)
-    torch.testing.assert_close(found, right)
+    dirty = torch.where(seen[..., None, None, None], x_three, torch.nan)
+    found = model(dirty, seen, noise=eps)
+    torch.testing.assert_close(found, model(x_three, seen, noise=eps), rtol=0, atol=0)
+    halves = model.eval().factors(x_three[:, 1:2]).identity, model.factors(x_three[:, 2:]).identity
+    right = sum(kl_divergence(Normal(q.mean, q.var.sqrt()), Normal(0.0, 1 / 4)).sum(-1) for q in halves)
+    torch.testing.assert_close(found.parts[:, 0], right)
+    pose = model.factors(x_three).pose.sample(eps.pose)
+    drawn = [
+        model.outputs(halves[1].sample(eps.identity), pose[:, 1:2], eps.sharpness),
+        model.outputs(halves[0].sample(eps.partner), pose[:, 2:], eps.sharpness),
+    ]
+    likelihood = [model.pixels.log_prob(x, out).sum(1) for x, out in zip((x_three[:, 1:2], x_three[:, 2:]), drawn)]
+    torch.testing.assert_close(found.log_likelihood, sum(likelihood))
+    assert found.frames.tolist() == [3.0] * 3
+
+
+def test_with_exchange_some_frames_of_each_half_stand_for_all(x_three):
+    model = IdentityVAE(IdentityConfig(**WHO, exchange=True)).double().train()
+    eps = model.noise(3, 4, 2)
+    assert ((eps.frames < 2).sum(1) == 1).all() and eps.frames.shape == (3, 2)
+    two = model(
+        torch.stack([x[at] for x, at in zip(x_three, eps.frames)]),
+        noise=eps._replace(frames=None, pose=torch.stack([e[at] for e, at in zip(eps.pose, eps.frames)])),
+    )
+    found = model(x_three, noise=eps)
+    torch.testing.assert_close(found.log_likelihood, 2 * two.log_likelihood)
+    torch.testing.assert_close(found.parts, two.parts * torch.tensor([1.0, 2.0]).double())
+    with pytest.raises(InputError, match="5 frames.*train.pair"):
+        model.noise(3, 5)
+    assert model.eval().noise(3, 5).partner is None  # what is measured is the bound of the clip itself
+    whole = VDSM(VDSMConfig(exchange=True, **PATHS)).train()  # the sequence model needs the whole clip in its order
+    assert whole.noise(3, 5, 1).frames.shape == (3, 1)
+
+
+def test_clips_that_cannot_be_halved_are_refused_before_the_training():
+    films = open_data(config := DataConfig(world="sprites", sequences=30, steps=5, size=32))
+    for kind in ("identity", "vdsm"):
+        demo, kind = preset("demo", kind), kind_of(kind)
+        wanted = replace(demo, data=config, model=replace(demo.model, size=32, widths=(32, 16)))
+        assert kind.fit_config(wanted, films).model.exchange  # two clips of a character are joined
+        stage = "frames" if hasattr(wanted, "frames") else "train"
+        alone = replace(wanted, **{stage: replace(getattr(wanted, stage), pair="")})
+        with pytest.raises(InputError, match="5 frames.*train.pair"):
+            kind.fit_config(alone, films)
+        assert kind.fit_config(replace(alone, model=replace(alone.model, exchange=False)), films)
 
 
 def test_a_gaussian_identity_is_drawn_as_a_standard_normal():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IdentityConfig', 'check_identity', 'prior_std', 'Read', 'gathered', 'FrameReader', 'IdentityNoise',
-           'identity_decoder', 'IdentityVAE', 'picked', 'bound']
+           'identity_decoder', 'IdentityVAE', 'picked', 'halves', 'in_twos', 'bound']
 
 # %% ../../nbs/45b_identity.ipynb #9622dbd5
 from dataclasses import dataclass
@@ -62,15 +62,15 @@ class IdentityConfig(FrameConfig):
     "side of the squares of pixels that encoder and decoder treat as one cell"
     overlap: bool = False
     "whether the squares of the decoder overlap by half, as published"
-    hear: int = 0
-    "how many random frames of a clip the identity is inferred from in training; 0: all"
+    exchange: bool = False
+    "in training, each half of the frames is drawn with the identity that the other half tells; for pairs of clips"
 
 # %% ../../nbs/45b_identity.ipynb #21510ce7
 def check_identity(
     config: IdentityConfig,  # sizes and choices
 ):
     "Raises `InputError` for a number or a choice that can build no model."
-    check_range(config, K=(1, 1024), patch=(1, 64), hear=(0, 4096), static_std=(0, 1e3), sharpness=(1e-3, 1e4))
+    check_range(config, K=(1, 1024), patch=(1, 64), static_std=(0, 1e3), sharpness=(1e-3, 1e4))
     for width in config.widths:
         if not isinstance(width, int) or not 1 <= width <= 8192:
             raise InputError(f"model.widths has {width!r:.40}, but must hold whole numbers from 1 to 8192.")
@@ -146,7 +146,7 @@ class IdentityNoise(NamedTuple):
     pose: Float[Tensor, "batch time dim_a"]  # ε of the samples of q(z|x)
     sharpness: Float[Tensor, " batch"]  # what the identity is multiplied by before the softmax
     frames: Int[Tensor, "batch n"] | None = None  # times of the frames to read and draw; None: all
-    heard: Bool[Tensor, "batch time"] | None = None  # frames the identity is inferred from; None: all
+    partner: Float[Tensor, "batch dim_s"] | None = None  # ε of a second identity; each half is drawn with the other's
 
 # %% ../../nbs/45b_identity.ipynb #17b0b8d8
 def identity_decoder(
@@ -172,6 +172,11 @@ class IdentityVAE(FactorModel):
         build = lambda: (FrameReader(config), identity_decoder(config))
         check_affordable(build)
         super().__init__(config, config.K, *build(), pixels)
+
+    @property
+    def exchanges(self) -> bool:
+        "Whether each half of a clip is drawn with the identity of the other half: in training, if so configured."
+        return self.training and self.config.exchange
 
     def infer(self, read: Read, mask: Bool[Tensor, "batch time"]) -> Factors:
         "Identity from all observed frames, and the pose of each; where a frame is hidden, their priors."
@@ -207,6 +212,20 @@ def picked(
     return tuple(v[where] for v in tensors)
 
 
+def halves(
+    *tensors: Tensor,  # [batch, time, …]
+) -> tuple[Tensor, ...]:
+    "Both halves of each clip as clips of their own, [2 batch, time / 2, …]: neighbours in the batch."
+    return tuple(v.unflatten(1, (2, -1)).flatten(0, 1) for v in tensors)
+
+
+def in_twos(
+    v: Tensor,  # [2 batch, …] of halves
+) -> Tensor:
+    "Both halves of a clip beside each other, [batch, 2, …]."
+    return v.unflatten(0, (-1, 2))
+
+
 @patch
 def forward(
     self: IdentityVAE,
@@ -219,17 +238,22 @@ def forward(
     x, mask, _ = check_inputs(self, x, mask, u, values=False)
     noise = self.noise(*x.shape[:2]) if noise is None else noise
     seen = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
-    frames, scale = seen.sum(-1), x.shape[1] / (x.shape[1] if noise.frames is None else noise.frames.shape[1])
+    frames, scale = seen.sum(-1).float(), x.shape[1] / (x.shape[1] if noise.frames is None else noise.frames.shape[1])
     x, seen, eps = picked(noise, hide(x, mask), seen, noise.pose)
-    read = self.read(x)
-    q = self.infer(read, seen)
-    if noise.heard is not None:
-        q = q._replace(identity=self.infer(read, seen & picked(noise, noise.heard)[0]).identity)
+    if noise.partner is not None:
+        x, seen, eps = halves(x, seen, eps)
+        both = torch.stack([noise.identity, noise.partner], 1).flatten(0, 1)
+        noise = noise._replace(identity=both, sharpness=noise.sharpness.repeat_interleave(2))
+        frames = frames.repeat_interleave(2) / 2
+    q = self.infer(self.read(x), seen)
+    if noise.partner is not None:
+        q = q._replace(identity=Posterior(*(in_twos(v).flip(1).flatten(0, 1) for v in q.identity)))
     identity, pose = q.identity.sample(noise.identity), q.pose.sample(eps)
     out = self.outputs(identity, pose, noise.sharpness)
     with torch.autocast(x.device.type, enabled=False):
         likelihood = scale * (self.pixels.log_prob(x, out) * seen).sum(-1)
-        return bound(likelihood, q, seen, scale, prior_std(self.config), frames)
+        terms = bound(likelihood, q, seen, scale, prior_std(self.config), frames)
+    return terms if noise.partner is None else ElboTerms(*(in_twos(v).sum(1) for v in terms))
 
 # %% ../../nbs/45b_identity.ipynb #c67388e4
 def bound(
@@ -238,7 +262,7 @@ def bound(
     seen: Bool[Tensor, "batch time"],  # which of these frames were observed
     scale: float,  # how many frames each of them stands for
     std: float,  # standard deviation of the identity's prior
-    frames: Int[Tensor, " batch"],  # how many frames of the clip were observed
+    frames: Float[Tensor, " batch"],  # how many frames of the clip were observed
 ) -> ElboTerms:
     "The bound in parts, the divergences of identity and pose in closed form."
     over_time = lambda v: scale * (v * seen).sum(-1)
@@ -246,7 +270,7 @@ def bound(
     expected = [expected_log(q.identity, priors[0]), over_time(expected_log(q.pose, priors[1]))]
     entropy = [expected_log(q.identity, q.identity), over_time(expected_log(q.pose, q.pose))]
     parts = torch.stack(entropy, -1) - torch.stack(expected, -1)
-    return ElboTerms(log_likelihood, sum(expected), sum(entropy), frames.float(), parts)
+    return ElboTerms(log_likelihood, sum(expected), sum(entropy), frames, parts)
 
 # %% ../../nbs/45b_identity.ipynb #83390084
 @patch
@@ -260,19 +284,22 @@ def noise(
     "New noise for one call of `elbo`, from torch's generator of the model's device."
     like, c = next(self.parameters()), self.config
     own = dict(device=like.device, dtype=like.dtype)
-    frames = pick_frames(batch, steps, decode, like.device) if 0 < decode < steps else None
-    heard = None
-    if self.training and 0 < c.hear < (decode or steps):
-        rank = torch.rand(batch, steps, device=like.device)
-        if frames is not None:  # those that are not read come last
-            rank = rank + 1 - torch.zeros_like(rank).scatter(1, frames, 1.0)
-        heard = rank.argsort(1).argsort(1) < c.hear
+    if self.exchanges and steps % 2:
+        raise InputError(
+            f"with model.exchange a clip is trained on in two halves, but this one has {steps} frames; "
+            "join two clips of one label by train.pair, choose an even data.steps, or set model.exchange to false."
+        )
+    some = lambda n, k: pick_frames(batch, n, k, like.device)
+    frames = None
+    if 0 < decode < steps:
+        half, k = steps // 2, max(1, decode // 2)
+        frames = torch.cat([some(half, k), some(half, k) + half], 1) if self.exchanges else some(steps, decode)
     if torch.is_tensor(temperature):
         sharpness = (1 / temperature).to(**own).expand(batch)
     else:
         sharpness = torch.full((batch,), 1 / temperature if temperature else c.sharpness, **own)
     eps = torch.randn(batch, c.K, **own), torch.randn(batch, steps, c.dim_a, **own)
-    return IdentityNoise(*eps, sharpness, frames, heard)
+    return IdentityNoise(*eps, sharpness, frames, torch.randn_like(eps[0]) if self.exchanges else None)
 
 
 @patch

@@ -151,6 +151,7 @@ class PathTerms(NamedTuple):
 class VDSM(IdentityVAE):
     "Identity, pose and dynamics of films of someone (Vowels, Camgöz and Bowden 2021), with a valid bound."
 
+    exchanges = False  # the sequence model is trained on whole clips, in their order
     latents = ("identity", "pose", "dynamics")
 
     def __init__(

@@ -6,8 +6,8 @@
 __all__ = ['SPRITES_DATA', 'SHARPNESS', 'SIZES', 'DSVAE_TRAINING', 'SEQUENCE_TRAINING_OF_POSES', 'FEWER', 'SMALL', 'SMALL_SIZES',
            'PUBLISHED_FRAMES', 'PUBLISHED_POSES', 'PUBLISHED_SIZES', 'DSVAE_PRESETS', 'IDENTITY_PRESETS',
            'VDSM_PRESETS', 'DSVAE_KIND', 'IDENTITY_KIND', 'VDSM_KIND', 'DsvaeRunConfig', 'falling_price',
-           'frame_training', 'IdentityRunConfig', 'VdsmRunConfig', 'frames_before', 'fit_vdsm', 'labels_used',
-           'draw_swaps']
+           'frame_training', 'IdentityRunConfig', 'VdsmRunConfig', 'frames_before', 'fit_identity', 'fit_vdsm',
+           'labels_used', 'draw_swaps']
 
 # %% ../../nbs/81d_identity_runs.ipynb #833f18bb
 from dataclasses import dataclass, fields, replace
@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 
+from ..core.errors import InputError
 from ..data.films import Batch, VideoData
 from ..data.opening import DataConfig
 from ..evaluation.someone import SomeoneEvaluation
@@ -30,7 +31,7 @@ from .records import draw_progress
 # %% ../../nbs/81d_identity_runs.ipynb #39749479
 SPRITES_DATA = DataConfig(world="sprites", sequences=11664, steps=8, size=64, test=0.2, valid=0.05)
 SHARPNESS = 50.0  # of the identities, after the first steps
-SIZES = dict(dim_a=8, pixel_var=0.05, K=20, sharpness=SHARPNESS)
+SIZES = dict(dim_a=4, pixel_var=0.05, K=20, sharpness=SHARPNESS, exchange=True)
 DSVAE_TRAINING = TrainConfig(lr=0.002, schedule="cosine", reconstruction_weight=1.0, join={}, decode_frames=4)
 
 
@@ -68,7 +69,7 @@ def frame_training(
         schedule="cosine",
         clip=5000.0,
         reconstruction_weight=1.0,
-        betas={"identity": Schedule(end=40.0), "pose": falling_price(epochs)},
+        betas={"identity": Schedule(end=20.0), "pose": falling_price(epochs)},
         temperature=Schedule("exponential", start=0.1, end=1 / SHARPNESS, length=0.04 * epochs),
         join={},
         decode_frames=4,
@@ -130,15 +131,28 @@ def frames_before(
     return IdentityRunConfig(config.data, IdentityConfig(**sizes), replace(config.frames, **shared))
 
 # %% ../../nbs/81d_identity_runs.ipynb #b8e4d845
+def fit_identity(
+    config: RunConfig,  # what was asked for
+    data: VideoData,  # what there is
+) -> RunConfig:
+    "The configuration with the sizes of the data. Raises `InputError` if a clip cannot be halved where it has to be."
+    config = fit_config_to_data(config, data)
+    if config.model.exchange and labels_used(config) == "none" and data.steps % 2:
+        raise InputError(
+            f"with model.exchange a clip is trained on in two halves, but the clips have {data.steps} frames; "
+            "choose an even data.steps, join clips of one label by train.pair, or set model.exchange to false."
+        )
+    return config
+
+
 def fit_vdsm(
     config: VdsmRunConfig,  # what was asked for
     data: VideoData,  # what there is
 ) -> VdsmRunConfig:
     "The configuration with the sizes of the data, and pairs of clips in the first stage only."
-    config, pair = fit_config_to_data(config, data), config.train.pair
-    if not pair:
-        return config
-    return replace(config, train=replace(config.train, pair=""), frames=replace(config.frames, pair=pair))
+    if pair := config.train.pair:
+        config = replace(config, train=replace(config.train, pair=""), frames=replace(config.frames, pair=pair))
+    return fit_config_to_data(config, data) if config.start else fit_identity(config, data)
 
 
 def labels_used(
@@ -220,7 +234,7 @@ DSVAE_PRESETS = {
 }
 IDENTITY_PRESETS = {
     "demo": IdentityRunConfig(SMALL, IdentityConfig(**SMALL_SIZES), replace(frame_training(14), pair="character")),
-    "best": IdentityRunConfig(train=replace(frame_training(10), pair="character", precision="bf16")),
+    "best": IdentityRunConfig(train=replace(frame_training(22), pair="character", precision="bf16")),
     "published": IdentityRunConfig(model=IdentityConfig(**PUBLISHED_SIZES), train=PUBLISHED_FRAMES),
 }
 VDSM_PRESETS = {
@@ -245,7 +259,14 @@ VDSM_PRESETS = {
 
 # %% ../../nbs/81d_identity_runs.ipynb #51b12382
 DSVAE_KIND = Kind(DSVAE, DsvaeRunConfig, DSVAE_PRESETS, settings=SomeoneEvaluation, draw=draw_swaps)
-IDENTITY_KIND = Kind(IdentityVAE, IdentityRunConfig, IDENTITY_PRESETS, settings=SomeoneEvaluation, draw=draw_swaps)
+IDENTITY_KIND = Kind(
+    IdentityVAE,
+    IdentityRunConfig,
+    IDENTITY_PRESETS,
+    fit_config=fit_identity,
+    settings=SomeoneEvaluation,
+    draw=draw_swaps,
+)
 VDSM_KIND = Kind(
     VDSM,
     VdsmRunConfig,
