@@ -83,7 +83,7 @@ def main():
     ask.add_argument(
         "--only",
         nargs="*",
-        default=[f"exchange paired {seed}" for seed in range(3)],
+        default=[f"long paired {seed}" for seed in range(3)],
         choices=list(ROWS),
         metavar="NAME",
     )
