@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian, symmetrize
 from .batched import Filtered, Smoothed, observe
-from .checks import Unchecked, batch_axes, check_alike, readable
+from .checks import Unchecked, batch_axes, check_alike, check_mask, readable
 from .lgssm import LGSSM
 from .routes import Name, kalman_filter, smoother
 
@@ -224,6 +224,7 @@ def states_at(
     check_times_of(times, a), step_lengths(times), check_wanted(model, times, wanted)
     T, k = a.shape[-2], wanted.shape[-1]
     mask = torch.ones(T, dtype=torch.bool, device=a.device) if mask is None else mask
+    check_mask(mask, a)
     batch = common_axes(times=times.shape[:-1], wanted=wanted.shape[:-1], a=a.shape[:-2], mask=mask.shape[:-1])
     every, order = torch.cat([x.expand(*batch, x.shape[-1]) for x in (times, wanted)], -1).sort(dim=-1, stable=True)
     seen = torch.cat([mask.expand(*batch, T), mask.new_zeros(*batch, k)], -1).gather(-1, order)
