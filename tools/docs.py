@@ -31,7 +31,7 @@ PARTS = {
     16: "Fast and safe inference",
     30: "Other models",
     32: "Sequences of anything",
-    50: "Using it",
+    49: "Using it",
     60: "Results",
 }
 PARTS |= {70: "Workshop", 90: "To look things up"}  # the number of a part's first notebook -> its title
