@@ -79,7 +79,7 @@ def check_looks(
 
 def compose(
     sheets: Sheets,  # the parts
-    looks: Int[np.ndarray, "n 4"],  # classes of body, bottom, top and hair of each film
+    looks: Int[np.ndarray, "n parts"],  # classes of body, bottom, top and hair of each film; others are refused
     motion: Int[np.ndarray, " m"],  # 3 · action + direction of each
 ) -> UInt8[np.ndarray, "n 8 size size 3"]:
     "Films of these characters, part painted over part on opaque black. Raises `InputError` for unknown classes."
