@@ -225,7 +225,7 @@ def in_twos(
     "Both halves of a clip beside each other, [batch, 2, …]."
     return v.unflatten(0, (-1, 2))
 
-
+# %% ../../nbs/45b_identity.ipynb #911a94fe
 @patch
 def forward(
     self: IdentityVAE,
@@ -301,7 +301,7 @@ def noise(
     eps = torch.randn(batch, c.K, **own), torch.randn(batch, steps, c.dim_a, **own)
     return IdentityNoise(*eps, sharpness, frames, torch.randn_like(eps[0]) if self.exchanges else None)
 
-
+# %% ../../nbs/45b_identity.ipynb #9b2a5ca3
 @patch
 def parts(
     self: IdentityVAE,
