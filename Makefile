@@ -11,10 +11,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint test-browser test-install stability results lab board export docs clean
+.PHONY: help demo test lint test-browser test-install release-check stability results lab board export docs clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## simulate a ball, train a KVAE on the CPU, fill in hidden frames, leave figures in runs/
 	$(BIN)/kvae train --preset demo --out $(RUNS)
@@ -44,8 +44,13 @@ chromium:
 	@echo "Installing Chromium ..."
 	@{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium; } >/dev/null
 
-test-install: $(READY) ## build wheel and sdist, install each into an empty environment, and try it there
-	$(BIN)/pytest tests/install/test_install.py
+test-install: $(READY) ## build wheel and sdist, install them into empty environments, and try them there
+	$(BIN)/pytest -o tmp_path_retention_policy=failed tests/install/test_install.py
+
+release-check: $(READY) ## what is to be published, tried: files and page, then test-install; what passed is in dist/
+	@$(BIN)/python -c 'import twine, readme_renderer' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[release]'
+	$(BIN)/python tools/dist.py dist
+	DIST=dist $(BIN)/pytest -o tmp_path_retention_policy=failed tests/install/test_release.py tests/install/test_install.py || { rm -rf dist; exit 1; }
 
 stability: export OMP_NUM_THREADS := 1
 stability: $(READY) ## store anew the numbers that tests/test_stability.py compares with

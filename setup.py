@@ -49,7 +49,9 @@ setup(
     package_data={lib: ["weights/*.safetensors", "weights/sequences/*.safetensors", "samples/*.npz", "py.typed"]},
     python_requires=f">={cfg['min_python']},<3.14",
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "browser", "play", "music")},
+    extras_require={
+        extra: cfg[f"{extra}_requirements"].split() for extra in ("dev", "browser", "play", "music", "release")
+    },
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{lib}={lib}._modidx:d"]},
     zip_safe=False,
 )

@@ -1,6 +1,6 @@
 """The Kalman variational auto-encoder, derived and implemented step by step in notebooks."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from kvae_nb.house import front, keep_old_names
 
