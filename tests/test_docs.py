@@ -108,6 +108,8 @@ def repository(tmp_path, monkeypatch):
         (root / folder).mkdir(parents=True)
     (root / "lib").rename(root / "kvae_nb")
     (root / "nbs/images/a.png").write_bytes(base64.b64decode(PNG))
+    (root / "nbs/images/latent_sheet.png").write_bytes(base64.b64decode(PNG))
+    (root / "nbs/images/panels.json").write_text('{"codes":[]}')
     (root / "setup.py").write_text("")
     (root / "settings.ini").write_text("[DEFAULT]\ngit_url = https://example.org/repo\n")
     contract = '[[tool.importlinter.contracts]]\ntype = "layers"\nlayers = ["core"]\n'
@@ -164,7 +166,7 @@ def raw_math(page):
 
 
 def test_a_small_repository(repository, tmp_path):
-    assert docs.build(tmp_path / "site") == 6
+    assert docs.build(tmp_path / "site") == 7
     found = pages(tmp_path / "site")
     first, api = found["01_first.html"], found["api/core.things.html"]
     assert not lost_links(found) and not foreign(found)
@@ -200,7 +202,7 @@ def test_a_small_repository(repository, tmp_path):
     sources = {a["href"] for a in api.find_all("a", href=True)}
     assert f"https://example.org/repo/blob/main/kvae_nb/core/things.py#L{line}" in sources
     nearby = [a["href"] for a in first.select(".related-pages a")]
-    assert nearby == ["90_last.html", "index.html"]
+    assert nearby == ["90_last.html", "panels.html"]
 
 
 @pytest.mark.parametrize(

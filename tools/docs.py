@@ -36,6 +36,15 @@ PARTS = {
 }
 PARTS |= {70: "Workshop", 90: "To look things up"}  # the number of a part's first notebook -> its title
 TEXTS = {"experiments/README.md": "experiments", "benchmarks/README.md": "benchmarks", "CHANGELOG.md": "changelog"}
+PANELS = "panels"  # the page that moves, and what leads to it: notebook -> heading
+MOVES = {"04_vae": "A-point-and-its-frame", "05_lgssm": "Filter-and-smoother-under-two-noises"}
+DOORS = {
+    f"{PANELS}.md": "**{}**: drag a point and see its frame, turn the noises of a filter; here, without a kernel",
+    "01_gaussians.ipynb": "**{}**: the story from its beginning",
+    "49_which_model.ipynb": "**{}**: what each model is for, and where something simpler is better",
+    "51_own_film.ipynb": "**{}**: from a film to frames filled in",
+    "50_own_series.ipynb": "**{}**: numbers instead of frames",
+}
 CODE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)\s*$)", re.M | re.S)
 LINK = re.compile(r"""(?<=\]\()(?![a-z]+:|[/#])([^)\s]+)""")
 NAME = re.compile(r"(?<![\w\[`/])`([A-Za-z_]\w*(?:\.\w+)*)(\(\))?`(?![\w\]`])")
@@ -46,6 +55,7 @@ TAGGED = re.compile(
 CONF = {
     "project": "kvae_nb",
     "html_title": "kvae_nb",
+    "exclude_patterns": ["notebooks"],  # to download
     "extensions": ["myst_nb", "sphinx_copybutton"],
     "html_theme": "furo",
     "html_css_files": ["docs.css"],
@@ -139,9 +149,23 @@ def prepared(path, site):
             cell.outputs = [] if said.get("output") == "false" else [output(o, source, site) for o in cell.outputs]
         shown += apart(cell) if cell.cell_type == "code" else [cell]
     nb.cells = [c for c in shown if c.source or c.get("outputs")]
-    nb.cells[0].source += f"\n\n[This notebook's file]({site.url}/blob/main/{source})"
+    nb.cells[0].source += f"\n\n{ways_on(path, source, site)}"
     nb.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     return nb
+
+
+def ways_on(path, source, site):
+    "What stands below the title: the file, here and in the repository, and the panel that belongs to the notebook."
+    moves = f" · [Move it](/{PANELS}.md#{MOVES[path.stem]})" if path.stem in MOVES else ""
+    return (
+        f"{{download}}`Download </notebooks/{path.name}>` · [In the repository]({site.url}/blob/main/{source}){moves}"
+    )
+
+
+def doors(site):
+    "The first links of the front page, with the titles of what they lead to."
+    there = {page: says for page, says in DOORS.items() if page in {*site.pages.values(), f"{PANELS}.md"}}
+    return "\n".join(f"- {says.format(f'[](/{page})')}" for page, says in there.items())
 
 
 def apart(cell):
@@ -253,6 +277,13 @@ def toctree(title, rows):
     return "```{toctree}\n:hidden:\n" + head + "\n".join(rows) + "\n```\n"
 
 
+def write_panels(src, site):
+    "Writes the page of the panels, with what they draw from in it: a page on a disk may not read another."
+    text = rewritten((HERE / f"{PANELS}.md").read_text(encoding="utf-8"), f"tools/{PANELS}.md", site)
+    data = (ROOT / "nbs/images/panels.json").read_text(encoding="utf-8").strip()
+    (src / f"{PANELS}.md").write_text(text.replace("{{data}}", data), encoding="utf-8")
+
+
 def wings():
     "The sub-packages from the lowest to the highest: name -> files of its modules."
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -302,6 +333,11 @@ def sources(src, books=None, house=None):
     house = wings() if house is None else house
     site = planned([ROOT / "nbs/index.ipynb", *books], [p for rows in house.values() for p in rows])
     groups = {title: [] for title in PARTS.values()}
+    groups[PARTS[1]].append(PANELS)
+    write_panels(src, site)
+    (src / "notebooks").mkdir()
+    for path in (ROOT / "nbs/index.ipynb", *books):
+        shutil.copy(path, src / "notebooks")
     for path in books:
         nb, number = prepared(path, site), int(path.name[:2])
         nbformat.write(nb, src / path.name)
@@ -314,15 +350,17 @@ def sources(src, books=None, house=None):
     shutil.copytree(ROOT / "nbs/images", src / "images")
     front = prepared(ROOT / "nbs/index.ipynb", site)
     trees = [toctree(title, rows) for title, rows in groups.items() if rows] + [write_api(src, site, house)]
+    front.cells.insert(2, nbformat.v4.new_markdown_cell(doors(site), id="doors"))
     front.cells.append(nbformat.v4.new_markdown_cell("\n".join(trees), id="toctrees"))
     nbformat.write(front, src / "index.ipynb")
-    return len(books) + len(TEXTS) + len(house) + sum(map(len, house.values())) + 1
+    return len(books) + len(TEXTS) + len(house) + sum(map(len, house.values())) + 2
 
 
 def build(out=ROOT / "_docs", **which):
     "Writes the site and returns the number of its pages. Raises `Broken` if Sphinx has warned of something."
     mathjax = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax/tex-svg.js"
-    static = [str(p) for p in (HERE / "docs.css", HERE / "docs.js", mathjax)]
+    ours = (HERE / "docs.css", HERE / "docs.js", HERE / "panels.js", ROOT / "nbs/images/latent_sheet.png")
+    static = [str(p) for p in (*ours, mathjax)]
     with tempfile.TemporaryDirectory() as folder:
         src, html = Path(folder, "src"), Path(folder, "html")
         src.mkdir()
