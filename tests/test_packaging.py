@@ -93,8 +93,29 @@ def test_a_workflow_runs_what_the_makefile_has_on_a_python_that_is_allowed(path)
         step["with"]["python-version"] for job in jobs for step in job["steps"] if "python-version" in str(step)
     }
     known = set(re.findall(r"Python :: (3\.\d+)", (ROOT / "setup.py").read_text(encoding="utf-8")))
-    assert {v for v in versions if "matrix" not in v} <= known
+    assert {v for text in versions if "matrix" not in text for v in text.split()} <= known
     assert flow["permissions"] == {"contents": "read"}
+
+
+def test_only_a_tag_that_passed_every_check_is_published():
+    flow = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8"))
+    jobs, check = flow["jobs"], [step.get("run") for step in flow["jobs"]["check"]["steps"]]
+    assert flow[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 reads the key `on` as true
+    assert {"make test", "make release-check", "make docs"} <= set(check)
+    assert {name for name, job in jobs.items() if "permissions" in job} == {"publish", "site"}
+    assert all(jobs[name]["needs"] == "check" for name in ("publish", "site"))
+
+
+def test_the_version_is_the_same_everywhere():
+    said = CONFIG["DEFAULT"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    package = (ROOT / "kvae_nb/__init__.py").read_text(encoding="utf-8")
+    changes = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert citation["version"] == said and f'__version__ = "{said}"' in package
+    released = next(title for title in changes if title != "Unreleased")
+    assert released == f"{said} ({citation['date-released']})"
+    for name in ("README.md", "nbs/index.ipynb"):
+        assert set(re.findall(r"`kvae_nb (\d[\d.]*)`", (ROOT / name).read_text(encoding="utf-8"))) == {said}
 
 
 def test_what_nbdev_writes_beside_the_notebooks_is_no_business_of_git():

@@ -157,6 +157,10 @@ def set_sliders(tab, panel, values):
     tab.locator(f"{panel} input").evaluate_all(code, values)
 
 
+def exact(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
 NOISES = [(0.1, 1.0), (1e-4, 1e3), (100.0, 1e-3), (1e-4, 1e-3), (100.0, 1e3), (0.37, 2.9)]
 
 
@@ -167,16 +171,16 @@ def test_the_script_computes_what_the_library_computes(page, q, r):
         return { steps, evidence, smooth: panels.smoother(steps) };
     }"""
     found = page.evaluate(code, [SERIES["y"], q, r, SERIES["start"]])
-    model, y = panels.tracking(q, r), torch.tensor([np.nan if v is None else v for v in SERIES["y"]]).double()[:, None]
+    model, y = panels.tracking(q, r), exact([np.nan if v is None else v for v in SERIES["y"]])[:, None]
     mask = ~y.isnan()[:, 0]
     a = y.nan_to_num()
     filtered, smoothed = kalman_filter(model, a, mask), rts_smoother(model, kalman_filter(model, a, mask))
     # Rounding errors of float64 grow with the condition of the predicted covariance, 1e5 at most here, over 40 steps.
     for steps, wanted in ((found["steps"], filtered), (found["smooth"], smoothed)):
-        mean, cov = torch.tensor([s["mean"] for s in steps]), torch.tensor([s["cov"] for s in steps])
-        whole = torch.stack([cov[:, :2], cov[:, 1:]], -2).double()
-        torch.testing.assert_close(mean.double(), wanted.mean, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(whole, wanted.cov, rtol=1e-6, atol=1e-8)
+        mean, cov = exact([s["mean"] for s in steps]), exact([s["cov"] for s in steps])
+        whole = torch.stack([cov[:, :2], cov[:, 1:]], -2)
+        torch.testing.assert_close(mean, wanted.mean, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(whole, wanted.cov, rtol=1e-8, atol=1e-8)
     assert found["evidence"] == pytest.approx(loop_evidence(model, a, mask).item(), rel=1e-9)
 
 
