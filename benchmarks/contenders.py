@@ -378,13 +378,23 @@ def our_contenders() -> list[Contender]:
     return [Ours(f"kvae_nb {b}", b) for b in names]
 
 
+def more():
+    "The module of the other contenders, which needs this one."
+    import more_contenders
+
+    return more_contenders
+
+
 PEERS = {  # name: how it is made
     "dynamax sequential": lambda name: Dynamax(name, parallel=False),
     "dynamax scan": lambda name: Dynamax(name, parallel=True),
     "dynamax seq. f64": lambda name: Dynamax(name, parallel=False, double=True),
+    "cuthbert sequential": lambda name: more().Cuthbert(name),
+    "cuthbert scan": lambda name: more().Cuthbert(name, parallel=True),
     "torch-kf": TorchKF,
     "simdkalman f64": SimdKalman,
     "pykalman f64": PyKalman,
+    "statsmodels f64": lambda name: more().Statsmodels(name),
 }
 
 

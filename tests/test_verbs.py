@@ -513,7 +513,9 @@ def process(*words, **env):
     "start", [("-c", "import sys; from kvae_nb.app.command import main; sys.exit(main())"), ("-m", "kvae_nb.app.cli")]
 )
 def test_interrupted_while_it_loads(start):
-    p = subprocess.Popen([sys.executable, *start, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen(
+        [sys.executable, *start, "train", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     time.sleep(0.5)
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=300)

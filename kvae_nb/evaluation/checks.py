@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Num
-from scipy import ndimage
 from torch import Tensor
 
 from ..core.errors import InputError
@@ -39,6 +38,8 @@ def pieces(
     walls: Bool[Tensor, "height width"] | None = None,  # pixels that were taken away, over which pieces hang together
 ) -> Pieces:
     "Number and largest of the pieces of each frame; neighbours, corners included, belong together, also across a wall."
+    from scipy import ndimage  # here, for it takes a while to load
+
     *batch, H, W = on.shape
     flat = on.reshape(-1, H, W)
     joining = flat if walls is None else flat | (F.max_pool2d(flat.float(), 3, 1, 1) > 0) & walls
@@ -79,6 +80,8 @@ def look_of(
     on: Bool[Tensor, "batch time height width"],  # white pixels of true films
 ) -> Look:
     "What the frames of these films have in common. Raises `InputError` if nothing in them changes."
+    from scipy import ndimage  # here, for it takes a while to load
+
     flat = on.flatten(0, 1)
     background = flat.all(0)
     p = pieces(flat & ~background, background)

@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import mutual_info_score
 from torch import Tensor
 
 from ..core.errors import InputError
@@ -51,6 +49,8 @@ def mig(
     bins: int = 20,  # into which each number is cut
 ) -> MigScore:
     "The mutual information gap: equation (1). Raises `InputError` for codes and labels that do not fit."
+    from sklearn.metrics import mutual_info_score  # here, for it takes a while to load
+
     z, v = checked_codes(codes, labels)
     edges = np.linspace(z.min(0), z.max(0), bins + 1)[1:-1].T
     cut = np.stack([np.digitize(column, e) for column, e in zip(z.T, edges)], 1)
@@ -102,6 +102,8 @@ def dci(
     seed: int = 0,  # of the forests
 ) -> DciScore:
     "The three scores of a code, from random forests. Raises `InputError` for codes and labels that do not fit."
+    from sklearn.ensemble import RandomForestClassifier  # here, for it takes a while to load
+
     z, v = checked_codes(codes, labels)
     n = len(z) - max(1, round(held * len(z)))
     if n < 2:

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
-from sklearn.linear_model import LinearRegression
 from torch import Tensor
 
 from ..core.errors import InputError
@@ -292,6 +291,8 @@ def read_out(
     points: int = 300,  # at most so many, evenly spread over the second half of the films
 ) -> ReadOut:
     "True states of the second half of the films and what the map that was fitted on the first half reads."
+    from sklearn.linear_model import LinearRegression  # here, for it takes a while to load
+
     z, half = latents.filtered if filtered else latents.smoothed, len(latents.truth) // 2
     flat = lambda v: v.flatten(0, 1).cpu().double().numpy()
     read = LinearRegression().fit(flat(z[:half]), flat(latents.truth[:half])).predict(flat(z[half:]))

@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from sklearn.linear_model import LinearRegression
-from sklearn.metrics import r2_score
 from torch import Tensor
 
 from ..core.errors import InputError
@@ -105,6 +103,9 @@ def least_squares_r2(
     new_targets: Float[Tensor, "m q"],  # its targets
 ) -> Float[Tensor, " q"]:
     "The share of the held-out variance that a linear map with intercept explains, per target."
+    from sklearn.linear_model import LinearRegression  # here, for it takes a while to load
+    from sklearn.metrics import r2_score
+
     a, y, b, z = (v.detach().cpu().double().numpy() for v in (inputs, targets, new_inputs, new_targets))
     return torch.from_numpy(r2_score(z, LinearRegression().fit(a, y).predict(b), multioutput="raw_values"))
 

@@ -19,9 +19,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from ..core.errors import InputError
@@ -409,6 +406,10 @@ def linear_probe(
     labels: tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]],  # the classes of one factor
 ) -> float:
     "The share of test clips of which a logistic regression on the training clips names the class."
+    from sklearn.linear_model import LogisticRegression  # here, for it takes a while to load
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     if len(np.unique(labels[0])) < 2:
         return float((labels[1] == labels[0][0]).mean())
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Unchecked', 'check_alike', 'check_mask', 'batch_axes', 'check_shapes', 'check_series', 'readable',
-           'check_covariances', 'is_definite', 'vagueness', 'first_only']
+           'check_covariances', 'is_definite', 'vagueness', 'checked_vagueness', 'first_only']
 
 # %% ../../nbs/76_checks.ipynb #a77b93c0
 import math
@@ -341,6 +341,35 @@ def vagueness(
     if sum(M.nbytes for M in own) > 2**16:
         return _own_ratio(k, enough, *own)
     return _remembered_ratio(k, enough, A.dtype.char, *(x for M in own for x in (M.shape, M.tobytes())))
+
+
+@lru_cache(1024)
+def _constant_look(n, p, steps, gap, kind, A, C, Q, R, cov1):
+    "What `check_covariances` has to say about one model for all steps and sequences, and κ."
+    faults = ((k, _fault_of(v, size, kind)) for k, v, size in (("Q", Q, n), ("R", R, p), ("cov1", cov1, n)))
+    fault = next((f"{k} {said}." for k, said in faults if said), None)
+    return fault, 0.0 if fault else _constant_ratio(n, steps, gap, kind, A, C, Q, cov1, R)
+
+
+def checked_vagueness(
+    model: tuple,  # the model, an `LGSSM` of values that can be read: on the CPU
+    steps: int,  # length of the sequences
+    mask: Bool[Tensor, "*batch time"] | None = None,  # True where a step was observed
+    enough: float = 0.0,  # where κ is surely no more than this, a bound may be returned, which is found sooner
+) -> float:
+    "κ, once `check_covariances` has found no fault; of one model for all both are remembered together."
+    A, _, C, Q, R, _, cov1 = model
+    n, p = A.shape[-1], C.shape[-2]
+    if A.numel() == Q.numel() == cov1.numel() == n * n and C.numel() == n * p and R.numel() == p * p:
+        gap = 0 if mask is None else min(_longest_gap(mask), steps)
+        A, C, Q, R, cov1 = (_values(M) for M in (A, C, Q, R, cov1))
+        values = A.tobytes(), C.tobytes(), Q.tobytes(), R.tobytes(), cov1.tobytes()
+        fault, kappa = _constant_look(n, p, steps, gap, A.dtype.char, *values)
+        if fault:
+            raise InputError(fault)
+        return kappa
+    check_covariances(model)
+    return vagueness(model, steps, mask, enough)
 
 # %% ../../nbs/76_checks.ipynb #e4e1ea10
 class _NoSecond(torch.autograd.Function):

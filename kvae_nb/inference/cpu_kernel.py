@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'GIVEN', 'BETWEEN', 'GRADIENTS', 'STRIDES', 'ARGUMENTS', 'LETTERS', 'COVARIANCES', 'BACKWARD', 'MOST',
-           'PLACE', 'READ', 'SHARED', 'new_kernel', 'where', 'fetch_matrix', 'forward_kernel', 'backward_kernel',
-           'cpu_kernel_fits', 'flatten', 'kernel_input', 'memory_plan', 'side_by_side', 'Call', 'Evidence',
-           'cpu_evidence', 'cpu_filter', 'cpu_smoother']
+           'PLACE', 'READ', 'AXES', 'SHARED', 'new_kernel', 'where', 'fetch_matrix', 'forward_kernel',
+           'backward_kernel', 'cpu_kernel_fits', 'flatten', 'checked_batch', 'kernel_input', 'memory_plan', 'view_plan',
+           'side_by_side', 'Plan', 'call_plan', 'Call', 'Evidence', 'cpu_evidence', 'cpu_filter', 'cpu_smoother']
 
 # %% ../../nbs/25_cpu_kernel.ipynb #7ee56bb1
 import ctypes
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -233,27 +234,20 @@ def cpu_kernel_fits(
 
 
 def flatten(M: Tensor, batch: tuple[int, ...], axes: int) -> Tensor:
-    "`M` with one batch axis, of length 1 if it has none or shares them; `axes` axes come after it."
-    own, tail = M.shape[: M.dim() - axes], M.shape[M.dim() - axes :]
-    if not own:
-        return M[None]
-    if own == batch and len(batch) == 1:
+    "`M` with one batch axis before its last `axes` axes, or with none if all sequences share it."
+    own = M.shape[: M.dim() - axes]
+    if not own or (own == batch and len(batch) == 1):
         return M
+    tail = M.shape[M.dim() - axes :]
     if math.prod(own) == 1:
-        return M.reshape(1, *tail)
+        return M.reshape(tail)
     return M.expand(*batch, *tail).reshape(-1, *tail)
 
-# %% ../../nbs/25_cpu_kernel.ipynb #f8d4c4d4
-def kernel_input(
-    model: LGSSM,
-    a: Tensor | Unchecked,
-    mask: Tensor | None | Unchecked,
-    u: Tensor | None | Unchecked,
-    wide: bool = False,
-) -> tuple[tuple[int, ...], list]:
-    """The batch shape, and everything the kernels read, in float64 if `wide`. Raises `InputError` on what does not
-    fit, or what no kernel is made for.
-    """
+# %% ../../nbs/25_cpu_kernel.ipynb #218ec4ec
+def checked_batch(
+    model: LGSSM, a: Tensor | Unchecked, mask: Tensor | None | Unchecked, u: Tensor | None | Unchecked
+) -> tuple[int, ...]:
+    "The common batch shape. Raises `InputError` on what does not fit, or what no kernel is made for."
     batch = check_series(model, a, mask, u)
     if not cpu_kernel_fits(model, a):
         raise InputError(
@@ -265,6 +259,21 @@ def kernel_input(
             "the CPU kernel does not work inside transformations of torch.func (vmap, grad, hessian); use "
             "backend='loop' or 'scan'."
         )
+    return batch
+
+# %% ../../nbs/25_cpu_kernel.ipynb #f8d4c4d4
+def kernel_input(
+    model: LGSSM,
+    a: Tensor | Unchecked,
+    mask: Tensor | None | Unchecked,
+    u: Tensor | None | Unchecked,
+    wide: bool = False,
+    batch: tuple[int, ...] | None = None,
+) -> tuple[tuple[int, ...], list]:
+    """The batch shape, and everything the kernels read, in float64 if `wide`. Raises `InputError` on what does not
+    fit, or what no kernel is made for, unless a batch shape says that this was looked at.
+    """
+    batch = checked_batch(model, a, mask, u) if batch is None else batch
     if wide:
         *model, a, u = (None if x is None else x.double() for x in (*model, a, u))
         model = LGSSM(*model)
@@ -283,6 +292,7 @@ def kernel_input(
 # %% ../../nbs/25_cpu_kernel.ipynb #02cb2a90
 PLACE = {k: i for i, k in enumerate(ARGUMENTS)}
 READ = {k: (PLACE[k], PLACE[f"{k}.lane"], PLACE[f"{k}.time"]) for k in GIVEN}
+AXES = {"A": 3, "C": 3, "Q": 3, "R": 3, "cov1": 2, "mean1": 1, "c": 2, "a": 2, "seen": 2}  # that come after the lanes
 SHARED = ("A", "C", "Q", "R", "cov1", "seen")  # what decides whether all sequences have the same covariances
 
 
@@ -299,31 +309,62 @@ def memory_plan(names: tuple[str, ...], n: int, p: int, steps: int, lanes: int, 
     return start, places
 
 
+@lru_cache(1024)
+def view_plan(kind: str, place: tuple[int, ...], steps: int, lanes: int) -> tuple[tuple, tuple, int]:
+    "Shape, strides and start of a letter as [lane, time] and, unless it is of one row or one column, more axes."
+    start, rows, cols, width = place
+    shape, strides = (lanes, steps, rows, cols), (int(width > 1), rows * cols * width, cols * width, width)
+    rank = 2 if kind == "11" else 3 if kind[1] == "1" else 4
+    return shape[:rank], strides[:rank], start
+
+
 def side_by_side(M: Tensor | None) -> Tensor | None:
     "The same numbers, as they stand in memory one after the other (a view may show them repeated, turned or negated)."
     return M if M is None or M.is_contiguous() and not M.is_neg() else M.resolve_neg().contiguous()
+
+# %% ../../nbs/25_cpu_kernel.ipynb #d117e76e
+class Plan(NamedTuple):
+    "What follows from the shapes alone."
+
+    arguments: bytes  # of the kernels, the addresses still 0
+    sizes: tuple[int, int, int, int, int]  # n, p, steps, lanes, and lanes of the covariances
+    halves: tuple[str, ...]  # which halves of a kernel run, one after the other
+
+
+@lru_cache(1024)
+def call_plan(
+    *shapes: tuple[int, ...] | None,  # of each of `GIVEN`, all side by side in memory; None: it is absent
+) -> Plan:
+    "Strides and sizes for tensors of these shapes."
+    given = dict(zip(GIVEN, shapes))
+    owned = {k: shape is not None and len(shape) > AXES[k] and shape[0] > 1 for k, shape in given.items()}
+    (lanes, steps, p), n = given["a"], given["A"][-1]
+    alone = not any(owned[k] for k in SHARED)
+    shared, arguments = 1 if alone else lanes, (ctypes.c_int64 * len(ARGUMENTS))()
+    arguments[:3] = steps, lanes, shared
+    for k, shape in given.items():
+        if shape is not None:
+            own, (_, lane, time) = shape[len(shape) - AXES[k] :], READ[k]
+            if owned[k]:
+                arguments[lane] = math.prod(own)
+            if k not in ("cov1", "mean1") and own[0] > 1:
+                arguments[time] = math.prod(own[1:])
+    return Plan(bytes(arguments), (n, p, steps, lanes, shared), ("P", "m") if alone and lanes > 1 else ("Pm",))
 
 # %% ../../nbs/25_cpu_kernel.ipynb #8820bd03
 class Call:
     "The arguments of the kernels for one batch, and the memory between them."
 
     def __init__(self, given: list):
-        self.arguments, self.spaces = (ctypes.c_int64 * len(ARGUMENTS))(), {}
-        self.given = {k: side_by_side(M) for k, M in zip(GIVEN, given)}
-        self.like = a = self.given["a"]
-        (self.lanes, self.steps, self.p), self.n = a.shape, self.given["A"].shape[-1]
-        alone = all(self.given[k] is None or self.given[k].shape[0] == 1 for k in SHARED)
-        self.shared = 1 if alone else self.lanes
-        self.halves = ("P", "m") if alone and self.lanes > 1 else ("Pm",)
-        self.arguments[:3] = self.steps, self.lanes, self.shared
+        given = [side_by_side(M) for M in given]
+        plan = call_plan(*(None if M is None else M.shape for M in given))
+        self.arguments, self.spaces = (ctypes.c_int64 * len(ARGUMENTS)).from_buffer_copy(plan.arguments), {}
+        self.n, self.p, self.steps, self.lanes, self.shared = plan.sizes
+        self.halves, self.given = plan.halves, dict(zip(GIVEN, given))
+        self.like = self.given["a"]
         for k, M in self.given.items():
             if M is not None:
-                at, lane, time = READ[k]
-                self.arguments[at] = M.data_ptr()
-                if M.shape[0] > 1:
-                    self.arguments[lane] = M.stride(0)
-                if k != "cov1" and k != "mean1" and M.shape[1] > 1:
-                    self.arguments[time] = M.stride(1)
+                self.arguments[PLACE[k]] = M.data_ptr()
 
     def make(self, *names: str):
         "Arrays [time, entry, lane] for these letters, in one piece of memory."
@@ -341,15 +382,9 @@ class Call:
             self.spaces[k] = space, self.spaces[k][1]
 
     def moments(self, k: str, steps: int | None = None) -> Float[Tensor, "lanes time *shape"]:
-        "A letter of all lanes and steps, as a view of that memory: vectors if it has one column, else matrices."
-        space, (start, rows, cols, width) = self.spaces[k]
-        lane, entries = int(width > 1), rows * cols * width
-        shape, strides = (self.lanes, steps or self.steps, rows), (lane, entries, cols * width)
-        return (
-            space.as_strided(shape, strides, start)
-            if SHAPES[k][1] == "1"
-            else space.as_strided((*shape, cols), (*strides, width), start)
-        )
+        "A letter of all lanes and steps, as a view of that memory: numbers, vectors if it has one column, or matrices."
+        space, place = self.spaces[k]
+        return space.as_strided(*view_plan(SHAPES[k], place, steps or self.steps, self.lanes))
 
     def run(self, kernel, *options, g: Tensor | None = None):
         "Runs the halves of a kernel, one after the other."
@@ -369,7 +404,7 @@ class Evidence(torch.autograd.Function):
         call.make("P", "K", "V", "logdet", "m", "Ve", "total")
         call.run(forward_kernel)
         ctx.save_for_backward(*(M for M in given if M is not None))  # so that a change in place is noticed
-        return call.moments("total", 1)[:, 0, 0]
+        return call.moments("total", 1)[:, 0]
 
     @staticmethod
     @first_only("cpu")
@@ -398,13 +433,15 @@ def cpu_evidence(
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations; anything, also NaN, where missing
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls
+    batch: tuple[int, ...] | None = None,  # the common batch shape, where all was checked; None: it is checked here
 ) -> Float[Tensor, "*batch"]:  # nats, summed over the observed steps
     """log p(a_1 … a_T) by the compiled kernels, differentiable once (a second time it raises `RuntimeError`). NaN
     where an innovation covariance is not positive definite. Raises `InputError` on shapes that do not fit or what
     no kernel is made for.
     """
-    batch, given = kernel_input(model, a, mask, u)
-    return Evidence.apply(*given).reshape(batch)
+    batch, given = kernel_input(model, a, mask, u, batch=batch)
+    found = Evidence.apply(*given)
+    return found if len(batch) == 1 else found.reshape(batch)
 
 # %% ../../nbs/25_cpu_kernel.ipynb #57496df0
 def _forward(
@@ -412,43 +449,43 @@ def _forward(
     a: Tensor | Unchecked,
     mask: Tensor | None | Unchecked,
     u: Tensor | None | Unchecked,
+    batch: tuple[int, ...] | None,
     wide: bool = False,
 ) -> tuple[tuple[int, ...], Call]:
-    "Filters, and keeps everything."
-    batch, given = kernel_input(model, a, mask, u, wide)
+    "Filters, and keeps everything. Its arrays are written by the kernel alone, so no gradient leads through them."
+    batch, given = kernel_input(model, a, mask, u, wide, batch)
     call = Call(given)
     call.make("P", "K", "V", "logdet", "m", "Ve", "total", "Pp", "mp", "log_prob")
     call.run(forward_kernel, True)
     return batch, call
 
 # %% ../../nbs/25_cpu_kernel.ipynb #3d0ec536
-@torch.no_grad()
 def cpu_filter(
     model: LGSSM,  # the model
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls
+    batch: tuple[int, ...] | None = None,  # the common batch shape, where all was checked; None: it is checked here
 ) -> Filtered:
     """What `loop_filter` returns, by the compiled kernels, without gradients. Raises `InputError` as `cpu_evidence`
     does.
     """
-    batch, call = _forward(model, a, mask, u)
+    batch, call = _forward(model, a, mask, u, batch)
     found = [call.moments(k) for k in ("mp", "Pp", "m", "P", "log_prob")]
-    found[-1] = found[-1][..., 0]
     return Filtered(*(found if len(batch) == 1 else (x.reshape(*batch, *x.shape[1:]) for x in found)))
 
 # %% ../../nbs/25_cpu_kernel.ipynb #130577ff
-@torch.no_grad()
 def cpu_smoother(
     model: LGSSM,  # the model
     a: Float[Tensor, "*#batch time p"] | Unchecked,  # the observations
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls
+    batch: tuple[int, ...] | None = None,  # the common batch shape, where all was checked; None: it is checked here
 ) -> Smoothed:
     """The smoothed moments by equation (4), computed in float64, without gradients. Raises `InputError` as
     `cpu_evidence` does.
     """
-    batch, call = _forward(model, a, mask, u, wide=True)
+    batch, call = _forward(model, a, mask, u, batch, wide=True)
     call.make("ms", "Ps", "lag")
     call.run(backward_kernel, "smoother")
     call.narrow(a.dtype, "ms", "Ps", "lag")

@@ -10,6 +10,7 @@ __all__ = ['BACKENDS', 'Name', 'PLAIN', 'KERNEL_SMOOTHER', 'LONG', 'DENSE', 'KER
 # %% ../../nbs/28_routes.ipynb #737f32a3
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -18,7 +19,15 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from .batched import Filtered, Smoothed, loop_evidence, loop_filter, loop_smoother
-from .checks import Unchecked, check_covariances, check_series, is_definite, readable, vagueness
+from kvae_nb.inference.checks import (
+    Unchecked,
+    check_covariances,
+    check_series,
+    checked_vagueness,
+    is_definite,
+    readable,
+    vagueness,
+)
 from .cpu_kernel import cpu_evidence, cpu_filter, cpu_kernel_fits, cpu_smoother
 from .gpu_kernel import gpu_kernel_fits, triton_evidence, triton_filter, triton_smoother
 from .lgssm import LGSSM
@@ -107,14 +116,16 @@ def choose(
     mask: Bool[Tensor, "*#batch time"] | None = None,  # True where a step was observed
     u: Float[Tensor, "*#batch time m"] | None = None,  # the controls
 ) -> Choice:
-    "The backend for this case."
+    "The backend for this case. Raises `InputError` for covariances that are none."
     look = readable(*model, a, mask, u)
-    if not look and transformed(*model, a, mask, u):
-        return Choice("loop", False)
+    if not look:
+        check_covariances(model)
+        if transformed(*model, a, mask, u):
+            return Choice("loop", False)
     cpu, smooth, steps = a.is_cpu, what == "smoother", a.shape[-2]
     gradients = wants_gradients(model, a, u)
     enough = min(PLAIN[a.dtype], KERNEL_SMOOTHER if smooth else math.inf)  # below, nothing depends on κ
-    kappa = vagueness(model, steps, mask, enough) if look else 0.0
+    kappa = checked_vagueness(model, steps, mask, enough) if look else 0.0
     single = cpu and a.dtype == torch.float32
     if kappa > PLAIN[torch.float64] and not lacks(model, "root", what, gradients):
         return Choice("root", single)
@@ -192,13 +203,15 @@ def route(
     u: Tensor | None | Unchecked = None,  # the controls
 ) -> Callable:
     "The function that answers. Raises `InputError` where model and data do not fit, or for a backend that cannot."
-    check_series(model, a, mask, u)
-    check_covariances(model)
+    batch = check_series(model, a, mask, u)
     if backend != "auto":
+        check_covariances(model)
         refuse(what, backend, model, a, mask, u)
         return getattr(BACKENDS[backend], what)
     name, double = choose(what, model, a, mask, u)
     function = getattr(BACKENDS[name], what)
+    if name == "cpu":
+        function = partial(function, batch=batch)  # it need not look again
     return in_double(function) if double else function
 
 # %% ../../nbs/28_routes.ipynb #bce530c5
