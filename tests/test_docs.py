@@ -104,12 +104,13 @@ FIRST = [
 def repository(tmp_path, monkeypatch):
     "A small repository that has one thing of every kind, in the place of the real one."
     root = tmp_path / "repository"
-    for folder in ("nbs/images", "lib/core"):
+    for folder in ("nbs/images", "lib/core", "tools"):
         (root / folder).mkdir(parents=True)
     (root / "lib").rename(root / "kvae_nb")
     (root / "nbs/images/a.png").write_bytes(base64.b64decode(PNG))
     (root / "nbs/images/latent_sheet.png").write_bytes(base64.b64decode(PNG))
     (root / "nbs/images/panels.json").write_text('{"codes":[]}')
+    (root / "tools/panels.md").write_text("# What moves\n\nDrag it.\n\n```{raw} html\n<i>{{data}}</i>\n```\n")
     (root / "setup.py").write_text("")
     (root / "settings.ini").write_text("[DEFAULT]\ngit_url = https://example.org/repo\n")
     contract = '[[tool.importlinter.contracts]]\ntype = "layers"\nlayers = ["core"]\n'
@@ -133,8 +134,8 @@ def pages(out):
     }
 
 
-def lost_links(found):
-    "The links within the site that lead nowhere."
+def lost_links(found, out):
+    "The links within the site that lead nowhere; to a page, or to a file to download."
     ids = {name: {tag["id"] for tag in page.find_all(id=True)} for name, page in found.items()}
     lost = []
     for name, page in found.items():
@@ -142,7 +143,8 @@ def lost_links(found):
             target, anchor = urldefrag(unquote(link))
             path = (Path("/", name).parent / target).resolve().relative_to("/").as_posix() if target else name
             inside = not re.match(r"[a-z]+:", link)
-            if inside and (path not in ids or (anchor and anchor not in ids[path])):
+            file = path.startswith("_downloads/") and (out / path).is_file()
+            if inside and not file and (path not in ids or (anchor and anchor not in ids[path])):
                 lost.append(f"{name}: {link}")
     return lost
 
@@ -169,7 +171,7 @@ def test_a_small_repository(repository, tmp_path):
     assert docs.build(tmp_path / "site") == 7
     found = pages(tmp_path / "site")
     first, api = found["01_first.html"], found["api/core.things.html"]
-    assert not lost_links(found) and not foreign(found)
+    assert not lost_links(found, tmp_path / "site") and not foreign(found)
     images = [img["alt"] for img in first.select("article img")]
     assert images == [
         "The crosses x_t lie off the path by half a step.",
@@ -256,8 +258,10 @@ def real(tmp_path_factory):
 
 def test_real_notebooks_have_what_a_reader_needs(real):
     found = pages(real)
-    assert not lost_links(found) and not foreign(found)
+    assert not lost_links(found, real) and not foreign(found)
     for name in REAL:
+        files = list((real / "_downloads").rglob(f"{name}.ipynb"))
+        assert [f.read_bytes() for f in files] == [(ROOT / f"nbs/{name}.ipynb").read_bytes()]
         page, cells = found[f"{name}.html"], json.loads((ROOT / f"nbs/{name}.ipynb").read_text("utf-8"))["cells"]
         drawn = sum(
             "image/png" in out.get("data", {})

@@ -279,7 +279,7 @@ def toctree(title, rows):
 
 def write_panels(src, site):
     "Writes the page of the panels, with what they draw from in it: a page on a disk may not read another."
-    text = rewritten((HERE / f"{PANELS}.md").read_text(encoding="utf-8"), f"tools/{PANELS}.md", site)
+    text = rewritten((ROOT / f"tools/{PANELS}.md").read_text(encoding="utf-8"), f"tools/{PANELS}.md", site)
     data = (ROOT / "nbs/images/panels.json").read_text(encoding="utf-8").strip()
     (src / f"{PANELS}.md").write_text(text.replace("{{data}}", data), encoding="utf-8")
 
