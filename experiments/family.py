@@ -45,7 +45,7 @@ from family_measures import (
 )
 from sequence_films import EMISSION, recipe_of
 from sequences import Parts, train
-from shared import begin, missing, store, stored
+from shared import begin, store, stored
 from torch import Tensor
 
 from kvae_nb.core.files import atomic_write
@@ -63,11 +63,13 @@ from kvae_nb.training.runs import load_run, preset
 
 EPOCHS = 20
 FILMS = {"kvae": {}, "vae_rnn": {}, "ae_rnn": {"autoencoder": True}, "skvae": {}}
+FILMS["dsvae"] = {"filters": 16, "pixels": "bernoulli"}
 SEQUENCES = ("srnn", "vrnn", "dmm", "iseq", "arnn")
-ORDER = ("kvae", "srnn", "vae_rnn", "dmm", "vrnn", "arnn", "iseq", "ae_rnn", "skvae")
+ORDER = ("kvae", "srnn", "vae_rnn", "dmm", "vrnn", "arnn", "iseq", "ae_rnn", "skvae", "dsvae")
 UNTRAINED = ("copy_last", "interpolation", "constant", "limit")
 MEASURED, FORECAST, ROLLED = 100, 100, 32  # films: of the test part, forecast, continued for 200 frames
-PARTICLES = {"kvae_particles": 64} | dict.fromkeys(SEQUENCES, 8)
+PARTICLES = {"kvae_particles": 64, "skvae_particles": 256} | dict.fromkeys(SEQUENCES, 8)
+TWICE = ("kvae", "skvae")  # measured with particles as well: a row each
 PATHS, LONG, GAP, COVERED = 16, 200, 7, 100  # of IWAE; new frames; hidden frames and films where coverage is counted
 NEW_SEED = 1_000_003  # of the films that are forecast; no other script uses it
 
@@ -75,9 +77,9 @@ NEW_SEED = 1_000_003  # of the films that are forecast; no other script uses it
 def config_of(kind: str, data: Path, seed: int):
     "The run of a model of films: preset demo, 20 epochs."
     start = preset("demo", "rnn" if kind.endswith("rnn") else kind)
-    training = replace(start.train, epochs=EPOCHS, seed=seed, threads=1, name=f"{kind}_{seed}")
+    training = replace(start.train, epochs=EPOCHS, decode_frames=5, seed=seed, threads=1, name=f"{kind}_{seed}")
     model = replace(start.model, **FILMS[kind])
-    return replace(start, data=replace(start.data, path=str(data)), model=model, train=training)
+    return replace(start, data=DataConfig(str(data)), model=model, train=training)
 
 
 @contextmanager
@@ -178,9 +180,9 @@ def bench_of(data: Path) -> Bench:
 
 def model_of(runs: Path, kind: str, seed: int):
     "A trained model; None while its training has not finished."
-    kind = "kvae" if kind == "kvae_particles" else kind
+    kind = kind.removesuffix("_particles")
     if kind == "skvae" and seed == 0 and folder_of(runs, kind, seed) is None:
-        return load_pretrained("box_switching")
+        return load_pretrained("box_switching").model
     if epochs_of(runs, kind, seed) < EPOCHS:
         return None
     if kind not in SEQUENCES:
@@ -198,12 +200,12 @@ class SequenceDataStub(NamedTuple):
 
 def minutes_of(runs: Path, kind: str, seed: int) -> float:
     "CPU minutes of the training."
-    kind = "kvae" if kind == "kvae_particles" else kind
+    kind = kind.removesuffix("_particles")
     if kind in SEQUENCES:
         progress = read_checkpoint(folder_of(runs, kind, seed) / "last.safetensors")[1]
         return sum(e["seconds"] for e in progress.history) / 60
     path = runs / "cpu" / f"{kind}_{seed}" / "cpu.json"
-    if not path.exists():
+    if kind == "skvae" and not path.exists():
         return 1075.7 / 60  # of the packaged switching KVAE, by the clock, as its file says
     known = json.loads(path.read_text())
     return sum(k["seconds"] for k in known) / sum(k["epochs"] for k in known) * EPOCHS / 60
@@ -228,8 +230,8 @@ def bound(kind: str, model, bench: Bench) -> dict:
     if kind == "ae_rnn":
         return {"kind": "none: its score is no bound"}
     elbo = held_out_elbo(model, bench.test).per_frame
-    if kind == "skvae":
-        return {"kind": "ELBO, regimes by a Markov chain", "elbo": elbo}
+    if kind in ("skvae", "dsvae"):
+        return {"kind": "ELBO, regimes by a Markov chain" if kind == "skvae" else "ELBO", "elbo": elbo}
     integrated = "" if kind == "vae_rnn" else ", z integrated exactly"
     found = importance(model, floats(bench.test))
     return {"kind": f"ELBO; IWAE with {PATHS} samples of a{integrated}", "elbo": elbo, "iwae": found}
@@ -289,15 +291,15 @@ def untrained(kind: str, bench: Bench) -> dict:
 
 def trained(kind: str, seed: int, model, bench: Bench, runs: Path) -> dict:
     "Everything about a trained model."
-    own = "particles" if kind in PARTICLES else "" if kind != "kvae" else "none"
-    given = {"particles": PARTICLES[kind]} if own == "particles" else {"particles": 0} if own == "none" else {}
+    asked = PARTICLES.get(kind, 0 if kind in TWICE else None)
+    given = {} if asked is None else {"particles": asked}
     predict = by_model(model, **given)
     return {
         "particles": PARTICLES.get(kind, 0),
         "imputation": imputation(predict, floats(bench.test)),
         "forecast": forecast(predict, floats(bench.new), bench.background),
         **generated(kind, model, bench),
-        "bound": bound("kvae" if kind == "kvae_particles" else kind, model, bench),
+        "bound": bound(kind.removesuffix("_particles"), model, bench),
         "coverage": coverage(kind, model, bench),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "cpu_minutes": minutes_of(runs, kind, seed),
@@ -327,7 +329,7 @@ def measure_all(args):
         known = [r for r in stored("family").get("runs", []) if r["kind"] not in args.again]
         store("family", head | {"runs": known}, indent=None)
     wanted = [{"kind": kind, "seed": None} for kind in UNTRAINED]
-    order = [k for kind in args.kinds for k in ([kind, "kvae_particles"] if kind == "kvae" else [kind])]
+    order = [k for kind in args.kinds for k in ([kind, f"{kind}_particles"] if kind in TWICE else [kind])]
     wanted += [{"kind": kind, "seed": seed} for seed in range(args.seeds) for kind in order]
 
     def one(row: dict) -> dict:
@@ -340,7 +342,12 @@ def measure_all(args):
         return rounded(found | {"seconds_to_measure": time.process_time() - started})
 
     ready = [r for r in wanted if r["seed"] is None or model_of(args.runs, r["kind"], r["seed"]) is not None]
-    missing("family", ready, one, head)
+    runs = stored("family").get("runs", [])
+    for row in ready:
+        if not any(row.items() <= done.items() for done in runs):
+            runs.append(row | one(row))
+            store("family", head | {"runs": runs}, indent=None)
+            print(row, f"{runs[-1]['seconds_to_measure']:.0f} s", flush=True)
 
 
 def main():
