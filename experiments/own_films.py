@@ -41,15 +41,19 @@ FRAMES, STEPS, GAPS = 400, 20, (1, 3, 7)
 HEIGHT, WIDTH = 64, 96
 OLD = "--data.steps 10 --train.batch_size 4 --train.lr 0.003 --epochs 250"  # what the README advised before
 ALIKE = "--data.stride 1 --train.batch_size 8 --train.lr 0.003"
-POINTS = f"{ALIKE} --model.network points"
+POINTS = f"{ALIKE} --model.stable 0 --model.network points"
 LEVERS = {
-    "short": f"{OLD} --data.stride 10 --model.stable 0",
-    "overlap": f"{ALIKE} --epochs 50",
+    "short": f"{OLD} --data.stride 0 --model.stable 0 --model.network conv",
+    "overlap": f"{ALIKE} --epochs 50 --model.stable 0 --model.network conv",
     "points": f"{POINTS} --epochs 50",
-    "points, mirror, shift": f"{POINTS} --data.augment mirror+shift --epochs 13",
-    "points, mirror": f"{POINTS} --data.augment mirror --epochs 25",
-    "points, four numbers": f"{POINTS} --model.dim_a 4 --model.dim_z 8 --epochs 50",
-    "stable": f"{ALIKE} --model.stable 1 --epochs 50",
+    "recipe": "",
+    "recipe, not stable": "--model.stable 0",
+    "recipe, mirror": "--data.augment mirror",
+    "recipe, mirror and backwards": "--data.augment mirror+reverse",
+    "recipe, shift": "--data.augment shift",
+    "recipe, four numbers": "--model.dim_a 4 --model.dim_z 8",
+    "recipe, frames of 64": "--data.size 64",
+    "recipe, from weights": "--start gravity",
 }
 
 
@@ -166,7 +170,7 @@ def measure(name, words, seed, folder, real):
         run = load_run(newest_run(runs))
         split = run_data(run)
     c = run.config
-    test = decide_levels(read_video_data(later, STEPS, c.model.size, c.model.channels, 3), False)
+    test = decide_levels(read_video_data(later, STEPS, c.model.size, c.model.channels, 6), False)
     return {
         "film": name,
         "command": " ".join(["kvae train --data", film.name, words]).strip(),

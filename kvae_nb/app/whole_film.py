@@ -7,7 +7,7 @@ __all__ = ['ARRAYS', 'GREY', 'STRIP', 'array_layout', 'is_one_film', 'names_film
            'array_film', 'open_film', 'enlarged_square', 'put_back', 'between', 'filled_frames', 'film_path',
            'atomic_folder', 'write_mp4', 'write_film', 'strip_range', 'write_strip']
 
-# %% ../../nbs/52j_whole_film.ipynb #5249ac97
+# %% ../../nbs/52j_whole_film.ipynb #da1865fc
 import os
 import shutil
 import tempfile
@@ -26,16 +26,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..core.errors import InputError
-from ..core.files import array_headers, atomic_write, check_memory, check_output, read_arrays
+from ..core.files import array_headers, atomic_write, check_output, read_arrays
 from ..data.films import VideoData
 from ..data.levels import arrange, find_layout, fit_frames, read_levels
-from ..data.readers import FILMS, is_film, look_at_folder, whole_frames
+from ..data.readers import FILMS, is_film, whole_frames
 from ..data.shards import is_shards
 from ..evaluation.imputation import seen_neighbours
 from ..evaluation.plots import as_rgb, draw_rows, mark_hidden
 from ..evaluation.report import save_figure
 
-# %% ../../nbs/52j_whole_film.ipynb #387afad0
+# %% ../../nbs/52j_whole_film.ipynb #ae6fd412
 ARRAYS = (".npz", ".npy")
 
 
@@ -70,7 +70,7 @@ def names_film(
         return not (place / "config.yaml").exists() and any(place.glob("*.png"))
     return place.suffix.lower() in (*FILMS, *ARRAYS)
 
-# %% ../../nbs/52j_whole_film.ipynb #5189c35e
+# %% ../../nbs/52j_whole_film.ipynb #81dd9ea8
 class WholeFilm(NamedTuple):
     "One film: how to read it, and the squares that a model sees."
 
@@ -107,7 +107,7 @@ def as_squares(
         raise InputError(f"{path} holds no frames; give a film or a folder of .png images.")
     return np.concatenate(found), shape
 
-# %% ../../nbs/52j_whole_film.ipynb #41c83255
+# %% ../../nbs/52j_whole_film.ipynb #d90811a8
 def array_film(
     path: Path,  # .npz or .npy of one film
     layout: str = "auto",  # of its axes
@@ -130,7 +130,7 @@ def array_film(
     mask = ~lost & arrays.get("mask", np.ones(len(array), bool)).reshape(-1).astype(bool)[: len(array)]
     return np.moveaxis(levels, 1, -1), None if mask.all() else mask
 
-# %% ../../nbs/52j_whole_film.ipynb #1068816c
+# %% ../../nbs/52j_whole_film.ipynb #bf8edb08
 def open_film(
     path: str | Path,  # a film, a folder of PNG images, or an array of one film
     size: int,  # side that the model sees
@@ -152,12 +152,12 @@ def open_film(
     data = VideoData(torch.from_numpy(squares)[None], mask=there, note=note)
     return WholeFilm(read, data, height, width, film_rate(path))
 
-# %% ../../nbs/52j_whole_film.ipynb #262b535e
+# %% ../../nbs/52j_whole_film.ipynb #405ae009
 GREY = (0.299, 0.587, 0.114)  # how bright red, green and blue are
 
 
 def enlarged_square(
-    square: Float[Tensor, "channels size size"],  # what the model has drawn, 0 … 1
+    square: Float[Tensor, "colours size size"],  # what the model has drawn, 0 … 1
     side: int,  # pixels wanted
     channels: int,  # 1 or 3
 ) -> UInt8[np.ndarray, "side side channels"]:
@@ -170,7 +170,7 @@ def enlarged_square(
 
 def put_back(
     frame: UInt8[np.ndarray, "height width channels"],  # what stands around the square
-    square: Float[Tensor, "channels size size"],  # what the model has drawn
+    square: Float[Tensor, "colours size size"],  # what the model has drawn
 ) -> UInt8[np.ndarray, "height width channels"]:
     "The frame with its middle square replaced."
     h, w, c = frame.shape
@@ -190,11 +190,11 @@ def between(
         return (after if last is None else last).copy()
     return np.rint((1 - share) * last.astype(np.float32) + share * after).astype(np.uint8)
 
-# %% ../../nbs/52j_whole_film.ipynb #0d2c7220
+# %% ../../nbs/52j_whole_film.ipynb #14634029
 def filled_frames(
     frames: Iterator[UInt8[np.ndarray, "height width channels"]],  # of the film, from the first one on
     mask: Bool[Tensor, " time"],  # True = seen
-    squares: Float[Tensor, "time channels size size"],  # what the model has drawn
+    squares: Float[Tensor, "time colours size size"],  # what the model has drawn
 ) -> Iterator[UInt8[np.ndarray, "height width channels"]]:
     "All frames in order: the seen ones as they are, the others put together. Holds two frames at a time."
     last, (before, after) = None, (v[0].tolist() for v in seen_neighbours(mask[None]))
@@ -211,7 +211,7 @@ def filled_frames(
         yield frame
         last = frame
 
-# %% ../../nbs/52j_whole_film.ipynb #86715b6e
+# %% ../../nbs/52j_whole_film.ipynb #543194dd
 def film_path(
     text: str,  # as given to --out
     *inputs: str,  # that are read
@@ -247,7 +247,7 @@ def atomic_folder(
     finally:
         shutil.rmtree(there, ignore_errors=True)
 
-# %% ../../nbs/52j_whole_film.ipynb #ea8c60b8
+# %% ../../nbs/52j_whole_film.ipynb #31f3cca2
 def write_mp4(
     path: Path,  # where to
     frames: Iterable[UInt8[np.ndarray, "height width channels"]],
@@ -291,7 +291,7 @@ def write_film(
             else:
                 np.savez_compressed(part, images=whole, levels=np.array(255, np.uint8), **(arrays or {}))
 
-# %% ../../nbs/52j_whole_film.ipynb #05cc862e
+# %% ../../nbs/52j_whole_film.ipynb #db78c2bf
 STRIP = 12  # frames
 
 

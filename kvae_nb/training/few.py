@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FEW', 'STEPS', 'CLIPS', 'SHORTEST', 'film_length', 'cut', 'overlapping_clips', 'for_few_clips', 'few_said']
 
-# %% ../../nbs/81e_few_clips.ipynb #b77bb0b4
+# %% ../../nbs/81e_few_clips.ipynb #56f3f1b5
 import os
 from collections.abc import Collection
 from dataclasses import replace
@@ -25,7 +25,7 @@ from ..data.someone import someone_kind
 from .config import TrainConfig
 from .kinds import KINDS, RunConfig
 
-# %% ../../nbs/81e_few_clips.ipynb #d5c22ad2
+# %% ../../nbs/81e_few_clips.ipynb #9a05d8dc
 def film_length(
     config: DataConfig,  # names a file or folder, perhaps
     most: int,  # frames; a film that has more is not looked at any further
@@ -48,9 +48,9 @@ def film_length(
         return 0
     return frames if frames <= most else 0
 
-# %% ../../nbs/81e_few_clips.ipynb #58f6827a
+# %% ../../nbs/81e_few_clips.ipynb #795e9348
 FEW = 300  # clips end to end
-STEPS = 2000  # of the training
+STEPS = 1500  # of the training
 CLIPS = 400  # overlapping ones, about
 SHORTEST = 5  # frames of a clip
 
@@ -85,7 +85,7 @@ def overlapping_clips(
             return found[-1]
     return max(found, key=lambda c: cut(c, frames)[1])
 
-# %% ../../nbs/81e_few_clips.ipynb #4e5709a4
+# %% ../../nbs/81e_few_clips.ipynb #b8c109be
 def for_few_clips(
     config: RunConfig,  # as it was asked for
     given: Collection[str] = (),  # dotted names of what the user has set, such as train.lr
@@ -105,12 +105,12 @@ def for_few_clips(
     train = replace(config.train, **{k: v for k, v in wanted.items() if f"train.{k}" not in given})
     if "train.epochs" not in given:
         train = replace(train, epochs=ceil(STEPS / max(1, trained // train.batch_size)))
-    model = config.model
-    if hasattr(model, "stable") and "model.stable" not in given:
-        model = replace(model, stable=1.0)
+    network = {"network": "points", "stable": 1.0}
+    network = {k: v for k, v in network.items() if hasattr(config.model, k) and f"model.{k}" not in given}
+    model = replace(config.model, **network)
     return replace(config, data=found, train=train, model=model), few_said(found, train, frames, clips, trained)
 
-# %% ../../nbs/81e_few_clips.ipynb #327dc594
+# %% ../../nbs/81e_few_clips.ipynb #c97477c0
 def few_said(
     data: DataConfig,  # how clips are cut
     train: TrainConfig,  # settings of the training
@@ -120,7 +120,8 @@ def few_said(
 ) -> str:
     "What was set, in one line."
     kind = "overlapping clips" if 0 < data.stride < data.steps else "clips"
+    epochs = f"{train.epochs} epoch" + ("" if train.epochs == 1 else "s")
     return (
         f"{frames} frames: {clips} {kind} of {data.steps}, {trained} to train on, batch {train.batch_size}, "
-        f"learning rate {train.lr:g}, {train.epochs} epochs"
+        f"learning rate {train.lr:g}, {epochs}"
     )
