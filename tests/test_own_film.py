@@ -224,7 +224,7 @@ def test_what_was_given_wins(tmp_path, capsys):
         "--model.filters 4 --data.size 16 --train.epochs 1 --train.picture_every 0 --train.device cpu"
     )
     assert main(["train", "--data", str(tmp_path / "film.gif"), *given.split(), "--out", str(tmp_path / "runs")]) == 0
-    assert "19 overlapping clips of 6, 13 to train on, batch 5, learning rate 0.01, 1 epoch" in capsys.readouterr().out
+    assert "19 overlapping clips of 6, 14 to train on, batch 5, learning rate 0.01, 1 epoch" in capsys.readouterr().out
     config = read_config(next((tmp_path / "runs").glob("*/config.yaml")))
     assert (config.data.stride, config.train.batch_size, config.train.lr) == (3, 5, 0.01)
     assert (config.model.network, config.model.stable) == ("conv", 0.9)
