@@ -245,14 +245,16 @@ def changes(key: str, simulated: bool = False) -> list[float]:
 REAL = ("carphone_pristine", "bikes")  # a face, a street
 
 
-def own_steps(film: str) -> int:
-    "How many steps the training on a film took: whole batches of four clips."
-    row = stored("own_video")["films"][film]
-    return int(re.search(r"--epochs (\d+)", row["command"])[1]) * (row["sequences"][0] // 4)
-
-
 def own(film: str, how: str) -> float:
     return stored("own_video")["films"][film]["rms_error"][how]
+
+
+def short_films(how: str, gap: int) -> tuple[float, float]:
+    "Mean error on the square and on the pendulum, grey levels, with the recipe as printed, over the stored seeds."
+    rows = [r for r in stored("own_films")["rows"] if r["row"] == "recipe"]
+    return tuple(
+        float(np.mean([r["test"][str(gap)][how] for r in rows if r["film"] == film])) for film in ("square", "pendulum")
+    )
 
 
 # --- time

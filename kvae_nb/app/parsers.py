@@ -166,19 +166,25 @@ def evaluate_parser(settings: type = EvaluationConfig) -> ArgumentParser:
 def impute_parser() -> ArgumentParser:
     "The arguments of `kvae impute`."
     p = run_parser(
-        "Fills in hidden frames and writes probabilities, a and z with covariances to a file.",
+        "Fills in hidden frames: of clips writes probabilities, a and z with covariances, of one film the whole film. "
+        "A film may stand in the place of the run: kvae impute film.mp4 --gap 40:47 --out filled.mp4.",
         "your videos, or the word sample for some that come with the package; frames that its mask calls missing "
         "stay hidden; none: new films of the simulated world it was trained on",
     )
-    gap = "frames to hide, as start:stop; 4:12 hides the 5th to the 12th frame"
+    gap = "frames to hide, as start:stop; 4:12 hides the 5th to the 12th; several with commas; of a film, in its frames"
     p.add_argument("--gap", type=str, default="", help=gap)
+    p.add_argument("--every", type=int, default=0, help="after how many frames the gaps come again; 0: never")
     drop = "probability with which each frame after the fourth is hidden"
     p.add_argument("--drop", type=float, default=0.0, help=drop)
     p.add_argument("--seed", type=int, default=0, help="of the dropped frames")
     many = "by how many particles; 0: with plugged-in weights; -1: as the model does by itself"
     p.add_argument("--particles", type=int, default=-1, help=many)
-    out = "the .npz file to write; a picture of the first film goes beside it"
+    out = (
+        "what to write: for clips an .npz, a picture of the first one goes beside it; for one film also .mp4, .gif, "
+        "or a name without ending, for a folder of PNG images"
+    )
     p.add_argument("--out", type=str, required=True, help=out)
+    p.add_argument("--strip", action="store_true", help="a picture of some frames beside the film")
     return add_force(p)
 
 # %% ../../nbs/52b_parsers.ipynb #cae70b96

@@ -45,6 +45,7 @@ from ..core.runtime import kept_denormals, tune_cpu
 from ..data.films import describe, from_simulation
 from ..data.opening import LABELLED, check_world, labelled_films, save_video_data, simulated_chunks
 from ..data.shards import write_shards
+from ..training.few import for_few_clips
 from ..training.kinds import kind_of
 from ..training.loop import fit
 from ..training.runs import written_out
@@ -118,7 +119,10 @@ def do_train(args: Namespace):
         run = fit(resume=args.resume, changes=args.changes)
     else:
         make = kind_of(args.kind).run
-        run = fit(make(**{f.name: args[f.name] for f in fields(make)}), args.out, start=args.start or None)
+        config, said = for_few_clips(make(**{f.name: args[f.name] for f in fields(make)}), args.given)
+        if said and PartialState().is_main_process:
+            print(said)
+        run = fit(config, args.out, start=args.start or None)
     processes = PartialState()
     if processes.is_main_process:
         print(run)
@@ -165,7 +169,10 @@ def parse(
             return do, resumed(parser.parse_args(rest, defaults=False))
         if verb == "train":
             written_out(found, kind_of(found.kind).run)
-        return do, parser.instantiate(found)
+        args = parser.instantiate(found)
+        if verb == "train":
+            args.given = frozenset(vars(parser.parse_args(rest, defaults=False).as_flat()))
+        return do, args
     except ArgumentError as error:
         raise InputError(" ".join(str(error).split()).removeprefix("error: ") + f" (see kvae {verb} --help)") from None
     except (AttributeError, KeyError, TypeError):  # from the depths of the parser

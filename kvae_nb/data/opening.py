@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.files import atomic_write, check_memory
-from .clips import PARTS, TYPES, check_part, count_shared, cut_clips, cut_note, plain_array
+from .clips import PARTS, TYPES, check_augment, check_part, count_shared, cut_clips, cut_note, plain_array
 from kvae_nb.data.factors import (
     LABEL_ARRAYS,
     Factor,
@@ -282,6 +282,9 @@ class DataConfig:
     character (all static factors), if the clips have such labels; -: clips are divided, whoever is in them"""
     sheets: str = ""
     "file or folder with part sheets for the world sprites; empty: drawn ones"
+    augment: str = ""
+    """how clips for training are shown once more: mirror, shift or reverse (backwards in time), or some of them joined
+    by +; each doubles their number; empty: only as they are"""
 
 # %% ../../nbs/74b_opening.ipynb #41d6e216
 LABELLED = ("sprites", "swings")  # simulated worlds in colour and with labels
@@ -343,6 +346,7 @@ def check_data_config(
         if not 0 <= value < 1:
             raise InputError(f"{name} is {value}, but must be a fraction of at least 0 and below 1.")
     check_look(config.look)
+    check_augment(config.augment)
     if config.sheets and (config.path or config.world != "sprites"):
         raise InputError(
             "sheets are the parts of simulated sprites; leave them out, or use world sprites without a path."

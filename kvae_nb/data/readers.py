@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILMS', 'CLEAR', 'natural_order', 'Images', 'look_at_folder', 'read_image', 'folder_scale', 'is_film', 'film_frames',
-           'Reading', 'frames_of', 'read_frames']
+           'whole_frames', 'Reading', 'frames_of', 'read_frames']
 
 # %% ../../nbs/73b_readers.ipynb #e3cbb8be
 import os
@@ -236,6 +236,19 @@ def film_frames(
     "The frames one by one, made square. Raises `InputError` when they cannot be decoded, or are no film."
     try:
         yield from _square_frames(Path(path), size, channels, white)
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
+    except Exception as error:  # every decoder has its own kinds
+        raise InputError(f"{path} cannot be decoded; it is damaged, cut off or of another kind.") from error
+
+# %% ../../nbs/73b_readers.ipynb #4a04d6a1
+def whole_frames(
+    path: str | Path,  # a film, or a folder of PNG images
+    white: float | None = None,  # the number that is white in the images of a folder; None: by the rule
+) -> Iterator[UInt8[np.ndarray, "height width channels"]]:
+    "The frames one by one at their own size. Raises `InputError` when they cannot be decoded, or are no film."
+    try:
+        yield from _raw_frames(Path(path), white)
     except InputError as error:
         raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
     except Exception as error:  # every decoder has its own kinds

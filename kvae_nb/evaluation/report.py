@@ -182,19 +182,14 @@ def verdict(
     best = min(("copy_last", "pixel_interpolation") if grey else ("copy_last", "interpolation"), key=row.get)
     ours, theirs, floor = row["smoothing"], row[best], row["reconstruction"]
     show = (lambda v: f"{v:.1f}") if grey else (lambda v: f"{v:.4f}")
+    unit = "grey levels" if grey else "of the pixels wrong"
     where = f"in gaps of {size}" if kind == "gap" else f"with {float(size):.0%} of the frames dropped"
-    said = f"{where} the model's error is "
-    said += (
-        f"{ours / theirs:.2g} times that of {RIVALS[best]}"
-        if theirs
-        else f"not that of {RIVALS[best]}, which makes none"
-    )
-    said += f" ({show(ours)} against {show(theirs)} {'grey levels' if grey else 'of the pixels wrong'})"
-    return said + (
-        f"; with nothing hidden it is {show(floor)} already, so it is the picture that the model lacks, not the motion"
-        if ours > theirs and floor > theirs
-        else ""
-    )
+    if ours > theirs:
+        said = f"{RIVALS[best]} is better on these films {where}: {show(theirs)} against {show(ours)} {unit}"
+        lacks = f"; with nothing hidden the model's error is {show(floor)} already, so it is the picture that it lacks"
+        return said + (f"{lacks}, not the motion" if floor > theirs else "")
+    times = f"{ours / theirs:.2g} times that of" if theirs else "not above that of"
+    return f"{where} the model's error is {times} {RIVALS[best]} ({show(ours)} against {show(theirs)} {unit})"
 
 # %% ../../nbs/64_report.ipynb #1683ee82
 def figure_gap(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'SWITCHING_PRESETS', 'RECURRENT_PRESETS', 'KINDS', 'SEQUENCE_KINDS', 'SOMEONE_KINDS', 'RunConfig',
-           'DataSettings', 'unit_of', 'divided', 'has_levels', 'fit_config_to_data', 'Kind', 'SwitchingRunConfig',
-           'RecurrentRunConfig', 'kind_names', 'kind_of', 'preset']
+           'DataSettings', 'unit_of', 'enlarged', 'divided', 'has_levels', 'fit_config_to_data', 'Kind',
+           'SwitchingRunConfig', 'RecurrentRunConfig', 'kind_names', 'kind_of', 'preset']
 
 # %% ../../nbs/81b_kinds.ipynb #e32edf08
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from ..core.errors import InputError
+from ..data.clips import augmented
 from ..data.factors import split_apart
 from ..data.films import DataSet, Split, VideoData, split
 from ..data.opening import DataConfig, open_data
@@ -81,17 +82,35 @@ def unit_of(
     return "frame" if isinstance(data, VideoData) else "step"
 
 
+def enlarged(
+    train: DataSet,  # training part
+    augment: str,  # how its clips are shown once more
+) -> DataSet:
+    "The clips, and the same shown differently. Raises `InputError` for what cannot be shown so."
+    if not augment:
+        return train
+    if not isinstance(train, VideoData) or train.controls is not None or train.factors:
+        raise InputError(
+            f"data.augment is {augment!r}, but only films in memory without controls and labels can be shown "
+            "differently; leave it empty."
+        )
+    frames, mask = augmented(train.frames, train.mask, augment)
+    return VideoData(frames, mask=mask, note=train.note)
+
+
 def divided(
     config: DataSettings,  # how
     data: DataSet,  # all sequences
 ) -> Split:
-    """Training, validation and test part; of clips with labels no character is in two of them, or what `apart` names
-    instead. Raises `InputError` if there is too little to divide."""
+    """Training, validation and test part, the first one augmented if that is asked for; of clips with labels no
+    character is in two of them, or what `apart` names instead. Raises `InputError` if there is too little to divide."""
     apart, factors = getattr(config, "apart", "-"), getattr(data, "factors", ())
     if apart == "-" or not (apart or any(f.static for f in factors)):
-        return split(data, config.test, config.valid, config.split_seed)
-    parts = split_apart(data, apart or "character", config.test, config.valid, config.split_seed)
-    return Split(*(data.subset(rows) for rows in parts))
+        parts = split(data, config.test, config.valid, config.split_seed)
+    else:
+        rows = split_apart(data, apart or "character", config.test, config.valid, config.split_seed)
+        parts = Split(*(data.subset(r) for r in rows))
+    return parts._replace(train=enlarged(parts.train, getattr(config, "augment", "")))
 
 # %% ../../nbs/81b_kinds.ipynb #bff48d7e
 def has_levels(
