@@ -293,7 +293,7 @@ def sounds(there: Path) -> dict:
         "notes after centuries": ("b.mid", midi(1, b"MTrk" + struct.pack(">I", len(late)) + late)),
         "a million open notes": (
             "c.mid",
-            midi(1, b"MTrk" + struct.pack(">I", 3_000_000) + b"\x00\x3c\x40" * 1_000_000),
+            midi(1, open_notes),
         ),
     }
     return {name: _written(there / file, raw) for name, (file, raw) in raws.items()}
