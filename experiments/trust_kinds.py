@@ -386,7 +386,7 @@ def disk(args, there: Path) -> dict:
         "impute": ("impute box --data sample --gap 4:8 --out", "filled.npz", 30_000),
         "generate sequences": (f"generate {srnn} --steps 50 --count 8 --out", "games", 2000),
         "swap": (f"swap {vdsm} --count 3 --out", "swaps", 9000),
-        "simulate": ("simulate --world gravity --sequences 20 --out", "films.npz", 20_000),
+        "simulate": ("simulate --world gravity --sequences 20 --out", "films.npz", 4000),
     }
     rng = random.Random(args.seed)
     for name, (words, out, size) in verbs.items():
