@@ -5,14 +5,18 @@ results/trust.json.
     python experiments/trust.py files kills         (some parts; the others stay as they are in the result)
 
 files     thousands of damaged files for every reader: refused in one sentence (`InputError`), or read, if the damage
-does not matter; never another error,
-          never longer than 20 s of processor time, and nothing written beside them
-configs   the same with configurations; what is accepted must also build a model or be refused by it kills     a
-training killed with SIGKILL at 50 random moments and resumed each time: its last checkpoint must be that of a training
-left alone, bit for bit disk      no space left (a limit on the size of files, as a full disk would act) while a
-checkpoint is saved: the old one stays whole, one sentence twins     two trainings started in the same second: two
-folders, both complete versions  checkpoints of another format worlds    20 seeds × 4 worlds of small trainings: how
-many numbers were not finite, how many steps skipped
+          does not matter; never another error, never longer than 20 s of processor time, and nothing written beside
+          them
+configs   the same with configurations; what is accepted must also build a model or be refused by it
+kills     a training killed with SIGKILL at 50 random moments and resumed each time: its last checkpoint must be that
+          of a training left alone, bit for bit
+disk      no space left (a limit on the size of files, as a full disk would act) while a checkpoint is saved: the old
+          one stays whole, one sentence
+twins     two trainings started in the same second: two folders, both complete
+versions  checkpoints of another format
+worlds    20 seeds × 4 worlds of small trainings: how many numbers were not finite, how many steps skipped
+
+trust_kinds.py does the same for sequences, films of someone, sound and notes.
 """
 
 import argparse
@@ -24,12 +28,14 @@ import random
 import resource
 import shutil
 import signal
+import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +52,10 @@ from kvae_nb.data.shards import open_shards, write_shards
 from kvae_nb.models.kvae import KVAEConfig
 from kvae_nb.training.checkpoints import FORMAT, read_checkpoint, same_checkpoint, save_tensors
 from kvae_nb.training.config import TrainConfig, check_training
+from kvae_nb.training.kinds import kind_names, kind_of
 from kvae_nb.training.loop import fit
 from kvae_nb.training.pretrained import WEIGHTS, read_pretrained
-from kvae_nb.training.runs import KINDS, RunConfig, build_model, load_run, read_config, write_config
+from kvae_nb.training.runs import RunConfig, build_model, load_run, read_config, write_config
 from kvae_nb.worlds.balls import WORLDS, simulate
 
 RESULT = Path(__file__).parent / "results" / "trust.json"
@@ -185,11 +192,13 @@ def samples(there: Path) -> dict:
     }
 
 
-def files(args, there: Path) -> dict:
-    "Damaged files for every reader."
-    kinds, rng = samples(there), random.Random(args.seed)
+def damaged_files(kinds: dict, args, there: Path) -> dict:
+    "Counts for files of these kinds (name -> files, reader), one of which is damaged at a time."
+    rng = random.Random(args.seed)
     sound = {name: (there / name).read_bytes() for names, _ in kinds.values() for name in names}
     share = {"film.mp4": 0.1}  # each of these starts another program
+    for kind, (_, read) in kinds.items():
+        read(there / kind)  # undamaged it is read, or the counts would say nothing
 
     def cases():
         for kind, (names, read) in kinds.items():
@@ -199,6 +208,11 @@ def files(args, there: Path) -> dict:
                 (there / name).write_bytes(sound[name])
 
     return tally(cases(), there)
+
+
+def files(args, there: Path) -> dict:
+    "Damaged files for every reader."
+    return damaged_files(samples(there), args, there)
 
 
 NONSENSE = [
@@ -252,9 +266,11 @@ def spoiled(text: str, rng: random.Random) -> bytes:
 
 
 def configs(args, there: Path) -> dict:
-    "Damaged configurations; those that are accepted build a model, if it is small enough, or are refused by it."
+    """Damaged configurations of every kind of model; those that are accepted build a model, if it is small enough, or
+    are refused by it.
+    """
     rng, path = random.Random(args.seed + 1), there / "config.yaml"
-    texts = {name: yaml.safe_dump(asdict(kind.run()), sort_keys=False) for name, kind in KINDS.items()}
+    texts = {name: yaml.safe_dump(asdict(kind_of(name).run()), sort_keys=False) for name in kind_names()}
 
     def read():
         config = read_config(path)
@@ -262,8 +278,9 @@ def configs(args, there: Path) -> dict:
         with torch.device("meta"):  # sizes without memory
             build_model(config)
 
-    path.write_text(texts["kvae"])
-    read()  # whole modules are imported only now; an alarm in the midst of that would leave half of them
+    for text in texts.values():
+        path.write_text(text)
+        read()  # whole modules are imported only now; an alarm in the midst of that would leave half of them
 
     def cases():
         for kind, text in texts.items():
@@ -303,11 +320,9 @@ def unreadable(run: Path | None) -> list[str]:
     return [p.name for p in files if not p.name.startswith(".") and outcome(lambda: read_checkpoint(p))[0] != "read"]
 
 
-def kills(args, there: Path) -> dict:
-    "A training killed and resumed again and again, and one left alone."
-    train = TrainConfig(epochs=args.epochs, batch_size=8, device="cpu", threads=1)
-    config = RunConfig(data=DataConfig(sequences=32, steps=8, size=16), model=SMALL, train=train)
-    fit(replace(config, train=replace(train, epochs=1)), there / "first", quiet=True)  # imports for the children
+def killed(config: RunConfig, args, there: Path, signals=(signal.SIGKILL,), ways=("last", "best")) -> dict:
+    "A training ended by signals and resumed again and again, beside one left alone."
+    fit(replace(config, train=replace(config.train, epochs=1)), there / "first", quiet=True)  # imports for the children
     started = time.perf_counter()
     assert ended(child(fit, config, there / "whole")) == 0
     whole, alone = next((there / "whole").iterdir()), time.perf_counter() - started
@@ -315,7 +330,7 @@ def kills(args, there: Path) -> dict:
     while shots < args.kills:
         pid = child(fit, config, there / "shot") if run is None else child(lambda: fit(resume=run))
         time.sleep(rng.uniform(0, 0.5 + 3 * (alone / args.epochs)))
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signals[shots % len(signals)])
         code = ended(pid)
         if code == 0:  # it was finished before: go back to where it was, so that there is something to kill
             shutil.rmtree(there / "shot")
@@ -331,9 +346,7 @@ def kills(args, there: Path) -> dict:
         broken += unreadable(run)
     assert ended(child(lambda: fit(resume=run) if run else fit(config, there / "shot"))) == 0
     run = run or next((there / "shot").iterdir())
-    same = {
-        n: same_checkpoint(*(r / "checkpoints" / f"{n}.safetensors" for r in (whole, run))) for n in ("last", "best")
-    }
+    same = {n: same_checkpoint(*(r / "checkpoints" / f"{n}.safetensors" for r in (whole, run))) for n in ways}
     return {
         "kills": shots,
         "epochs": args.epochs,
@@ -345,70 +358,79 @@ def kills(args, there: Path) -> dict:
     }
 
 
-def disk(args, there: Path) -> dict:
-    "A file may not grow beyond some size while a run goes on: as on a full disk, writing fails half way."
-    config = RunConfig(
-        data=DataConfig(sequences=16, steps=6, size=16),
-        model=SMALL,
-        train=TrainConfig(epochs=1, batch_size=8, device="cpu", threads=1),
-    )
+def kills(args, there: Path) -> dict:
+    "A training killed and resumed again and again, and one left alone."
+    train = TrainConfig(epochs=args.epochs, batch_size=8, device="cpu", threads=1)
+    config = RunConfig(data=DataConfig(sequences=32, steps=8, size=16), model=SMALL, train=train)
+    return killed(config, args, there)
+
+
+def smallest(epochs: int = 1) -> RunConfig:
+    "A training of seconds."
+    train = TrainConfig(epochs=epochs, batch_size=8, device="cpu", threads=1)
+    return RunConfig(data=DataConfig(sequences=16, steps=6, size=16), model=SMALL, train=train)
+
+
+def without_space(limit: int, words: list[str], log: Path) -> tuple[int, str]:
+    "Exit code and words of the command where no file may grow beyond `limit` bytes, as on a full disk."
+
+    def go():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        os._exit(kvae(words))
+
+    return ended(child(go)), log.read_text()
+
+
+def said(text: str) -> str:
+    "Whether what stands on the error stream is one sentence."
+    one = len([line for line in text.splitlines() if line.startswith("kvae: ")]) == 1 and "Traceback" not in text
+    return "one sentence" if one else "TRACEBACK OR SILENCE: " + " ".join(text.split())[-200:]
+
+
+def filled(config: RunConfig, args, there: Path) -> dict:
+    "The disk is full at a random moment while this run, which has had one epoch, goes on."
     run = fit(config, there / "runs", quiet=True)
     write_config(replace(config, train=replace(config.train, epochs=4)), run / "config.yaml")
     last = run / "checkpoints" / "last.safetensors"
     old, size, found = last.read_bytes(), last.stat().st_size, Counter()
     rng = random.Random(args.seed)
     for _ in range(args.disks):
-        limit, log = rng.randrange(20, size), there / "said"
-
-        def go():
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            os._exit(kvae(["train", "--resume", str(run)]))
-
-        code = ended(child(go))
-        text = log.read_text()
-        said = [line for line in text.splitlines() if line.startswith("kvae: ")]
+        code, text = without_space(rng.randrange(20, size), ["train", "--resume", str(run)], there / "said")
         found["old checkpoint whole" if last.read_bytes() == old else "OLD CHECKPOINT CHANGED"] += 1
         found[f"exit code {code}"] += 1
-        found[
-            "one sentence"
-            if len(said) == 1 and "Traceback" not in text
-            else "TRACEBACK OR SILENCE: " + " ".join(text.split())[-200:]
-        ] += 1
+        found[said(text)] += 1
         found["nothing half written"] += not [p for p in run.rglob(".*") if p.is_file()]
         last.write_bytes(old)
     return {"times": args.disks, **found}
 
 
-def twins(args, there: Path) -> dict:
+def disk(args, there: Path) -> dict:
+    "A file may not grow beyond some size while a run goes on: as on a full disk, writing fails half way."
+    return filled(smallest(), args, there)
+
+
+def twice(config: RunConfig, there: Path, pairs: int = 5) -> dict:
     "Trainings started at the same moment in the same folder."
-    config = RunConfig(
-        data=DataConfig(sequences=16, steps=6, size=16),
-        model=SMALL,
-        train=TrainConfig(epochs=1, batch_size=8, device="cpu", threads=1),
-    )
-    codes, pairs = [], []
-    for k in range(5):
+    codes, equal = [], []
+    for k in range(pairs):
         pids = [child(fit, config, there / str(k)) for _ in range(2)]
         codes += [ended(p) for p in pids]
         runs = sorted((there / str(k)).iterdir())
-        pairs.append(len(runs) == 2 and same_checkpoint(*(r / "checkpoints" / "last.safetensors" for r in runs)))
-    return {
-        "pairs": len(pairs),
-        "two complete and equal runs": sum(pairs),
-        "exit codes": dict(Counter(map(str, codes))),
-    }
+        equal.append(len(runs) == 2 and same_checkpoint(*(r / "checkpoints" / "last.safetensors" for r in runs)))
+    counted = dict(Counter(map(str, codes)))
+    return {"pairs": pairs, "two complete and equal runs": sum(equal), "exit codes": counted}
+
+
+def twins(args, there: Path) -> dict:
+    "Two trainings at the same moment."
+    return twice(smallest(), there)
 
 
 def versions(args, there: Path) -> dict:
     "Checkpoints that say they are of another format, or of none, or lack what one needs."
-    config = RunConfig(
-        data=DataConfig(sequences=16, steps=6, size=16),
-        model=SMALL,
-        train=TrainConfig(epochs=1, batch_size=8, device="cpu", threads=1),
-    )
-    run = fit(config, there / "runs", quiet=True)
+    run = fit(smallest(), there / "runs", quiet=True)
     path, progress = run / "checkpoints" / "last.safetensors", None
     tensors = load_file(path)
     from safetensors import safe_open
@@ -433,77 +455,88 @@ def versions(args, there: Path) -> dict:
     return found
 
 
-def worlds(args, there: Path) -> dict:
-    "Small trainings in every world with many seeds."
+def many_seeds(made: dict, args, there: Path) -> dict:
+    "Trainings (name -> configuration for a seed) with many seeds: what was not finite, what was skipped."
     found, trouble = {}, []
-    for world in WORLDS:
+    for name, config in made.items():
         count = Counter()
         for seed in range(args.seeds):
-            config = RunConfig(
-                data=DataConfig(world=world, sequences=64, steps=12, size=16, simulate_seed=seed),
-                model=SMALL,
-                train=TrainConfig(epochs=2, batch_size=16, device="cpu", threads=1, seed=seed),
-            )
-            out = there / f"{world}{seed}"
-            what, text = outcome(lambda: fit(config, out, quiet=True))
-            count[what] += 1
-            if what != "read":
-                trouble.append(f"{world} {seed}: {what} {text}")
-                continue
-            run = next(out.iterdir())
-            numbers = json.loads((run / "metrics.json").read_text())
-            count["steps"] += numbers["step"]
-            count["steps skipped"] += numbers["skipped"]
-            count["weights not finite"] += sum(
-                (~v.isfinite()).sum().item()
-                for v in read_checkpoint(run / "checkpoints" / "last.safetensors")[0].values()
-            )
-            count["bounds not finite"] += sum(
-                not np.isfinite(v) for e in numbers["history"] for s in ("train", "valid") for v in e[s].values()
-            )
-            shutil.rmtree(out)
-        found[world] = {("trained" if k == "read" else k): v for k, v in count.items()}
+            out, task = there / f"{name}{seed}".replace(" ", "_"), config(seed)
+            task = replace(task, train=replace(task.train, seed=seed))
+            what, text = outcome(lambda: fit(task, out, quiet=True))
+            count["trained" if what == "read" else what] += 1
+            if what == "read":
+                count.update(numbers_of(next(out.iterdir())))
+                shutil.rmtree(out)
+            else:
+                trouble.append(f"{name} {seed}: {what} {text}")
+        found[name] = dict(count)
     return {"seeds": args.seeds, "worlds": found, "trouble": trouble}
+
+
+def numbers_of(run: Path) -> dict:
+    "Steps of a run, and how many of its numbers are not finite."
+    numbers = json.loads((run / "metrics.json").read_text())
+    weights = read_checkpoint(run / "checkpoints" / "last.safetensors")[0].values()
+    bounds = [v for e in numbers["history"] for s in ("train", "valid") for v in e[s].values()]
+    return {
+        "steps": numbers["step"],
+        "steps skipped": numbers["skipped"],
+        "weights not finite": sum((~v.isfinite()).sum().item() for v in weights),
+        "bounds not finite": sum(not np.isfinite(v) for v in bounds),
+    }
+
+
+def worlds(args, there: Path) -> dict:
+    "Small trainings in every world with many seeds."
+
+    def small(world: str, seed: int) -> RunConfig:
+        data = DataConfig(world=world, sequences=64, steps=12, size=16, simulate_seed=seed)
+        return RunConfig(data, SMALL, TrainConfig(epochs=2, batch_size=16, device="cpu", threads=1))
+
+    return many_seeds({world: partial(small, world) for world in WORLDS}, args, there)
 
 
 PARTS = {f.__name__: f for f in (files, configs, kills, disk, twins, versions, worlds)}
 
 
-def main():
-    "Runs the parts and writes what was found after each."
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("parts", nargs="*", help=f"some of: {', '.join(PARTS)} (default: all)")
-    p.add_argument(
-        "--count", type=int, default=500, help="damaged files of each kind, and configurations of each kind of model"
-    )
+def asked(parts: dict, result: Path, about: str, **defaults) -> argparse.Namespace:
+    "What was asked for on the command line."
+    p = argparse.ArgumentParser(description=about)
+    p.add_argument("parts", nargs="*", help=f"some of: {', '.join(parts)} (default: all)")
+    p.add_argument("--count", type=int, default=500, help="damaged files and configurations of each kind")
     p.add_argument("--kills", type=int, default=50, help="how often a training is killed")
     p.add_argument("--epochs", type=int, default=30, help="of that training")
     p.add_argument("--disks", type=int, default=20, help="how often the disk is full")
     p.add_argument("--seeds", type=int, default=20, help="in each world")
     p.add_argument("--seed", type=int, default=0, help="of the damage and of the moments")
-    p.add_argument("--json", default=str(RESULT), help="where the counts go")
-    args = p.parse_args()
+    p.add_argument("--json", default=str(result), help="where the counts go")
+    p.set_defaults(**defaults)
+    return p.parse_args()
+
+
+def tried(parts: dict, args):
+    "Runs the parts and writes what was found after each."
     torch.set_num_threads(1)
     path = Path(args.json)
-    for name in args.parts or PARTS:
+    for name in args.parts or parts:
         results = json.loads(path.read_text()) if path.exists() else {}
         with tempfile.TemporaryDirectory() as there:
             started = time.perf_counter()
-            found = PARTS[name](args, Path(there))
-            settings = {
-                k: v for k, v in vars(args).items() if k in ("count", "kills", "epochs", "disks", "seeds", "seed")
-            }
-            results[name] = {
-                **found,
-                "command": f"python experiments/trust.py {name} " + " ".join(f"--{k} {v}" for k, v in settings.items()),
-                "duration_s": round(time.perf_counter() - started, 1),
-                "machine": platform.machine(),
-                "torch": torch.__version__,
-            }
+            found = parts[name](args, Path(there))
+        settings = {k: getattr(args, k) for k in ("count", "kills", "epochs", "disks", "seeds", "seed")}
+        words = " ".join(f"--{k} {v}" for k, v in settings.items())
+        results[name] = {
+            **found,
+            "command": f"python experiments/{Path(sys.argv[0]).name} {name} {words}",
+            "duration_s": round(time.perf_counter() - started, 1),
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+        }
         with atomic_write(path) as tmp:
             tmp.write_text(json.dumps(results, indent=1) + "\n")
         print(name, json.dumps(results[name], indent=1), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    tried(PARTS, asked(PARTS, RESULT, __doc__.splitlines()[0]))

@@ -10,6 +10,7 @@ __all__ = ['FILMS', 'CLEAR', 'natural_order', 'Images', 'look_at_folder', 'read_
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,15 +87,22 @@ class Images(NamedTuple):
     said: tuple[str, ...]  # what there is to say
 
 # %% ../../nbs/73b_readers.ipynb #91ceb05f
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    "What a decoder raises in the block, of which each has its own kinds, becomes one `InputError` that names the file."
+    try:
+        yield
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
+    except Exception as error:
+        raise InputError(f"{path} cannot be decoded; it is damaged, cut off, too large or of another kind.") from error
+
+
 def _header(path: Path) -> tuple[bool, bool, bool]:
     "Whether an image is deep, in colour, and has transparency."
     from PIL import Image
 
-    try:
-        image = Image.open(path)
-    except (OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise InputError(f"{path} cannot be decoded; it is damaged, cut off, too large or of another kind.") from error
-    with image:
+    with _decoding(path), Image.open(path) as image:
         if getattr(image, "n_frames", 1) > 1:
             raise InputError(
                 f"{path} holds several images; give it as a film, or store each image in a file of its own."
@@ -152,7 +160,7 @@ def read_image(
     "One image, [height, width, 1 or 3], uint8 or uint16, laid over black."
     from PIL import Image
 
-    with Image.open(path) as image:
+    with _decoding(path), Image.open(path) as image:
         if images.deep and image.mode in ("I", "I;16", "I;16B"):
             frame = np.asarray(image).astype(np.uint16)[..., None]
         elif images.deep:
@@ -234,12 +242,8 @@ def film_frames(
     white: float | None = None,  # the number that is white in the images of a folder; None: by the rule
 ) -> Iterator[UInt8[np.ndarray, "1 channels size size"]]:
     "The frames one by one, made square. Raises `InputError` when they cannot be decoded, or are no film."
-    try:
+    with _decoding(Path(path)):
         yield from _square_frames(Path(path), size, channels, white)
-    except InputError as error:
-        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
-    except Exception as error:  # every decoder has its own kinds
-        raise InputError(f"{path} cannot be decoded; it is damaged, cut off or of another kind.") from error
 
 # %% ../../nbs/73b_readers.ipynb #4a04d6a1
 def whole_frames(
