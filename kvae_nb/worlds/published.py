@@ -85,8 +85,8 @@ def paddle_heights(
 def mark_contacts(
     white: Bool[np.ndarray, "frames 32 32"],  # the frames, changed in place
     xy: Float[np.ndarray, "frames 2"],  # centre of a ball in each
-    start: Float[np.ndarray, "frames 2"],  # first end of a wall in each
-    end: Float[np.ndarray, "frames 2"],  # its other end
+    start: Float[np.ndarray, "#frames 2"],  # first end of a wall in each
+    end: Float[np.ndarray, "#frames 2"],  # its other end
     thickness: float,  # of the wall: its radius
     radius: float = 3.0,  # of the ball
 ):
