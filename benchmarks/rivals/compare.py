@@ -3,6 +3,7 @@
     python benchmarks/rivals/compare.py vectors --checkout ../rivals/NCDSSM
     python benchmarks/rivals/compare.py films --checkout ../rivals/NCDSSM --data ../shared/data
     python benchmarks/rivals/compare.py images
+    python benchmarks/rivals/curve.py --checkout ../rivals/NCDSSM                   # one long training of each
 
 One process, one thread. A row is stored as soon as it is measured; rows that are there are not measured again. Writes
 benchmarks/results/rival_<task>.json.
