@@ -146,7 +146,8 @@ def errors(model, data):
     "Grey levels by gap and method."
     found = {}
     for gap in GAPS:
-        rms = imputation_errors(model, data, mask_gap(len(data), data.steps, 4, gap)).rms
+        mask = mask_gap(len(data), data.steps, 4, gap)
+        rms = imputation_errors(model, data, mask, particles=256).rms
         found[gap] = {k: round(v, 2) for k, v in rms.items() if k != "interpolation"}
     return found
 
