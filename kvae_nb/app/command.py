@@ -21,7 +21,8 @@ SENTENCES = {
     "train": "Trains a model, or goes on with a run.",
     "evaluate": "Measures a trained model, films by the paper's protocol and sequences by bounds on their likelihood; "
     "writes numbers, figures and videos into its run folder.",
-    "impute": "Fills in hidden frames: of clips writes probabilities, a and z with covariances, of one film the whole film.",
+    "impute": "Fills in hidden frames: of clips writes probabilities, a and z with covariances, "
+    "of one film the whole film.",
     "generate": "Generates new videos, music or texts, from nothing or as the continuation of given ones.",
     "swap": "Puts the look of each of these clips on the motion of each of those, with a model of someone.",
     "play": "Plays with a trained model: it answers your moves, those of chance, or those of a policy.",
