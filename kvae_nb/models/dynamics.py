@@ -343,7 +343,7 @@ def check_controls(
 ):
     "Raises `InputError` if controls are missing or not expected."
     given, expected = 0 if u is None else u.shape[-1], dynamics.given
-    if given != expected:
+    if given != expected and not (u is None and dynamics.timed and expected == 1):  # equal steps, no controls
         raise InputError(
             f"the model expects {expected} controls at each step and was given {given}; "
             f"pass u of shape [batch, time, {expected}]."
