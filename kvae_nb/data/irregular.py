@@ -14,7 +14,17 @@ import torch
 from ..core.errors import InputError
 from ..core.runtime import derived_seed
 from .films import VideoData, from_simulation
-from ..worlds.balls import BLOCK, UNITS, Simulation, World, draw_in, simulate, simulate_blocks, top_speed, world_in
+from kvae_nb.worlds.balls import (
+    BLOCK,
+    UNITS,
+    Simulation,
+    World,
+    draw_in,
+    simulate,
+    simulate_blocks,
+    top_speed,
+    world_in,
+)
 
 # %% ../../nbs/07b_irregular_films.ipynb #sim0001
 PARTS_OF_A_STEP = 8  # of which a gap has a whole number
