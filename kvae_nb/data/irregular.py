@@ -46,7 +46,7 @@ def random_ticks(
     gaps = np.random.default_rng(derived_seed(seed, 18)).integers(low, high + 1, (sequences, max(steps - 1, 0)))
     return np.pad(gaps.cumsum(1), ((0, 0), (1, 0)))
 
-
+# %% ../../nbs/07b_irregular_films.ipynb #e7a7e3a7
 def simulate_irregular(
     world: str | World = "box",  # as for `simulate`
     sequences: int = 100,  # how many films

@@ -47,7 +47,7 @@ def gaps(
     gap = u[..., 0].to(like) / self.tick
     return torch.where(gap > 0, gap, 1.0)
 
-
+# %% ../../nbs/06c_dynamics_in_time.ipynb #a5bd3acb
 @patch
 def read(  # noqa: F811
     self: ContinuousDynamics,
@@ -57,7 +57,7 @@ def read(  # noqa: F811
     "What the network reads: the a before each step, and the logarithm of the gap."
     return torch.cat([previous, self.gaps(u, previous).log()[..., None]], -1)
 
-
+# %% ../../nbs/06c_dynamics_in_time.ipynb #3fb3f1f5
 @patch
 def controls(
     self: ContinuousDynamics,
@@ -86,7 +86,7 @@ def carried(
     A, Q = doubled_steps(drift, nn.functional.pad(Q, (0, m, 0, m)), gap)
     return Discretised(A[..., :n, :n], Q[..., :n, :n]), A[..., :n, n:]
 
-
+# %% ../../nbs/06c_dynamics_in_time.ipynb #0ed261ed
 @patch
 def held(self: ContinuousDynamics) -> tuple[Tensor, Tensor]:  # noqa: F811
     "What all steps share, computed once: the drift of every mode, and the noise of one tick."
@@ -106,7 +106,7 @@ def move(  # noqa: F811
     v = self.controls(u, inferred)
     return Move(A, Q, None if v is None else (B @ v[..., None])[..., 0])
 
-
+# %% ../../nbs/06c_dynamics_in_time.ipynb #86f90de5
 @patch
 def system(
     self: ContinuousDynamics,

@@ -227,7 +227,7 @@ def system(
     B = None if self.B is None else mix(alpha, self.B)
     return LGSSM(mix(alpha, self.A), B, mix(alpha, self.C), self.Q()[None], self.R()[None], self.mean1, self.cov1)
 
-
+# %% ../../nbs/06_dynamics.ipynb #8f148a01
 class Move(NamedTuple):
     "How the state goes on in one step."
 
@@ -254,7 +254,7 @@ def move(
     A, v = mix(alpha, held[0]), self.controls(u, inferred)
     return Move(A, held[1], None if v is None else (mix(alpha, self.B) @ v[..., None])[..., 0])
 
-
+# %% ../../nbs/06_dynamics.ipynb #ea3ff064
 @patch
 def read(
     self: DynamicsParameters,
