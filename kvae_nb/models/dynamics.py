@@ -373,10 +373,8 @@ def evidence_masked(
     "log p of the plug-in (2): the sum of `filter_masked`'s terms, by compiled turns where these can be used."
     d = dynamics
     cell = d.network.cell() if hasattr(d.network, "cell") and not d.timed else None
-    if cell is None:
-        return filter_masked(d, a, mask, u).filtered.log_prob.sum(-1)
-    modes, fixed = (d.A, d.B, d.C), (d.a0, d.Q(), d.R(), d.mean1, d.cov1)
-    if not masked_fits(a, (u, *modes, *fixed, *cell[1]), d.mean1.shape[-1]):
+    modes, fixed = (None if d.timed else d.A, d.B, d.C), (d.a0, d.Q(), d.R(), d.mean1, d.cov1)
+    if cell is None or not masked_fits(a, (u, *modes, *fixed, *cell[1]), d.mean1.shape[-1]):
         return filter_masked(d, a, mask, u).filtered.log_prob.sum(-1)
     return masked_evidence(*cell, a, mask, u, modes, fixed)
 
