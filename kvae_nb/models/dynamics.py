@@ -235,7 +235,7 @@ class Move(NamedTuple):
     Q: Float[Tensor, "*#batch n n"]  # covariance of its noise
     push: Float[Tensor, "*batch n"] | None  # what the controls add; None: nothing
 
-
+# %% ../../nbs/06_dynamics.ipynb #6c0b36ab
 @patch
 def held(self: DynamicsParameters) -> tuple[Tensor, Tensor]:
     "What all steps share, computed once: A of every mode, and Q."
