@@ -89,7 +89,7 @@ def doubled_steps(
         A, Q = once @ A, symmetrize(once @ Q @ once.mT) + more * Q
     return Discretised(A, Q)
 
-
+# %% ../../nbs/05b_irregular_time.ipynb #d1093d55
 def discretised_steps(
     F: Float[Tensor, "*#batch n n"] | Unchecked,  # the drift
     L: Float[Tensor, "*#batch n k"] | Unchecked,  # how the noises enter; L Lᵀ is their spectral density
