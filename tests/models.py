@@ -86,6 +86,10 @@ MODELS = {
     "colour": lambda: KVAE(KVAEConfig(channels=3, pixels="gaussian", **SMALL)),
     "inferred controls": lambda: KVAE(KVAEConfig(infer_u=2, **SMALL)),
     "controls": lambda: KVAE(KVAEConfig(dim_u=2, **SMALL)),
+    "continuous time": lambda: KVAE(KVAEConfig(continuous=True, tick=0.5, **SMALL)),
+    "continuous time, controls": lambda: KVAE(
+        KVAEConfig(continuous=True, dim_u=2, infer_u=1, alpha="mlp", particles=4, learn_noise=True, **SMALL)
+    ),
     "all settings": lambda: KVAE(
         KVAEConfig(
             layers=2,
@@ -215,6 +219,6 @@ def awake(name: str) -> nn.Module:
     model = (MODELS | SEQUENCES)[name]()
     with torch.no_grad():
         for key, p in model.named_parameters():
-            if key.rpartition(".")[2] in ("A", "C"):
+            if key.rpartition(".")[2] in ("A", "C", "F"):
                 p += 0.2 * torch.randn_like(p)
     return model.eval()

@@ -45,12 +45,13 @@ def data_sets(draw):
         part(lambda: rng.standard_normal((n, t, 2), dtype=np.float32)),
         part(lambda: rng.random((n, t)) < 0.5),
         part(lambda: rng.random((n, t)) < 0.5),
+        times=part(lambda: rng.exponential(size=(n, t)).cumsum(1) + 1e9 * rng.random()),
     )
 
 
 def same(a, b):
     "Whether two data sets agree in every bit of every part."
-    parts = ((getattr(a, k), getattr(b, k)) for k in ("frames", "state", "controls", "mask", "contacts"))
+    parts = ((getattr(a, k), getattr(b, k)) for k in ("frames", "state", "controls", "mask", "contacts", "times"))
     return all(x is y is None or (x is not None and y is not None and torch.equal(x, y)) for x, y in parts)
 
 

@@ -28,8 +28,10 @@ def x(model):
 
 @pytest.fixture
 def u(model):
-    dim_u = getattr(model.config, "dim_u", 0)
-    return torch.randn(3, 14, dim_u) if dim_u else None
+    dim_u, timed = getattr(model.config, "dim_u", 0), getattr(model.config, "continuous", False)
+    u = torch.randn(3, 14, dim_u)
+    u = torch.cat([torch.rand(3, 14, 1) + 0.1, u], -1) if timed else u
+    return u if u.shape[-1] else None
 
 
 @pytest.fixture

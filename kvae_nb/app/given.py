@@ -18,10 +18,10 @@ from jsonargparse import Namespace
 from ..core.errors import InputError
 from ..core.runtime import pick_device
 from ..data.films import VideoData, describe
-from ..data.opening import DataConfig, decide_levels, open_data, read_video_data
+from ..data.opening import DataConfig, decide_levels, open_data, read_video_data, without_times
 from ..data.shards import is_shards, open_shards
 from ..training.checkpoints import Progress
-from ..training.kinds import RunConfig, divided, kind_of
+from ..training.kinds import RunConfig, divided, kind_of, settled
 from ..training.pretrained import ENDING, load_pretrained, pretrained_names
 from ..training.runs import Run, load_run, run_data
 
@@ -54,7 +54,7 @@ def given_weights(
 ) -> Given:
     "Pretrained weights in the shape of a run. Raises `InputError` if there are none, or the file cannot be used."
     found, short = load_pretrained(name), Path(name).name.removesuffix(ENDING)
-    config = kind_of(found.kind).run(data=found.data, model=found.config)
+    config = settled(kind_of(found.kind).run(data=found.data, model=found.config))
     noted = {k: found.metrics.get(k) for k in ("epoch", "seed")}
     noted |= {k: v for k, v in found.metrics.items() if k == "labels_used"}
     source = found.data.path or f"the simulated world {found.data.world}"
@@ -148,8 +148,9 @@ def read_for(
     steps = steps or (None if whole_clips else c.steps)
     if is_shards(path):
         data = open_shards(path, steps, *wanted)
+        data = without_times(data) if c.times is False else data
     else:
-        data = read_video_data(path, steps, *wanted, 0, c.layout, c.white)
+        data = read_video_data(path, steps, *wanted, 0, c.layout, c.white, c.times is not False)
     return decide_levels(data, c.binarize)
 
 # %% ../../nbs/52c_given.ipynb #98e0818c

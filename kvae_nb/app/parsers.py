@@ -202,6 +202,8 @@ def generate_parser() -> ArgumentParser:
     p.add_argument("--noise", type=bool, default=True, help=noise)
     warm = "of sequences: below 1 the probable becomes more probable"
     p.add_argument("--temperature", type=float, default=1.0, help=warm)
+    far = "with continuous time: how far apart new frames are, in the unit of the times; 0: one tick of the model"
+    p.add_argument("--apart", type=float, default=0.0, help=far)
     p.add_argument("--out", type=str, required=True, help="the folder to write to")
     return add_force(p)
 

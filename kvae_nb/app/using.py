@@ -36,6 +36,7 @@ from ..core.errors import InputError
 from ..core.files import atomic_write, check_output, inside, memory_bytes
 from ..core.runtime import derived_seed
 from ..data.batches import batches
+from ..data.clips import timed
 from ..data.films import VideoData, describe, mask_gap, mask_random
 from ..data.opening import decide_levels, has_grey, open_data
 from ..evaluation.imputation import BINARY, GREY, interpolate_latents
@@ -347,13 +348,24 @@ def nobody_pushes(
     steps: int,  # new frames
     data: VideoData | None = None,  # what is continued
     prefix: int = 0,  # how many of its frames
+    apart: float = 0.0,  # with continuous time: how far apart new frames are; 0: one tick
 ) -> torch.Tensor | None:
-    "Controls [sequence, time, control]: those of the prefix, then zeros; None for a model or videos without any."
-    dim_u = getattr(run.config.model, "dim_u", 0)
-    if not dim_u or (data is not None and data.controls is None):  # the model will refuse videos that lack theirs
-        return None
-    known = torch.zeros(count, 0, dim_u) if data is None else data.controls[:, :prefix]
-    return torch.cat([known, known.new_zeros(len(known), steps, known.shape[-1])], 1)
+    """Controls [sequence, time, control]: those of the prefix, then zeros, and with continuous time the gaps before
+    them; None for a model or videos without any."""
+    dim_u, is_timed = getattr(run.config.model, "dim_u", 0), getattr(run.config.model, "continuous", False)
+    if apart < 0 or (apart and not is_timed):
+        raise InputError(f"--apart is {apart:g}, but must be positive, and is for models with continuous time.")
+    if data is not None and data.controls is None and dim_u or not (dim_u or is_timed):
+        return None  # a model with controls will refuse videos that lack theirs
+    known = torch.zeros(count, 0, dim_u + is_timed)
+    if data is not None:
+        plain = torch.zeros(len(data), data.steps, 1) if is_timed and data.times is None else None
+        parts = [v for v in (plain, timed(data.times, data.controls)) if v is not None]
+        known = torch.cat(parts, -1)[:, :prefix]
+    new = known.new_zeros(len(known), steps, known.shape[-1])
+    if is_timed:
+        new[..., 0] = apart
+    return torch.cat([known, new], 1)
 
 # %% ../../nbs/52d_using.ipynb #9a652780
 WILD = 10  # no pixel of a film that makes sense is as large
@@ -414,6 +426,8 @@ def do_generate(args: Namespace):
     folder = Path(args.out)
     run = given(args).run
     if is_sequence_run(run):
+        if args.apart:
+            raise InputError("--apart is for models of films with continuous time; leave it out.")
         return generate_sequences(args, run)
     check_film_run(run, "generate")
     if args.temperature != 1.0:
@@ -423,9 +437,11 @@ def do_generate(args: Namespace):
     device = next(run.model.parameters()).device
     data = given_prefix(run, args) if args.data else None
     prefix = None if data is None else data.frames[:, : args.prefix].float().to(device) / 255
-    u = nobody_pushes(run, args.count, args.steps, data, args.prefix)
+    u = nobody_pushes(run, args.count, args.steps, data, args.prefix, args.apart)
     u = None if u is None else u.to(device)
     generator = torch.Generator(device).manual_seed(derived_seed(args.seed))
     noise = {} if args.noise else {"noise": False}
     out = run.model.generate(args.steps, args.count, u, prefix, generator, **noise)
-    write_generated(paths, out, args.steps, "" if u is None else ", with controls of zero: nobody pushes")
+    pushed = u is not None and getattr(run.config.model, "dim_u", 0)
+    far = f", {args.apart:g} apart" if args.apart else ""
+    write_generated(paths, out, args.steps, far + (", with controls of zero: nobody pushes" if pushed else ""))

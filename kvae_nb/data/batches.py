@@ -17,6 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ..core.errors import InputError
+from .clips import timed
 from .films import Batch, DataSet, take, to_float
 from .shards import Shards
 
@@ -66,10 +67,11 @@ def _fetch(data: Shards, index: Int[Tensor, " batch"], stream) -> tuple[Batch, o
     "A batch on the device of the data and, with a CUDA stream, the event after which it is there."
     if stream is None:
         return data.batch(index), None
-    clips = data.read(index, ("frames", "controls", "mask"))
+    clips = data.read(index, ("frames", "controls", "mask", "times"))
     with torch.cuda.stream(stream):
         clips = clips.map(lambda v: v.pin_memory().to(data.device, non_blocking=True))
-        return Batch(to_float(clips.frames), clips.mask, clips.controls), stream.record_event()
+        u = timed(clips.times, clips.controls)
+        return Batch(to_float(clips.frames), clips.mask, u), stream.record_event()
 
 
 def _arrive(batch: Batch, event) -> Batch:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.runtime import derived_seed
-from .clips import PARTS, TYPES, check_tensors, check_threshold, choose_clips, divide_by_place
+from .clips import PARTS, TYPES, check_tensors, check_threshold, choose_clips, divide_by_place, timed
 from .factors import Factor, check_labels
 from ..worlds.balls import Simulation
 from ..worlds.pendulum import PendulumSimulation
@@ -38,6 +38,7 @@ class VideoData:
     overlap: int = 0  # with how many of the clips after it a clip shares frames
     labels: Int[Tensor, "n factors"] | None = None  # the class of each clip by each factor
     factors: tuple[Factor, ...] = ()  # what the columns of the labels mean
+    times: Float[Tensor, "n time"] | None = None  # when each frame was taken, increasing; None: at equal steps
 
     def __post_init__(self):
         "Checks shapes and types."
@@ -84,7 +85,10 @@ def __len__(self: VideoData) -> int:
 def to(self: VideoData, device: torch.device | str) -> VideoData:
     "The same set on this device."
     labels = None if self.labels is None else self.labels.to(device)
-    return replace(self, labels=labels, **{name: v.to(device) for name, v in self.parts().items()})
+    move = lambda v: v.to(device)
+    if torch.device(device).type == "mps":  # which has no float64: times are counted from each clip's first frame
+        move = lambda v: ((v - v[:, :1]).float() if v.dtype == torch.float64 else v).to(device)
+    return replace(self, labels=labels, **{name: move(v) for name, v in self.parts().items()})
 
 # %% ../../nbs/03_films.ipynb #9fe27a99
 @patch(as_prop=True)
@@ -310,7 +314,7 @@ class Batch(NamedTuple):
 
     x: Num[Tensor, "batch time *event"]  # films: [batch, time, channels, size, size] in [0, 1]; symbols: whole numbers
     mask: Bool[Tensor, "batch time"] | None  # True = observed; None = all observed
-    u: Float[Tensor, "batch time u"] | None  # controls
+    u: Float[Tensor, "batch time u"] | None  # controls; of clips with times, the time since the frame before leads
 
 
 def epoch_order(
@@ -329,7 +333,8 @@ def batch(
 ) -> Batch:
     "One batch of float frames."
     part = lambda v: None if v is None else v[rows]
-    return Batch(to_float(self.frames[rows]), part(self.mask), part(self.controls))
+    u = timed(part(self.times), part(self.controls))
+    return Batch(to_float(self.frames[rows]), part(self.mask), u)
 
 
 def take(

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['FILMS', 'CLEAR', 'natural_order', 'Images', 'look_at_folder', 'read_image', 'folder_scale', 'is_film', 'film_frames',
-           'whole_frames', 'Reading', 'frames_of', 'read_frames']
+           'whole_frames', 'Reading', 'frames_of', 'film_times', 'equal_steps', 'read_frames']
 
 # %% ../../nbs/73b_readers.ipynb #e3cbb8be
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from ..core.errors import InputError
 from ..core.files import array_headers, read_arrays
@@ -133,15 +135,17 @@ def look_at_folder(
     return Images(paths, deep[0], any(colour), any(clear), said)
 
 # %% ../../nbs/73b_readers.ipynb #190e0282
-def _ffmpeg(path: Path, pixels: str, bits: int) -> Iterator[np.ndarray]:
-    "The frames of a file as ffmpeg decodes them to such pixels, [height, width, 4]."
+def _ffmpeg(path: Path, pixels: str, bits: int, every: bool = False) -> Iterator[np.ndarray]:
+    """The frames of a file as ffmpeg decodes them to such pixels, [height, width, numbers]; `every`: each once, in the
+    place of as many as equal steps need."""
     import imageio_ffmpeg
 
-    frames = imageio_ffmpeg.read_frames(path, pix_fmt=pixels, bits_per_pixel=bits)
+    more = ["-fps_mode", "passthrough"] if every else []
+    frames = imageio_ffmpeg.read_frames(path, pix_fmt=pixels, bits_per_pixel=bits, output_params=more)
     w, h = next(frames)["size"]
     dtype = np.dtype("<u2" if bits == 64 else "u1")
     for raw in frames:
-        yield np.frombuffer(raw, dtype).reshape(h, w, 4)
+        yield np.frombuffer(raw, dtype).reshape(h, w, -1)
 
 
 def _over_black(frame: np.ndarray) -> np.ndarray:
@@ -201,7 +205,7 @@ def is_film(
     return Path(path).is_dir() or Path(path).suffix.lower() in FILMS
 
 # %% ../../nbs/73b_readers.ipynb #ea7ae92b
-def _raw_frames(path: Path, white: float | None) -> Iterator[np.ndarray]:
+def _raw_frames(path: Path, white: float | None, every: bool) -> Iterator[np.ndarray]:
     "The frames of a film, or of a folder of images, as levels [height, width, 1 or 3]."
     import imageio.v3 as iio
 
@@ -212,15 +216,17 @@ def _raw_frames(path: Path, white: float | None) -> Iterator[np.ndarray]:
     elif path.suffix.lower() == ".gif":
         yield from map(_over_black, iio.imiter(path, plugin="pillow", mode="RGBA"))
     elif iio.immeta(path, plugin="FFMPEG").get("pix_fmt", "").startswith(CLEAR):
-        yield from map(_over_black, _ffmpeg(path, "rgba", 32))
+        yield from map(_over_black, _ffmpeg(path, "rgba", 32, every))
+    elif every:
+        yield from _ffmpeg(path, "rgb24", 24, every)
     else:
         yield from iio.imiter(path, plugin="FFMPEG")
 
 # %% ../../nbs/73b_readers.ipynb #58bdf67c
-def _square_frames(path: Path, size, channels, white: float | None) -> Iterator[np.ndarray]:
+def _square_frames(path: Path, size, channels, white: float | None, every: bool) -> Iterator[np.ndarray]:
     "The frames one by one, made square. Raises `InputError` when there are none, or they differ in size."
     first, light = None, False
-    for frame in _raw_frames(path, white):
+    for frame in _raw_frames(path, white, every):
         frame = np.moveaxis(frame, -1, 0)[None]
         first, light = first or frame.shape, light or bool(frame.any())
         if frame.shape != first and (size is None or frame.shape[1] != first[1]):
@@ -240,10 +246,11 @@ def film_frames(
     size: int | None = None,  # side in pixels; None: as it is
     channels: int | None = None,  # 1 (grey) or 3 (colour); None: as it is
     white: float | None = None,  # the number that is white in the images of a folder; None: by the rule
+    every: bool = False,  # of a film with a variable frame rate: each frame once; False: brought to equal steps
 ) -> Iterator[UInt8[np.ndarray, "1 channels size size"]]:
     "The frames one by one, made square. Raises `InputError` when they cannot be decoded, or are no film."
     with _decoding(Path(path)):
-        yield from _square_frames(Path(path), size, channels, white)
+        yield from _square_frames(Path(path), size, channels, white, every)
 
 # %% ../../nbs/73b_readers.ipynb #4a04d6a1
 def whole_frames(
@@ -324,12 +331,53 @@ def _read_archive(path: Path, names: tuple[str, ...], size, channels, layout: st
     return reading._replace(parts=parts, said=(*reading.said, *left_out))
 
 # %% ../../nbs/73b_readers.ipynb #4dd8f6ff
-def _read_film(path: Path, size, channels, white: float | None) -> Reading:
-    "The frames of a film, or of a folder of images."
+def film_times(
+    path: str | Path,  # a film
+) -> Float[np.ndarray, " time"] | None:
+    "When each frame is shown, in seconds, by the time stamps in the file; None if it has none that can be read."
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-map", "0:v:0"]
+    told = subprocess.run([*command, "-c", "copy", "-f", "framecrc", "-"], capture_output=True, text=True, check=False)
+    lines = told.stdout.splitlines()
+    unit = [Fraction(line.split(":")[1].strip()) for line in lines if line.startswith("#tb 0:")]
+    stamps = [line.split(",")[2].strip() for line in lines if not line.startswith("#")]
+    if not unit or not stamps or not all(re.fullmatch(r"-?\d+", stamp) for stamp in stamps):
+        return None
+    return np.array(sorted(int(stamp) * unit[0] for stamp in stamps), dtype=np.float64)
+
+
+def equal_steps(
+    times: Float[np.ndarray, " time"],  # of the frames of a film, in seconds
+) -> bool:
+    "Whether they are equally far apart, up to the thousandth of a second to which some files round."
+    gaps = np.diff(times)
+    return len(gaps) < 2 or bool(np.abs(gaps - np.median(gaps)).max() <= 0.002 + 0.01 * np.median(gaps))
+
+# %% ../../nbs/73b_readers.ipynb #7e11d0a5
+def _read_timed(path: Path, size, channels) -> Reading:
+    "The frames of a film, each once and with its time where they differ in length; otherwise as at equal steps."
+    times = film_times(path)
+    if times is not None and equal_steps(times):
+        return _read_film(path, size, channels, None, False)
+    frames = np.concatenate([*film_frames(path, size, channels, None, times is not None)])
+    if times is None or len(times) != len(frames) or (np.diff(times) <= 0).any():
+        return Reading(frames[None], {}, True, ("no usable time stamps, so all steps are taken as equal",))
+    gaps = np.diff(times)
+    said = f"time stamps from {gaps.min():.3g} to {gaps.max():.3g} seconds apart"
+    return Reading(frames[None], {"times": times[None]}, True, (said,))
+
+
+def _read_film(path: Path, size, channels, white: float | None, times: bool) -> Reading:
+    "The frames of a film, with times if they are wanted, or of a folder of images."
     said = []
     if path.is_dir():
         images = look_at_folder(path)
         said = [*images.said, folder_scale(images, white)[1]]
+    elif times:
+        return _read_timed(path, size, channels)
+    elif (stamps := film_times(path)) is not None and not equal_steps(stamps):
+        said = ["a variable frame rate brought to equal steps"]
     frames = np.concatenate([*film_frames(path, size, channels, white)])
     return Reading(frames[None], {}, True, tuple(filter(None, said)))
 
@@ -350,7 +398,7 @@ def _read(path: Path, names: tuple[str, ...], size, channels, layout: str, white
         )
     if layout != "auto":
         raise InputError(f"layout is {layout}, but {path} is a film, whose axes are known; leave layout out.")
-    return _read_film(path, size, channels, white)
+    return _read_film(path, size, channels, white, "times" in names)
 
 # %% ../../nbs/73b_readers.ipynb #eedbb647
 def read_frames(

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..core.errors import InputError
 from ..core.files import atomic_write, read_arrays
 from ..core.runtime import derived_seed
-from .clips import choose_clips, plain_array
+from .clips import choose_clips, plain_array, timed
 from .films import Batch, VideoData, epoch_order, to_float
 
 # %% ../../nbs/32_sequences.ipynb #e7404b30
@@ -428,8 +428,9 @@ def from_films(
     films: VideoData,  # in memory
     emission: str = "",  # what an observation is
 ) -> SequenceData:
-    "The same clips with frames in [0, 1] as observations, and with their controls and mask."
+    """The same clips with frames in [0, 1] as observations, and with their controls and mask; where they have times,
+    the time since the frame before is the first control."""
     films = films[:]
     lengths = torch.full((len(films),), films.steps, device=films.frames.device)
-    parts = dict(controls=films.controls, mask=films.mask, note=films.note, overlap=films.overlap)
+    parts = dict(controls=timed(films.times, films.controls), mask=films.mask, note=films.note, overlap=films.overlap)
     return SequenceData(to_float(films.frames), lengths, **parts, emission=emission)

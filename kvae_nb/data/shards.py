@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.files import atomic_write, read_arrays
-from .clips import TYPES, check_threshold, choose_clips
+from .clips import TYPES, check_threshold, choose_clips, timed
 from .factors import Factor
 from .films import Batch, VideoData, to_float
 from .levels import check_wanted, fit_frames
@@ -212,8 +212,8 @@ def batch(
     rows: Int[Tensor, " batch"],  # positions of the clips in this set
 ) -> Batch:
     "One batch of float frames, read from the disk and put on the device."
-    clips = self.read(rows, ("frames", "controls", "mask")).to(self.device)
-    return Batch(to_float(clips.frames), clips.mask, clips.controls)
+    clips = self.read(rows, ("frames", "controls", "mask", "times")).to(self.device)
+    return Batch(to_float(clips.frames), clips.mask, timed(clips.times, clips.controls))
 
 # %% ../../nbs/75b_shards.ipynb #0025f720
 def _gather(shards: Shards, name: str, places: list[tuple[int, int, int]]) -> Tensor:

@@ -186,6 +186,7 @@ class Reference(NamedTuple):
     C: Float[Tensor, "films time p n"]
     shift: Float[Tensor, "films time n"]
     mean: Float[Tensor, "films time n"]  # of z_t
+    Q: Float[Tensor, "#films time n n"]  # covariance of the noise of z_t
 
 # %% ../../nbs/08c_particle_smoother.ipynb #9593c561
 def plug_in(
@@ -205,7 +206,7 @@ def plug_in(
         cov = torch.where(seen[..., None], state.cov, predicted.cov)
         cloud = cloud._replace(mean=state.mean, cov=cov, a=a_t, memory=memory)
         shift = torch.zeros_like(state.mean) if system.shift is None else system.shift
-        found.append((system.A, system.C, shift, state.mean))
+        found.append((system.A, system.C, shift, state.mean, source.Q[None] if system.Q is None else system.Q))
     return Reference(*(torch.stack(x, 1) for x in zip(*found)))
 
 # %% ../../nbs/08c_particle_smoother.ipynb #c47227c0
@@ -216,8 +217,8 @@ def backward_information(
     mask: Bool[Tensor, "films time"],  # True = seen
 ) -> tuple[Float[Tensor, "films time n n"], Float[Tensor, "films time n"]]:
     "Λ_t and η_t of log p(seen a after t | z_t) = ηᵀz − zᵀΛz/2 + constant, equation (6)."
-    A, C, shift, _ = (wide(x) for x in reference)
-    Q, S = wide(source.Q), torch.linalg.inv(wide(source.R))
+    A, C, shift, _, Q = (wide(x) for x in reference)
+    S = torch.linalg.inv(wide(source.R))
     a = wide(torch.where(mask[..., None], a, 0.0))
     eye = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
     Lam, eta = torch.zeros_like(A[:, 0]), torch.zeros_like(shift[:, 0])
@@ -225,7 +226,7 @@ def backward_information(
     for t in range(a.shape[1] - 1, 0, -1):
         CS = C[:, t].mT @ S * mask[:, t, None, None]
         Lam, eta = Lam + CS @ C[:, t], eta + matvec(CS, a[:, t])
-        back = A[:, t].mT @ torch.linalg.inv(eye + Lam @ Q)
+        back = A[:, t].mT @ torch.linalg.inv(eye + Lam @ Q[:, t])
         Lam, eta = symmetrize(back @ Lam @ A[:, t]), matvec(back, eta - matvec(Lam, shift[:, t]))
         found.append((Lam, eta))
     return tuple(torch.stack(x[::-1], 1) for x in zip(*found))
@@ -277,7 +278,8 @@ def along_best(
     best = paths.log_weights.argmax(-1)[:, None, None, None].expand(-1, 1, *paths.a.shape[2:])
     path = paths.a.gather(1, best)[:, 0]
     model, u = path_system(source, path, film)
-    return Reference(model.A, model.C, model.B[..., 0], smoother(model, path, u=u).mean)
+    states = smoother(model, path, u=u).mean
+    return Reference(model.A, model.C, model.B[..., 0], states, model.Q.expand_as(model.A))
 
 # %% ../../nbs/08c_particle_smoother.ipynb #3835aa93
 def pooled(
@@ -357,10 +359,11 @@ def path_system(
     for t in range(a.shape[1]):
         system, memory = source.step(previous, memory, t, film)
         shift = a.new_zeros(len(a), system.A.shape[-1]) if system.shift is None else system.shift
-        found.append((system.A, shift[..., None], system.C))
+        Q = source.Q[None] if system.Q is None else system.Q
+        found.append((system.A, shift[..., None], system.C, Q))
         previous = a[:, t]
-    A, B, C = (torch.stack(x, 1) for x in zip(*found))
-    return LGSSM(A, B, C, source.Q[None], source.R[None], source.mean1, source.cov1), torch.ones_like(a[..., :1])
+    A, B, C, Q = (torch.stack(x, 1) for x in zip(*found))
+    return LGSSM(A, B, C, Q, source.R[None], source.mean1, source.cov1), torch.ones_like(a[..., :1])
 
 # %% ../../nbs/08c_particle_smoother.ipynb #660e780d
 class PathStates(NamedTuple):

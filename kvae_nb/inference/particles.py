@@ -39,6 +39,7 @@ class StepSystem(NamedTuple):
     A: Float[Tensor, "*batch n n"]  # takes z_{t-1} to z_t; at the first step it is not used
     C: Float[Tensor, "*batch p n"]  # from the state to the observation
     shift: Float[Tensor, "*batch n"] | None = None  # what controls add to z_t; None: nothing
+    Q: Float[Tensor, "*batch n n"] | None = None  # covariance of the noise of this step; None: the source's
 
 # %% ../../nbs/08_particles.ipynb #dcd0e94a
 @runtime_checkable
@@ -115,7 +116,7 @@ def predict_rows(
         return Gaussian(cloud.mean, cloud.cov)
     ahead = torch.bmm(system.A, torch.cat([cloud.cov, cloud.mean[..., None]], -1))
     mean = ahead[..., -1] if system.shift is None else ahead[..., -1] + system.shift
-    return Gaussian(mean, torch.baddbmm(source.Q, ahead[..., :-1], system.A.mT))
+    return Gaussian(mean, torch.baddbmm(source.Q if system.Q is None else system.Q, ahead[..., :-1], system.A.mT))
 
 # %% ../../nbs/08_particles.ipynb #07ecbf7e
 class Innovation(NamedTuple):

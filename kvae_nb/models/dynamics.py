@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VAGUE', 'mix', 'check_dropout', 'LSTMWeights', 'WindowWeights', 'ConstantWeights', 'DiagonalCovariance',
-           'DynamicsParameters', 'Pass', 'Mixed', 'mix_observed', 'filter_observed', 'filter_masked', 'check_controls',
-           'filter_dynamics', 'evidence_masked', 'evidence_dynamics', 'check_vague']
+           'DynamicsParameters', 'Move', 'Pass', 'Mixed', 'mix_observed', 'filter_observed', 'filter_masked',
+           'check_controls', 'filter_dynamics', 'evidence_masked', 'evidence_dynamics', 'check_vague']
 
 # %% ../../nbs/06_dynamics.ipynb #8dcd5e02
 from functools import partial
@@ -170,6 +170,8 @@ class DiagonalCovariance(nn.Module):
 class DynamicsParameters(nn.Module):
     "K linear systems and the network that mixes them."
 
+    timed = False  # whether the first control is the time since the frame before
+
     def __init__(
         self,
         network: nn.Module,  # reads past a; outputs K weights before the softmax, then `infer_u` controls
@@ -219,10 +221,54 @@ def controls(
 def system(
     self: DynamicsParameters,
     alpha: Float[Tensor, "*batch time K"],  # weights
+    u: Float[Tensor, "*batch time dim_u"] | None = None,  # given controls; not used where all steps are equal
 ) -> LGSSM:
     "The linear system that these weights make."
     B = None if self.B is None else mix(alpha, self.B)
     return LGSSM(mix(alpha, self.A), B, mix(alpha, self.C), self.Q()[None], self.R()[None], self.mean1, self.cov1)
+
+# %% ../../nbs/06_dynamics.ipynb #8f148a01
+class Move(NamedTuple):
+    "How the state goes on in one step."
+
+    A: Float[Tensor, "*batch n n"]  # takes z_{t-1} to z_t
+    Q: Float[Tensor, "*#batch n n"]  # covariance of its noise
+    push: Float[Tensor, "*batch n"] | None  # what the controls add; None: nothing
+
+# %% ../../nbs/06_dynamics.ipynb #6c0b36ab
+@patch
+def held(self: DynamicsParameters) -> tuple[Tensor, Tensor]:
+    "What all steps share, computed once: A of every mode, and Q."
+    return self.A, self.Q()
+
+
+@patch
+def move(
+    self: DynamicsParameters,
+    held: tuple[Tensor, Tensor],  # from `held`
+    alpha: Float[Tensor, "*batch K"],  # weights of this step
+    u: Float[Tensor, "*batch dim_u"] | None,  # its given controls
+    inferred: Float[Tensor, "*batch infer_u"] | None,  # its inferred controls
+) -> Move:
+    "A, Q and the push of one step."
+    A, v = mix(alpha, held[0]), self.controls(u, inferred)
+    return Move(A, held[1], None if v is None else (mix(alpha, self.B) @ v[..., None])[..., 0])
+
+# %% ../../nbs/06_dynamics.ipynb #ea3ff064
+@patch
+def read(
+    self: DynamicsParameters,
+    previous: Float[Tensor, "*batch dim_a"],  # the a before each step
+    u: Float[Tensor, "*batch dim_u"] | None,  # given controls of each step
+) -> Float[Tensor, "*batch reads"]:
+    "What the network reads: the a before each step (with [times](06c_dynamics_in_time.ipynb), also the gap)."
+    return previous
+
+
+@patch(as_prop=True)
+def given(self: DynamicsParameters) -> int:
+    "How many controls have to be given at each step."
+    return 0 if self.B is None else self.B.shape[-1] - self.infer_u
 
 # %% ../../nbs/06_dynamics.ipynb #dbdb3ad7
 class Pass(NamedTuple):
@@ -249,8 +295,8 @@ def mix_observed(
 ) -> Mixed:
     "The linear systems that the network makes of the past at every step."
     past = torch.cat([dynamics.a0.expand(len(a), 1, -1), a[:, :-1]], 1)
-    alpha, inferred = dynamics.split(dynamics.network(past))
-    return Mixed(dynamics.system(alpha), dynamics.controls(u, inferred), alpha)
+    alpha, inferred = dynamics.split(dynamics.network(dynamics.read(past, u)))
+    return Mixed(dynamics.system(alpha, u), dynamics.controls(u, inferred), alpha)
 
 # %% ../../nbs/06_dynamics.ipynb #2795a36d
 def filter_observed(
@@ -273,22 +319,22 @@ def filter_masked(
     batch, steps, _ = a.shape
     state = Gaussian(dynamics.mean1.expand(batch, -1), dynamics.cov1.expand(batch, -1, -1))
     previous = dynamics.a0.expand(batch, -1)
-    modes, Q, R, memory = dynamics.A, dynamics.Q(), dynamics.R(), dynamics.network.start(batch, a)
+    held, R, memory = dynamics.held(), dynamics.R(), dynamics.network.start(batch, a)
     seen = {name: [] for name in ("alpha", "inferred", "mean_p", "cov_p", "mean", "cov", "log_prob")}
     for t in range(steps):
-        out, memory = dynamics.network.step(previous, memory)
+        now = None if u is None else u[:, t]
+        out, memory = dynamics.network.step(dynamics.read(previous, now), memory)
         alpha, inferred = dynamics.split(out)
-        A, C = mix(alpha, modes), mix(alpha, dynamics.C)
         if t:
-            v = dynamics.controls(None if u is None else u[:, t], inferred)
-            state = predict_step(state, A, Q, None if v is None else (mix(alpha, dynamics.B) @ v[..., None])[..., 0])
+            state = predict_step(state, *dynamics.move(held, alpha, now, inferred))
+        C = mix(alpha, dynamics.C)
         update = update_step(state, C, R, a[:, t], mask[:, t])
         for name, value in zip(seen, (alpha, inferred, *state, *update.state, update.log_prob)):
             seen[name].append(value)
         previous = torch.where(mask[:, t, None], a[:, t], (C @ state.mean[..., None])[..., 0])
         state = update.state
     alpha, inferred, *filtered = (None if v[0] is None else torch.stack(v, 1) for v in seen.values())
-    return Pass(dynamics.system(alpha), dynamics.controls(u, inferred), alpha, Filtered(*filtered))
+    return Pass(dynamics.system(alpha, u), dynamics.controls(u, inferred), alpha, Filtered(*filtered))
 
 # %% ../../nbs/06_dynamics.ipynb #fe5cdc48
 def check_controls(
@@ -296,9 +342,8 @@ def check_controls(
     u: Float[Tensor, "batch time dim_u"] | None,  # the controls given
 ):
     "Raises `InputError` if controls are missing or not expected."
-    given = 0 if u is None else u.shape[-1]
-    expected = 0 if dynamics.B is None else dynamics.B.shape[-1] - dynamics.infer_u
-    if given != expected:
+    given, expected = 0 if u is None else u.shape[-1], dynamics.given
+    if given != expected and not (u is None and dynamics.timed and expected == 1):  # equal steps, no controls
         raise InputError(
             f"the model expects {expected} controls at each step and was given {given}; "
             f"pass u of shape [batch, time, {expected}]."
@@ -327,8 +372,8 @@ def evidence_masked(
 ) -> Float[Tensor, " batch"]:
     "log p of the plug-in (2): the sum of `filter_masked`'s terms, by compiled turns where these can be used."
     d = dynamics
-    cell = d.network.cell() if hasattr(d.network, "cell") else None
-    modes, fixed = (d.A, d.B, d.C), (d.a0, d.Q(), d.R(), d.mean1, d.cov1)
+    cell = d.network.cell() if hasattr(d.network, "cell") and not d.timed else None
+    modes, fixed = (None if d.timed else d.A, d.B, d.C), (d.a0, d.Q(), d.R(), d.mean1, d.cov1)
     if cell is None or not masked_fits(a, (u, *modes, *fixed, *cell[1]), d.mean1.shape[-1]):
         return filter_masked(d, a, mask, u).filtered.log_prob.sum(-1)
     return masked_evidence(*cell, a, mask, u, modes, fixed)

@@ -20,6 +20,7 @@ from ..core.gaussians import Gaussian, gaussian_log_prob, sample_gaussian
 from ..core.roots import psd_root
 from ..inference.batched import loop_filter, observe, rts_smoother
 from ..inference.lgssm import LGSSM, joint_log_prob
+from .continuous import ContinuousDynamics
 from kvae_nb.models.dynamics import (
     ConstantWeights,
     DynamicsParameters,
@@ -78,6 +79,10 @@ class KVAEConfig(FrameConfig):
     "the most by which a step may lengthen a state, in a learned scale, above 0 and at most 1; 0: no limit"
     particles: int = 0
     "particles in the bound where frames are hidden (on a GPU with train.graph false); 0: predictions plugged in"
+    continuous: bool = False
+    "continuous time: steps may have any length, and the first control is the time since the frame before"
+    tick: float = 0.0
+    "with continuous time, how long a step of 1 is; 0: the median gap between the frames trained on (1 without times)"
 
 # %% ../../nbs/07_kvae.ipynb #8c0f0cfe
 def check_model(
@@ -90,6 +95,14 @@ def check_model(
     check_range(config, particles=(0, 4096))
     check_variances(config, "Q", "R", "cov1")
     check_vague(config.cov1, config.Q, config.R)
+    check_range(config, tick=(0, 1e12))
+    if config.continuous and config.stable:
+        raise InputError(
+            f"model.stable is {config.stable}, but limits what a step does, and with continuous time there is no "
+            "step; leave it 0."
+        )
+    if config.tick and not config.continuous:
+        raise InputError(f"model.tick is {config.tick}, but is for continuous time; leave it 0, or set continuous.")
     for name, known in (("alpha", ("lstm", "mlp", "constant")), ("bound", ("exact", "published"))):
         if getattr(config, name) not in known:
             raise InputError(f"model.{name} is {getattr(config, name)!r}, but must be one of: {', '.join(known)}.")
@@ -103,17 +116,18 @@ def build_dynamics(
         raise InputError(
             f"alpha='constant' leaves nothing to choose among K={config.K} systems; use K=1, or alpha='lstm' or 'mlp'."
         )
-    c, outputs = config, config.K + config.infer_u
+    c, outputs, reads = config, config.K + config.infer_u, config.dim_a + config.continuous
 
     def build():
         network = {
-            "lstm": lambda: LSTMWeights(c.dim_a, outputs, c.alpha_units, c.alpha_layers, c.alpha_dropout),
-            "mlp": lambda: WindowWeights(c.dim_a, outputs, c.alpha_units, c.alpha_window),
+            "lstm": lambda: LSTMWeights(reads, outputs, c.alpha_units, c.alpha_layers, c.alpha_dropout),
+            "mlp": lambda: WindowWeights(reads, outputs, c.alpha_units, c.alpha_window),
             "constant": lambda: ConstantWeights(outputs),
         }[c.alpha]()
-        dynamics = DynamicsParameters(
-            network, c.dim_a, c.dim_z, c.K, c.dim_u, c.infer_u, c.Q, c.R, c.learn_noise, c.cov1, c.scale
-        )
+        sizes = c.dim_a, c.dim_z, c.K, c.dim_u, c.infer_u, c.Q, c.R, c.learn_noise, c.cov1, c.scale
+        if c.continuous:
+            return ContinuousDynamics(network, *sizes, tick=c.tick or 1.0)
+        dynamics = DynamicsParameters(network, *sizes)
         return limit_modes(dynamics, c.stable) if c.stable else dynamics
 
     check_affordable(build)
@@ -279,7 +293,8 @@ def warm_up(
     run = filter_dynamics(model.dynamics, a, None, u)
     memory, previous = model.dynamics.network.start(len(a), a), model.dynamics.a0.expand(len(a), -1)
     for t in range(a.shape[1]):
-        _, memory = model.dynamics.network.step(previous, memory)
+        read = model.dynamics.read(previous, None if u is None else u[:, t])
+        _, memory = model.dynamics.network.step(read, memory)
         previous = a[:, t]
     last = Gaussian(run.filtered.mean[:, -1], run.filtered.cov[:, -1])
     return sample_gaussian(last, generator) if noise else last.mean, previous, memory
@@ -304,18 +319,18 @@ def generate(
         z, previous, memory = warm_up(self, x, None if u is None else u[:, :seen], generator, noise)
 
     def draw(mean, cov):
-        return sample_gaussian(Gaussian(mean, cov.expand(count, *cov.shape)), generator) if noise else mean
+        return sample_gaussian(Gaussian(mean, cov.expand(count, *cov.shape[-2:])), generator) if noise else mean
 
-    path = []
+    path, held = [], d.held()
     for t in range(seen, seen + steps):
-        out, memory = d.network.step(previous, memory)
+        now = None if u is None else u[:, t]
+        out, memory = d.network.step(d.read(previous, now), memory)
         alpha, inferred = d.split(out)
-        v = d.controls(None if u is None else u[:, t], inferred)
         if z is None:
             z = draw(d.mean1.expand(count, -1), d.cov1)
         else:
-            push = 0 if v is None else (mix(alpha, d.B) @ v[..., None])[..., 0]
-            z = draw((mix(alpha, d.A) @ z[..., None])[..., 0] + push, d.Q())
+            A, Q, push = d.move(held, alpha, now, inferred)
+            z = draw((A @ z[..., None])[..., 0] + (0 if push is None else push), Q)
         previous = draw((mix(alpha, d.C) @ z[..., None])[..., 0], d.R())
         path.append((previous, z))
     a, z = (torch.stack(p, 1) for p in zip(*path))

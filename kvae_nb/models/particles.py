@@ -234,8 +234,7 @@ def next_particles(
     noise: Float[Tensor, "particles p"],  # standard normal
 ) -> tuple[Gaussian, Gaussian, tuple[Tensor, Tensor]]:
     "What is expected of the next state and of the next a, with its noise, and particles of that a with log-weights."
-    B, film = source.dynamics.B, torch.zeros(len(cloud.a), dtype=torch.long, device=cloud.a.device)
-    given = 0 if B is None else B.shape[-1] - source.dynamics.infer_u
+    given, film = source.dynamics.given, torch.zeros(len(cloud.a), dtype=torch.long, device=cloud.a.device)
     rest = pushed_by(source, cloud.a.new_zeros(given) if given else None, t)
     system, _ = rest.step(cloud.a, cloud.memory, t, film)
     z = predict_rows(source, cloud, system, t)

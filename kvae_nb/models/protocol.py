@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['MOST_PIXELS', 'MOST_PARTICLES', 'OWN', 'Posterior', 'ElboTerms', 'Beliefs', 'Paths', 'Imputed', 'Generated',
            'SequenceModel', 'rows_of', 'widened', 'hide', 'as_tensor', 'number_tensor', 'layout_hint', 'own_number',
-           'given_frames', 'given_mask', 'recording', 'checked_values', 'given_controls', 'check_films', 'check_inputs',
-           'Asked', 'whole_number', 'check_generator', 'check_generation', 'particle_count', 'asked_particles']
+           'given_frames', 'given_mask', 'recording', 'checked_values', 'given_controls', 'check_controls_values',
+           'check_films', 'check_inputs', 'Asked', 'whole_number', 'check_generator', 'check_generation',
+           'particle_count', 'asked_particles']
 
 # %% ../../nbs/77_protocol.ipynb #daf52f13
 import inspect
@@ -293,26 +294,40 @@ def given_controls(
     steps: int,  # how long they are
     values: bool = True,  # whether the numbers are looked at as well
 ) -> Float[Tensor, "batch time dim_u"] | None:
-    "Controls as floats on the model's device; None where it takes none. Raises `InputError` for others."
-    dim_u = getattr(model.config, "dim_u", 0)
-    wanted = [batch, steps, dim_u]
+    """Controls as floats on the model's device; None where it takes none. In continuous time the first one is the
+    gap, the time since the frame before; without gaps all steps are equal. Raises `InputError` for others."""
+    dim_u, timed = getattr(model.config, "dim_u", 0), bool(getattr(model.config, "continuous", False))
+    width, wanted = dim_u + timed, [batch, steps, dim_u + timed]
     u = None if u is None else number_tensor(u, next(model.parameters()), "controls")
     if u is None and dim_u:
         raise InputError(
-            f"the model expects {dim_u} controls at each step and was given none; pass u of shape {wanted}."
+            f"the model expects {width} controls at each step and was given none; pass u of shape {wanted}."
         )
-    if u is not None and not dim_u and u.shape[-1:] != (0,):
+    if u is not None and not width and u.shape[-1:] != (0,):
         raise InputError(
-            f"the model was built without controls (dim_u=0) and was given some of shape {list(u.shape)}; pass u=None."
+            f"the model was built without controls (dim_u=0) and was given some of shape {list(u.shape)}; pass u=None "
+            "(and of films with times leave them out, or use a KVAE with continuous=True, which takes them)."
         )
     if u is not None and list(u.shape) != wanted:
+        first = " (the first is the time since the frame before, see timed)" if timed else ""
         raise InputError(
-            f"controls have the shape {list(u.shape)}, but must have [batch, time, dim_u] = {wanted}: "
+            f"controls have the shape {list(u.shape)}, but must have [batch, time, dim_u] = {wanted}{first}: "
             "a row for each frame, those to be generated included."
         )
-    if dim_u and values and not recording(u) and not u.isfinite().all():
+    if u is not None and width and values and not recording(u):
+        check_controls_values(u, timed)
+    return u if width else None
+
+
+def check_controls_values(
+    u: Float[Tensor, "batch time dim_u"],  # controls
+    timed: bool,  # whether the first is the time since the frame before
+):
+    "Raises `InputError` for controls that are no numbers, or times that go back."
+    if not u.isfinite().all():
         raise InputError("controls hold NaN or infinity; where nothing was pushed, give 0.")
-    return u if dim_u else None
+    if timed and (back := u[..., 0][u[..., 0] < 0]).numel():
+        raise InputError(f"a frame comes {-back[0].item():g} before the one before it; give the frames in their order.")
 
 # %% ../../nbs/77_protocol.ipynb #dddd64d6
 def check_films(

@@ -23,8 +23,8 @@ class DynamicsSource:
 
     dynamics: DynamicsParameters  # modes and network
     u: Float[Tensor, "films time dim_u"] | None  # given controls
-    A: Float[Tensor, "K n n"]  # of every mode
-    Q: Float[Tensor, "n n"]
+    A: Float[Tensor, "K n n"]  # of every mode; where steps differ in length, its drift
+    Q: Float[Tensor, "n n"]  # where steps differ in length, of one unit of time
     R: Float[Tensor, "p p"]
     mean1: Float[Tensor, " n"]
     cov1: Float[Tensor, "n n"]
@@ -36,7 +36,7 @@ def dynamics_source(
 ) -> DynamicsSource:
     "What the particles of these dynamics need to know."
     d = dynamics
-    return DynamicsSource(d, u, d.A, d.Q(), d.R(), d.mean1, d.cov1)
+    return DynamicsSource(d, u, *d.held(), d.R(), d.mean1, d.cov1)
 
 # %% ../../nbs/77c_sources.ipynb #3be9e241
 @patch
@@ -46,10 +46,16 @@ def start(self: DynamicsSource, films: int, like: Tensor) -> object:
 
 
 @patch
-def weigh(self: DynamicsSource, previous: Float[Tensor, "rows p"], memory: object, t: int) -> tuple:
+def weigh(
+    self: DynamicsSource,
+    previous: Float[Tensor, "rows p"],
+    memory: object,
+    t: int,
+    u: Float[Tensor, "rows dim_u"] | None = None,
+) -> tuple:
     "α, the inferred controls, and what is remembered now; before the first step a_0 was read."
     previous = self.dynamics.a0.expand(len(previous), -1) if t == 0 else previous
-    out, memory = self.dynamics.network.step(previous, memory)
+    out, memory = self.dynamics.network.step(self.dynamics.read(previous, u), memory)
     return *self.dynamics.split(out), memory
 
 # %% ../../nbs/77c_sources.ipynb #f6aa3084
@@ -58,10 +64,10 @@ def step(
     self: DynamicsSource, previous: Float[Tensor, "rows p"], memory: object, t: int, film: Int[Tensor, " rows"]
 ) -> tuple[StepSystem, object]:
     "The system of step t after a_{t-1}, and what is remembered now."
-    d, (alpha, inferred, memory) = self.dynamics, self.weigh(previous, memory, t)
-    v = d.controls(None if self.u is None else self.u[film, t], inferred)
-    shift = None if v is None else (mix(alpha, d.B) @ v[..., None])[..., 0]
-    return StepSystem(mix(alpha, self.A), mix(alpha, d.C), shift), memory
+    d, u = self.dynamics, None if self.u is None else self.u[film, t]
+    alpha, inferred, memory = self.weigh(previous, memory, t, u)
+    A, Q, shift = d.move((self.A, self.Q), alpha, u, inferred)
+    return StepSystem(A, mix(alpha, d.C), shift, None if Q is self.Q else Q), memory
 
 # %% ../../nbs/77c_sources.ipynb #2080134e
 @patch

@@ -459,6 +459,10 @@ def filter_stream(
     """Yields for each frame what is known and what comes next, in constant memory; all tensors but the pixels on
     the CPU. Raises `InputError` for a frame or control that does not fit, and for a model without such a filter, or
     without particles where some are asked for."""
+    if getattr(self.config, "continuous", False):
+        raise InputError(
+            "a stream takes all steps as equal, but this model has continuous time; use impute, which takes times."
+        )
     if particle_count(particles):
         if not isinstance(self, KVAE):
             raise InputError(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'SWITCHING_PRESETS', 'RECURRENT_PRESETS', 'KINDS', 'SEQUENCE_KINDS', 'SOMEONE_KINDS', 'RunConfig',
-           'DataSettings', 'unit_of', 'enlarged', 'divided', 'has_levels', 'fit_config_to_data', 'Kind',
-           'SwitchingRunConfig', 'RecurrentRunConfig', 'kind_names', 'kind_of', 'preset']
+           'DataSettings', 'unit_of', 'enlarged', 'divided', 'has_levels', 'settled', 'fitted_time',
+           'fit_config_to_data', 'Kind', 'SwitchingRunConfig', 'RecurrentRunConfig', 'kind_names', 'kind_of', 'preset']
 
 # %% ../../nbs/81b_kinds.ipynb #e32edf08
 from collections.abc import Callable
@@ -121,18 +121,47 @@ def has_levels(
     return bool(((frames > 0) & (frames < 255)).any())
 
 # %% ../../nbs/81b_kinds.ipynb #4e009039
+def settled(
+    config: RunConfig,  # perhaps with data.times left open
+) -> RunConfig:
+    "The configuration with data.times decided: the times of frames are used if the model has continuous time."
+    if getattr(config.data, "times", False) is not None:
+        return config
+    return replace(config, data=replace(config.data, times=bool(getattr(config.model, "continuous", False))))
+
+
+def fitted_time(
+    config: RunConfig,  # what was asked for
+    data: VideoData,  # what there is
+) -> dict[str, float]:
+    "The tick of a model with continuous time. Raises `InputError` if there are times that the model does not take."
+    if data.times is None:
+        return {}
+    if not getattr(config.model, "continuous", False):
+        raise InputError(
+            "these clips have times, but this model takes all steps as equal; use a KVAE with model.continuous true, "
+            "or leave the times out (data.times false, or replace(data, times=None))."
+        )
+    if config.model.tick:
+        return {}
+    times = data[:: max(1, len(data) // 256)].times
+    gaps = times.diff(dim=1)
+    return {"tick": float(f"{gaps.median().item():.4g}") if gaps.numel() else 1.0}
+
+
 def fit_config_to_data(
     config: RunConfig,  # what was asked for
     data: VideoData,  # what there is
 ) -> RunConfig:
-    """The configuration with frame size, channels, number of controls and, where that was left open, the distribution
-    of the pixels taken from the data."""
+    """The configuration with frame size, channels, number of controls and, where those were left open, the distribution
+    of the pixels and the tick taken from the data. Raises `InputError` for times that the model does not take."""
     found = {
         "size": data.size,
         "channels": data.channels,
         "dim_u": 0 if data.controls is None else data.controls.shape[-1],
     }
     known = {f.name: f.default for f in fields(config.model)}
+    found |= fitted_time(config, data)
     if config.data.binarize is None:
         grey = has_levels(data)
         config = replace(config, data=replace(config.data, binarize=not grey))

@@ -79,14 +79,14 @@ def read_weights(
     return {k: v.float() for k, v in tensors.items()}, meta
 
 # %% ../../nbs/53_pretrained.ipynb #1660f4b4
-KNOWN = ("controls", "mask")  # what a model is told besides the frames
+KNOWN = ("controls", "mask", "times")  # what a model is told besides the frames
 MOST_BYTES = 2**26  # of the films in a file of weights
 
 # %% ../../nbs/53_pretrained.ipynb #c873d2cc
 def films_to_text(
     films: VideoData,  # a few
 ) -> str:
-    "The films, with controls, mask and labels if there are any, as JSON."
+    "The films, with controls, mask, times and labels if there are any, as JSON."
     frames = films.frames.contiguous().cpu().numpy()
     known = {k: getattr(films, k).tolist() for k in KNOWN if getattr(films, k) is not None}
     if films.labels is not None:
@@ -110,7 +110,7 @@ def films_from_text(
         )
     raw = zlib.decompressobj().decompress(b64decode(content["frames"]), n + 1)
     frames = torch.from_numpy(np.frombuffer(raw, dtype=np.uint8).copy()).view(shape)
-    types = {"controls": torch.float32, "mask": torch.bool}
+    types = {"controls": torch.float32, "mask": torch.bool, "times": torch.float64}
     known = {k: torch.tensor(content[k], dtype=types[k]) for k in KNOWN if k in content}
     if "labels" in content:
         factors = tuple(Factor(str(name), operator.index(n), bool(static)) for name, n, static in content["factors"])

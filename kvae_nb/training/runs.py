@@ -48,6 +48,7 @@ from kvae_nb.training.kinds import (  # noqa: F401 (some are imported for those 
     has_levels,
     kind_of,
     preset,
+    settled,
     unit_of,
 )
 
@@ -275,6 +276,8 @@ def beside(
     if getattr(data, "factors", ()):
         h.update(repr([config.apart, data.factors, data.labels.tolist()]).encode())
     more = [getattr(data, name) for name in ("lengths", "part") if hasattr(data, name)]  # films have none
+    if getattr(data, "times", None) is not None:
+        more.append(data.times)
     for v in (data.mask, data.controls, *more):
         h.update(b"none" if v is None or v.is_meta else v.contiguous().cpu().numpy().tobytes())
     return h.hexdigest()[:16]
@@ -341,7 +344,7 @@ def load_run(
         raise InputError(
             f"{folder} is not a run folder (it has no config.yaml); give one that `kvae train` has written."
         )
-    config, path = read_config(folder / "config.yaml"), checkpoint_in(folder, checkpoint)
+    config, path = settled(read_config(folder / "config.yaml")), checkpoint_in(folder, checkpoint)
     check_given(folder, model)
     tensors, progress = read_checkpoint(path)
     model = build_model(config) if model is None else model

@@ -33,7 +33,7 @@ from ..data.opening import DataConfig, decide_levels, open_data, read_video_data
 from ..data.shards import Shards
 from .checkpoints import read_checkpoint
 from .config import TrainConfig, check_training
-from .kinds import DataSettings, Kind, RunConfig, kind_names, kind_of, preset, unit_of
+from .kinds import DataSettings, Kind, RunConfig, kind_names, kind_of, preset, settled, unit_of
 from .pretrained import load_pretrained
 from kvae_nb.training.runs import (
     beside,
@@ -354,6 +354,7 @@ def plan(
         return plan_resumed(held, Path(resume), data, model, (config, init, start), changes or {})
     config, model, notes, said = given_model(config, model, init, start)
     config, _ = changed(config, changes or {})
+    config = settled(config)
     check_training(config.train)
     if start is None and config.start and model is None:
         start = config.start
@@ -395,6 +396,7 @@ def plan_resumed(
             f"beside resume={run}; name in changes what is to be different."
         )
     config, said = changed(read_config(run / "config.yaml"), changes, run)
+    config = settled(config)
     check_training(config.train)
     check_given(run, model)
     where = found_data(config.data, run) if data is None else config.data

@@ -396,6 +396,7 @@ def replayable(
         and not isinstance(data, Shards)  # which are on the disk until they are read
         and config.bound != "fivo"  # whose particles are resampled where numbers on the host say so
         and not getattr(trainer.bare.config, "particles", 0)  # the same
+        and not getattr(trainer.bare.config, "continuous", False)  # whose matrix exponential asks for numbers, too
     )
 
 # %% ../../nbs/13_step.ipynb #0e297a3a
