@@ -259,7 +259,7 @@ def whole_frames(
 ) -> Iterator[UInt8[np.ndarray, "height width channels"]]:
     "The frames one by one at their own size. Raises `InputError` when they cannot be decoded, or are no film."
     try:
-        yield from _raw_frames(Path(path), white)
+        yield from _raw_frames(Path(path), white, False)
     except InputError as error:
         raise error if str(path) in str(error) else InputError(f"{path}: {error}") from error
     except Exception as error:  # every decoder has its own kinds
