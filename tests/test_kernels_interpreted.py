@@ -125,18 +125,22 @@ def test_float32_was_float32(found):
     assert all(max(v) > 1e-9 for k, v in found.items() if k.endswith("float32"))
 
 
-def test_the_compiled_loop_is_the_loop():
-    "torch.compile is the plain alternative to a kernel: values and gradients, traced whole, without a graph break."
+def test_the_compiled_loop_is_the_loop(found):
+    "torch.compile, the plain alternative to a kernel: evidence and gradients, traced without a break."
+    assert found["compiled"] <= LIMITS["float64"]
+
+
+def compiled() -> float:
+    "How far the evidence that torch.compile traces whole, and its gradients, are from the loop's."
     leaves, mask = system("a KVAE", "masked")
     leaves = [None if x is None else x.requires_grad_() for x in leaves]
-    used = [x for x in leaves if x is not None]
-    compiled = torch.compile(loop_evidence, backend="aot_eager", fullgraph=True)
-    values = [f(LGSSM(*leaves[:7]), leaves[7], mask, None) for f in (loop_evidence, compiled)]
-    torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=1e-12)
-    plain, traced = (torch.autograd.grad(v.sum(), used, materialize_grads=True) for v in values)
-    torch.testing.assert_close(plain, traced, rtol=1e-10, atol=1e-10)
+    used, pairs = [x for x in leaves if x is not None], []
+    for function in (torch.compile(loop_evidence, backend="aot_eager", fullgraph=True), loop_evidence):
+        value = function(LGSSM(*leaves[:7]), leaves[7], mask, None)
+        pairs.append([value, *torch.autograd.grad(value.sum(), used, materialize_grads=True)])
+    return apart(*pairs)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(compared()))
+    print(json.dumps({**compared(), "compiled": compiled()}))
