@@ -11,6 +11,7 @@ newer), accelerate and the other packages of kvae_nb, but no nbdev. Contenders o
 import argparse
 import re
 import statistics
+import sys
 import time
 import warnings
 from contextlib import suppress
