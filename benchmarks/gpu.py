@@ -221,11 +221,8 @@ def main(argv: list[str] | None = None):
         raise SystemExit("there is no CUDA device here; --device cpu --dry-run tries the script itself.")
     if given.dry_run:
         given.rounds, given.calls = 1, 1
-    found = {
-        "card": card_of(device),
-        "command": "python benchmarks/gpu.py",
-        "machine": machine(torch.get_num_threads()),
-    }
+    told = " ".join(["python benchmarks/gpu.py", *(sys.argv[1:] if argv is None else argv)])
+    found = {"card": card_of(device), "command": told, "machine": machine(torch.get_num_threads())}
     found |= {"versions": versions("torch", "triton", "accelerate"), "dry_run": given.dry_run, "tf32": tf32()}
     path = given.json or (None if given.dry_run else HERE / "results" / f"gpu_{found['card']}.json")
     for part in given.only:
