@@ -97,7 +97,10 @@ def test_bound_and_gradients_wait_for_no_device(name, masked):
         terms = model(x, mask, u, model.noise(3, 9, 4, torch.ones((), device="meta")))
         terms.elbo.sum().backward()
     assert all(v.is_meta and v.shape[:1] == (3,) and v.dtype == torch.float32 for v in terms if v is not None)
-    assert all(p.grad.shape == p.shape for part in model.parts().values() for p in part)
+    weights = [p for part in model.parts().values() for p in part]
+    assert all(p.grad.shape == p.shape for p in weights if p.grad is not None)
+    unused = sum(p.grad is None for p in weights)
+    assert unused <= (name in SEQUENCES and not masked)  # what stands for a hidden observation
     if name in ("paper", "window", "constant"):  # a constant system is no other one where frames are hidden
         assert launch.call_count == (2 if name == "constant" or not masked else 0)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from models import MODELS, SEQUENCES, awake, observed
 from test_kernels_interpreted import CASES, KINDS, answers, apart, system
+from torch.utils._pytree import tree_map
 
 from kvae_nb.inference.batched import loop_evidence, loop_filter, rts_smoother
 from kvae_nb.inference.gpu_kernel import gpu_kernel_fits, triton_evidence, triton_filter, triton_smoother
@@ -27,20 +28,18 @@ def plain_products():
 
 
 def moved(values, device, dtype):
-    "Tensors on the device; floats of that type."
-    return [v if v is None else v.to(device, dtype) if v.is_floating_point() else v.to(device) for v in values]
-
-
-def like(noise, values):
-    "The values as the same kind of tuple."
-    return type(noise)(*values) if hasattr(noise, "_fields") else tuple(values)
+    "Tensors on the device, wherever they stand in tuples; floats of that type."
+    there = lambda v: v.to(device, dtype if v.is_floating_point() else None) if torch.is_tensor(v) else v
+    return tree_map(there, values)
 
 
 def bound_and_gradients(model, x, mask, u, noise):
-    "The parts of the bound of each sequence, and the gradient of their sum by every weight."
+    "The parts of the bound of each sequence, and the gradient of their sum by every weight; 0 where it has no part."
     terms = model(x, mask, u, noise)
     terms.elbo.sum().backward()
-    return [v for v in terms if v is not None], [p.grad for part in model.parts().values() for p in part]
+    return [v for v in terms if v is not None], [
+        p.new_zeros(p.shape) if p.grad is None else p.grad for part in model.parts().values() for p in part
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -54,7 +53,7 @@ def test_bound_and_gradients_are_those_of_the_cpu_in_float64(name, masked, dtype
     u = torch.randn(3, 9, c.dim_u) if getattr(c, "dim_u", 0) else None
     mask = torch.rand(3, 9) > 0.3 if masked else None
     noise = awake(name).noise(3, 9, 4, 0.5)
-    here, there = (like(noise, moved(noise, *where)) for where in (("cpu", torch.float64), (DEVICE, dtype)))
+    here, there = moved(noise, "cpu", torch.float64), moved(noise, DEVICE, dtype)
     right = bound_and_gradients(reference, *moved((x, mask, u), "cpu", torch.float64), here)
     found = bound_and_gradients(model, *moved((x, mask, u), DEVICE, dtype), there)
     for ours, theirs in zip(found, right):
