@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint test-browser test-install release-check stability results lab board export docs clean
+.PHONY: help demo test lint test-browser test-gpu test-install release-check stability results lab board export docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,12 @@ release-check: $(READY) ## what is to be published, tried: files and page, then 
 	@$(BIN)/python -c 'import twine, readme_renderer' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[release]'
 	$(BIN)/python tools/dist.py dist
 	DIST=dist $(BIN)/pytest -o tmp_path_retention_policy=failed tests/install/test_release.py tests/install/test_install.py || { rm -rf dist; exit 1; }
+
+test-gpu: $(READY) ## on a CUDA device: models, kernels and recorded steps against the CPU; says so where there is none
+	$(BIN)/pytest -q -rN tests/gpu
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
+	  then $(BIN)/nbdev_test --flags gpu --n_workers 1 --timing; \
+	  else echo "GPU cells of the notebooks skipped: no CUDA device"; fi
 
 stability: export OMP_NUM_THREADS := 1
 stability: $(READY) ## store anew the numbers that tests/test_stability.py compares with

@@ -19,7 +19,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-collect_ignore = ["browser", "install"]  # only when asked for by name: `make test-browser`, `make test-install`
+# only when asked for by name: `make test-browser`, `make test-install`, `make test-gpu`
+collect_ignore = ["browser", "gpu", "install"]
 torch.set_num_threads(1)
 if (
     threading.current_thread() is threading.main_thread()

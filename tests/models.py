@@ -59,7 +59,7 @@ class LaplacePixels(nn.Module):
         self.scale = nn.Parameter(torch.tensor(0.1))
 
     def log_prob(self, x, out):
-        return torch.distributions.Laplace(out, self.scale.abs()).log_prob(x).sum((-3, -2, -1))
+        return torch.distributions.Laplace(out, self.scale.abs(), validate_args=False).log_prob(x).sum((-3, -2, -1))
 
     def mean(self, out):
         return out
@@ -154,7 +154,7 @@ class SevenNumbers(nn.Module):
         return self(*check_sequences(self, x, mask, u), noise)
 
     def noise(self, batch, steps, decode=0, temperature=0.0):
-        return (torch.randn(batch, steps, 2),)
+        return (torch.randn(batch, steps, 2, device=self.encoder.weight.device),)
 
     def beliefs(self, a, var):
         belief = Gaussian(a, torch.diag_embed(var))

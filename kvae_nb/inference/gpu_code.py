@@ -47,7 +47,7 @@ def what_is_missing():
         version = importlib.import_module("triton").__version__
     except ImportError:
         return "there is none here"
-    return "" if tuple(int(x) for x in version.split(".")[:2]) >= (3, 7) else f"this is {version}"
+    return "" if tuple(int(x) for x in version.split(".")[:2]) >= (3, 6) else f"this is {version}"
 
 # %% ../../nbs/26_gpu_code.ipynb #f9648bd3
 @cache
@@ -55,7 +55,7 @@ def _dialect():
     "The decorator and the language module for kernel code. Raises `InputError` where there is no Triton for it."
     if why := what_is_missing():
         raise InputError(
-            "the GPU kernel needs the package triton, 3.7 or newer, which CUDA builds of PyTorch for Linux "
+            "the GPU kernel needs the package triton, 3.6 or newer, which CUDA builds of PyTorch for Linux "
             f"bring along; {why}."
         )
     if is_interpreted():

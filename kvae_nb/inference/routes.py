@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BACKENDS', 'Name', 'PLAIN', 'KERNEL_SMOOTHER', 'LONG', 'DENSE', 'KERNEL_STEPS', 'Backend', 'needs', 'lacks',
-           'wants_gradients', 'transformed', 'Choice', 'choose', 'in_double', 'hopeless', 'refuse', 'route',
-           'log_evidence', 'kalman_filter', 'smoother']
+           'wants_gradients', 'transformed', 'may_wait', 'looked_at', 'Choice', 'choose', 'in_double', 'hopeless',
+           'refuse', 'route', 'log_evidence', 'kalman_filter', 'smoother']
 
 # %% ../../nbs/28_routes.ipynb #737f32a3
 import math
@@ -102,6 +102,21 @@ def transformed(*tensors: Tensor | None) -> bool:
     return any(x is not None and torch._C._functorch.is_functorch_wrapped_tensor(x) for x in tensors)
 
 
+def may_wait(like: Tensor) -> bool:
+    "Whether a program may wait for the values of tensors on this one's device: a CUDA device that is not recording."
+    return like.is_cuda and not torch.compiler.is_compiling() and not torch.cuda.is_current_stream_capturing()
+
+
+def looked_at(model: LGSSM, a: Tensor, mask: Tensor | None, u: Tensor | None, gradients: bool) -> tuple[bool, LGSSM]:
+    """Whether values may be read, and the model whose values are: itself on the CPU, and where no gradient is wanted a
+    copy from a GPU."""
+    if readable(*model, a, mask, u):
+        return True, model
+    if gradients or transformed(*model, a, mask, u) or not may_wait(a):
+        return False, model
+    return True, LGSSM(*(None if x is None else x.detach().cpu() for x in model))
+
+
 class Choice(NamedTuple):
     "A route, and whether float32 goes through it as float64."
 
@@ -117,25 +132,28 @@ def choose(
     u: Float[Tensor, "*#batch time m"] | None = None,  # the controls
 ) -> Choice:
     "The backend for this case. Raises `InputError` for covariances that are none."
-    look = readable(*model, a, mask, u)
+    look, values = readable(*model, a, mask, u), model
     if not look:
         check_covariances(model)
         if transformed(*model, a, mask, u):
             return Choice("loop", False)
     cpu, smooth, steps = a.is_cpu, what == "smoother", a.shape[-2]
     gradients = wants_gradients(model, a, u)
+    if not look:
+        look, values = looked_at(model, a, mask, u, gradients)
     enough = min(PLAIN[a.dtype], KERNEL_SMOOTHER if smooth else math.inf)  # below, nothing depends on κ
-    kappa = checked_vagueness(model, steps, mask, enough) if look else 0.0
-    single = cpu and a.dtype == torch.float32
-    if kappa > PLAIN[torch.float64] and not lacks(model, "root", what, gradients):
+    kappa = checked_vagueness(values, steps, None if mask is None else mask.cpu(), enough) if look else 0.0
+    single = (cpu or look) and a.dtype == torch.float32
+    if kappa > PLAIN[torch.float64] and not lacks(values, "root", what, gradients):
         return Choice("root", single)
     double = single and kappa > PLAIN[torch.float32]
     if what == "evidence" or not gradients:
         if cpu_kernel_fits(model, a) and not (smooth and kappa > KERNEL_SMOOTHER):
             return Choice("cpu", double and not smooth)
-        if not cpu and steps <= KERNEL_STEPS and gpu_kernel_fits(model, a):
-            return Choice("gpu", False)
-    scan = steps >= LONG and not lacks(model, "scan", what, gradients)
+        small = steps <= KERNEL_STEPS and not (smooth and kappa > KERNEL_SMOOTHER)
+        if not cpu and small and gpu_kernel_fits(model, a):
+            return Choice("gpu", double or (single and smooth))
+    scan = steps >= LONG and not lacks(values, "scan", what, gradients)
     return Choice("scan" if scan else "loop", double or (single and smooth))
 
 # %% ../../nbs/28_routes.ipynb #5df82f11

@@ -375,6 +375,9 @@ def evidence_masked(
     cell = d.network.cell() if hasattr(d.network, "cell") and not d.timed else None
     modes, fixed = (None if d.timed else d.A, d.B, d.C), (d.a0, d.Q(), d.R(), d.mean1, d.cov1)
     if cell is None or not masked_fits(a, (u, *modes, *fixed, *cell[1]), d.mean1.shape[-1]):
+        if isinstance(d.network, ConstantWeights):  # which makes the same systems whatever is hidden
+            system, u, _ = mix_observed(d, a, u)
+            return log_evidence(system, a, mask, u)
         return filter_masked(d, a, mask, u).filtered.log_prob.sum(-1)
     return masked_evidence(*cell, a, mask, u, modes, fixed)
 

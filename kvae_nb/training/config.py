@@ -74,7 +74,7 @@ class TrainConfig:
     threads: int = 0
     "CPU threads; 0 leaves torch's choice"
     graph: bool = True
-    "on a CUDA device, record the step once and replay it (not with fp16 or several processes)"
+    "on a CUDA device, record the step once and replay it (not with several processes)"
     seed: int = 0
     "every random number of the run is a function of it"
     valid_sequences: int = 100

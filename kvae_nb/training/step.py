@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['STREAMS', 'reseed', 'learning_rate', 'Pace', 'pace', 'priced', 'training_loss', 'drop_gradients', 'make_accelerator',
-           'make_optimiser', 'set_learning_rate', 'Dials', 'Trainer', 'set_pace', 'make_trainer', 'copies', 'Draws',
-           'check_noise', 'draw', 'Taken', 'whole_batch', 'repeated', 'of_samples', 'update', 'train_step',
-           'replayable', 'CudaRecorder', 'Replayed']
+           'make_optimiser', 'capturable', 'set_learning_rate', 'Dials', 'Trainer', 'set_pace', 'make_trainer',
+           'copies', 'Draws', 'check_noise', 'draw', 'Taken', 'whole_batch', 'repeated', 'of_samples', 'update',
+           'train_step', 'replayable', 'CudaRecorder', 'Replayed']
 
 # %% ../../nbs/13_step.ipynb #1fed188f
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -135,9 +137,9 @@ def make_accelerator(
     AcceleratorState._reset_state(reset_partial_state=alone)  # a second run chooses device and precision anew
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    find_unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    same_graph = DistributedDataParallelKwargs(static_graph=True)
     mixed = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}[config.precision]
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed, kwargs_handlers=[find_unused])
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=mixed, kwargs_handlers=[same_graph])
     if accelerator.device.type != device.type:
         raise InputError(
             f"train.device is {config.device!r}, but this process is bound to {accelerator.device.type} (by an "
@@ -153,9 +155,23 @@ def make_optimiser(
 ) -> torch.optim.Adam:
     "Adam over all parts of the model, fused; AdamW if weights are to shrink."
     parameters = [p for part in model.parts().values() for p in part]
-    cuda, make = parameters[0].is_cuda, torch.optim.AdamW if weight_decay else torch.optim.Adam
-    rate = torch.tensor(lr, device=parameters[0].device) if cuda else lr
-    return make(parameters, lr=rate, weight_decay=weight_decay, fused=True, capturable=cuda)
+    make, first = torch.optim.AdamW if weight_decay else torch.optim.Adam, parameters[0]
+    rate = torch.tensor(lr, device=first.device) if first.is_cuda else lr
+    return make(parameters, lr=rate, weight_decay=weight_decay, fused=True)
+
+
+@contextmanager
+def capturable(
+    optimiser: torch.optim.Optimizer,  # changed in place
+) -> Iterator[None]:
+    "Inside the block the optimiser lets itself be recorded; outside it would warn that nobody records it."
+    for group in optimiser.param_groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in optimiser.param_groups:
+            group["capturable"] = False
 
 
 def set_learning_rate(
@@ -384,13 +400,12 @@ def replayable(
     trainer: Trainer,  # device, precision, processes
     data: DataSet,  # on the device or not
 ) -> bool:
-    "Whether steps can be recorded: a CUDA device that holds the data, one process, no scaler, no particles."
+    "Whether steps can be recorded: a CUDA device that holds the data, one process, no particles."
     config, acc = trainer.config, trainer.accelerator
     return (
         config.graph
         and acc.device.type == "cuda"
         and acc.num_processes == 1
-        and config.precision != "fp16"
         and data.device.type == "cuda"
         and not config.pair  # which draws new partners on the host
         and not isinstance(data, Shards)  # which are on the disk until they are read
@@ -451,10 +466,21 @@ class Replayed:
             self.left -= 1
             return self.tape.rehearse(lambda: self.body(int(epoch)))
         if self.left == 0:
-            self.left, self.result = None, self.tape.record(lambda: self.body(int(epoch)))
+            self.left, self.result = None, self.recorded(int(epoch))
             reseed(config, "train", step)
         self.tape.replay()
         return self.result
+
+    def recorded(self, epoch: int) -> Taken:
+        "Records a step. Raises `InputError` where something in it cannot be recorded."
+        try:
+            with capturable(self.trainer.optimiser):
+                return self.tape.record(lambda: self.body(epoch))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(f"the step could not be recorded ({reason}); set train.graph to false.") from error
 
     def body(self, epoch: int) -> Taken:
         "What is recorded."
