@@ -88,8 +88,9 @@ def controls_of(model):
     return torch.randn(3, 9, dim_u) if dim_u else None
 
 
-# The published estimator draws from covariances whose roots are looked at, outside of a recording, on every device.
-LOOKS = {"published bound"}
+# The published estimator draws from covariances whose roots are looked at, outside of a recording, on every device; in
+# continuous time the longest step is looked at, which says how often steps are doubled.
+LOOKS = {"published bound", "continuous time", "continuous time, controls"}
 
 
 @pytest.mark.parametrize("masked", [False, True])
