@@ -7,7 +7,7 @@ __all__ = ['MANY', 'FEW', 'BORDER', 'PULL', 'Sampled', 'centroids', 'sampled', '
            'draw_strokes', 'stroke_panel', 'Riddle', 'riddles', 'trail', 'draw_riddle', 'guess_panel', 'Throw', 'roomy',
            'thrown', 'draw_throw', 'throw_panel']
 
-# %% ../../nbs/55g_ball_panel.ipynb #b879ef04
+# %% ../../nbs/55g_ball_panel.ipynb #bc94dc50
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -47,7 +47,7 @@ from ..models.protocol import hide
 from ..models.sources import dynamics_source
 from ..worlds.balls import PUBLISHED, UNITS, World, add_balls, draw_in, make_space, outside
 
-# %% ../../nbs/55g_ball_panel.ipynb #6756cc15
+# %% ../../nbs/55g_ball_panel.ipynb #e338c71e
 MANY, FEW = 64, 8  # particles that are followed; paths that are decoded
 
 
@@ -67,7 +67,7 @@ def centroids(
     along = lambda v: (v * torch.arange(v.shape[-1])).sum(-1) / v.sum(-1)
     return torch.stack([along(moving.sum(-2)), along(moving.sum(-1))], -1)
 
-# %% ../../nbs/55g_ball_panel.ipynb #b176c995
+# %% ../../nbs/55g_ball_panel.ipynb #e43853b0
 @torch.no_grad()
 def sampled(
     model: KVAE,  # trained
@@ -79,7 +79,7 @@ def sampled(
     "Paths through what is hidden; the same ones for the same film. Raises `InputError` unless `hidden` fits."
     if len(hidden) != len(film):
         raise InputError(f"{len(hidden)} frames are hidden or not, but the film has {len(film)}.")
-    seen, still = ~torch.tensor(list(hidden))[None], film.amin(0)
+    seen = ~torch.tensor(list(hidden))[None]
     noise = draw_particle_noise(1, len(film), many, model.config.dim_a, None, film)
     run = particle_filter(dynamics_source(model.dynamics, None), model.encode(hide(film[None], seen)), seen, noise)
     paths = drawn_paths(run, noise.resample[:, 0], few).a[0]
@@ -88,9 +88,9 @@ def sampled(
     frames[:, known] = model.decode(paths[:1, known])  # all paths have the encoder's a there
     if gone.any():
         frames[:, gone] = model.decode(paths[:, gone])
-    return Sampled(frames, centroids(frames, still))
+    return Sampled(frames, centroids(frames, frames.mean((0, 1))))  # bright most of the time: the model's walls
 
-# %% ../../nbs/55g_ball_panel.ipynb #cb688df2
+# %% ../../nbs/55g_ball_panel.ipynb #da6e0092
 BORDER = 2  # pixels around a tile
 
 
@@ -115,7 +115,7 @@ def spread_of(
     cov = torch.einsum("ntx,nty->txy", gap, gap) / len(where)
     return Gaussian(points.mean(0), cov + 0.05 * torch.eye(2)), steps.tolist()
 
-# %% ../../nbs/55g_ball_panel.ipynb #132edac0
+# %% ../../nbs/55g_ball_panel.ipynb #28468403
 def draw_ellipses(
     plot: Plot,  # of a strip
     where: Float[Tensor, "paths time 2"],  # the ball of each path, in pixels
@@ -140,13 +140,13 @@ def draw_strokes(
     "The film, what was seen of it, the mean of sampled films with ellipses, and one of these films."
     found, gone = sampled(model, film, hidden, many), np.array(hidden)
     seen = film.masked_fill(torch.tensor(gone)[:, None, None, None], 0.8)
-    rows = {"true": film, "seen": seen, "mean": found.frames.mean(0), "one of them": found.frames[0]}
+    rows = {"true": film, "seen": seen, "mean": found.frames.mean(0), "a sample": found.frames[0]}
     fig, [strip] = film_over(rows, gone, [])
     draw_ellipses(strip, found.where, 2, film.shape[-1])
-    strip.title(f"{gone.sum()} hidden; orange: where the ball is with a probability of about 86 %")
+    strip.title(f"{gone.sum()} hidden; orange: two standard deviations of the place of the ball")
     return fig
 
-# %% ../../nbs/55g_ball_panel.ipynb #8330e580
+# %% ../../nbs/55g_ball_panel.ipynb #e56c97c1
 def stroke_panel(
     model: KVAE,  # trained
     films: Float[Tensor, "films time channel height width"],  # frames in [0, 1]
@@ -167,7 +167,7 @@ def stroke_panel(
     draw = lambda k, hidden, n, how: draw_strokes(model, films[k], as_asked.get(how, hidden), n)
     panel(draw, which, gone, many, every, touch=touch)
 
-# %% ../../nbs/55g_ball_panel.ipynb #a762a92a
+# %% ../../nbs/55g_ball_panel.ipynb #44e60a71
 class Riddle(NamedTuple):
     "A film of which the beginning is shown, and a later frame to be guessed."
 
@@ -189,7 +189,7 @@ def riddles(
     "The riddles that these films are good for, the near ones first."
     return [Riddle(f[k:], shown, shown - 1 + n) for n in ahead for k in (0, 5) for f in films]
 
-# %% ../../nbs/55g_ball_panel.ipynb #3fe96418
+# %% ../../nbs/55g_ball_panel.ipynb #31876017
 def trail(
     frames: Float[Tensor, "time channel height width"],  # in [0, 1]
 ) -> Float[np.ndarray, "height width 3"]:
@@ -224,7 +224,7 @@ def draw_riddle(
     right.title(f"you: {far(guess):.1f} pixels off; the model {far(places.nanmean(0)):.1f}")
     return fig
 
-# %% ../../nbs/55g_ball_panel.ipynb #b36bc3db
+# %% ../../nbs/55g_ball_panel.ipynb #2a4a140f
 def guess_panel(
     model: KVAE,  # trained
     asked: list[Riddle],  # one after the other
@@ -240,7 +240,7 @@ def guess_panel(
 
     panel(lambda n, told: draw_riddle(model, asked[n - 1], told.get(n)), number, guesses, touch=touch)
 
-# %% ../../nbs/55g_ball_panel.ipynb #fd2f5806
+# %% ../../nbs/55g_ball_panel.ipynb #3f141424
 class Throw(NamedTuple):
     "A start of the ball, in units of the world, y up; per unit of time."
 
@@ -260,7 +260,7 @@ def roomy(
         raise InputError(f"the right wall cannot stand at {wall:g}; choose {left + 8:g} to {right:g}.")
     return replace(PUBLISHED["box"], corners=tuple((min(x, wall), y) for x, y in corners))
 
-# %% ../../nbs/55g_ball_panel.ipynb #402297a2
+# %% ../../nbs/55g_ball_panel.ipynb #a1a25bec
 def thrown(
     throw: Throw,
     wall: float = 30.0,  # where the right wall is
@@ -268,7 +268,7 @@ def thrown(
     dt: float = 0.2,  # time between two of them
 ) -> tuple[Float[Tensor, "time 1 32 32"], Float[np.ndarray, "time 4"]]:
     "The film, drawn as those the model was trained on, and the ball's states. A start within a wall is moved inwards."
-    world, radius, substeps = roomy(wall), 3.0, 12
+    world, radius, substeps = roomy(wall), 3.0, 10
     (x0, x1), (y0, y1) = ((min(v), max(v)) for v in zip(*world.corners))
     start = (min(max(throw.x, x0 + radius), x1 - radius), min(max(throw.y, y0 + radius), y1 - radius))
     space = make_space(world, 8.0)
@@ -281,7 +281,7 @@ def thrown(
     frames = draw_in("published", states[None], world, UNITS, radius, dt=dt)
     return torch.from_numpy(frames).float().movedim(0, 1) / 255, states
 
-# %% ../../nbs/55g_ball_panel.ipynb #23779c67
+# %% ../../nbs/55g_ball_panel.ipynb #557acaf0
 def draw_throw(
     model: KVAE,  # trained
     throw: Throw,
@@ -315,7 +315,7 @@ def draw_throw(
         plot.image(tiled([r[part] for r in rows], gone[part]))
     return fig
 
-# %% ../../nbs/55g_ball_panel.ipynb #cad604f7
+# %% ../../nbs/55g_ball_panel.ipynb #639d5894
 PULL = 0.6  # units of the picture for a unit of speed
 
 

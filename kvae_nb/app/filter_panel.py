@@ -6,7 +6,7 @@
 __all__ = ['HERE', 'AXIS', 'combined_variance', 'best_gain', 'density', 'draw_gain', 'gain_panel', 'reached', 'estimates',
            'draw_part', 'draw_by_hand', 'nearest', 'with_hidden', 'filter_panel']
 
-# %% ../../nbs/55f_filter_panel.ipynb #71b414f1
+# %% ../../nbs/55f_filter_panel.ipynb #d1c12551
 import ipywidgets as widgets
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from ..evaluation.plots import PALETTE, as_array
 from ..inference.batched import rts_smoother
 from ..inference.routes import kalman_filter
 
-# %% ../../nbs/55f_filter_panel.ipynb #16826eab
+# %% ../../nbs/55f_filter_panel.ipynb #b73a94a3
 def combined_variance(
     P: float,  # variance of the prediction
     R: float,  # variance of the measurement
@@ -64,7 +64,7 @@ def density(
     "The Gaussian density."
     return np.exp(-((x - mean) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
 
-# %% ../../nbs/55f_filter_panel.ipynb #2a770c4b
+# %% ../../nbs/55f_filter_panel.ipynb #76cae595
 HERE, AXIS = (-6.0, 9.0), np.linspace(-6, 9, 301)
 
 
@@ -78,7 +78,7 @@ def draw_gain(
     P, R, shares = std_p**2, std_r**2, np.linspace(0, 1, 101)
     best, top = best_gain(P, R), float(np.ceil(max(P, R)))
     left = Frame(HERE, (0, 0.8), "z", "density", "prediction (orange), measurement (grey), estimate (blue)")
-    right = Frame((0, 1), (0, top * 1.05), "gain K", "variance", "variance of the estimate")
+    right = Frame((0, 1), (0, top * 1.05), "gain K", "variance of the estimate")
     fig, [[densities, curve]] = canvas(Layout(((left, right),), 10.6, 3.4))
     for mean, var, color in ((0.0, P, "filtering"), (a, R, "copy_last")):
         densities.area(AXIS, 0 * AXIS, density(AXIS, mean, var), color=PALETTE[color], alpha=0.35)
@@ -90,10 +90,10 @@ def draw_gain(
     curve.line([best] * 2, [0, combined_variance(P, R, best)], color=PALETTE["truth"], ls="--", lw=1)
     curve.line([gain], [here], color=PALETTE["smoothing"], marker="o", ms=9, ls="")
     curve.fig.artists[-1].set_clip_on(False)
-    curve.title(f"{here:.2f}; smallest {combined_variance(P, R, best):.2f} at K = {best:.2f}")
+    curve.title(f"variance {here:.2f}; smallest {combined_variance(P, R, best):.2f} at K = {best:.2f}")
     return fig
 
-# %% ../../nbs/55f_filter_panel.ipynb #b31c4a3d
+# %% ../../nbs/55f_filter_panel.ipynb #0d4bbf32
 def gain_panel(
     gain: float = 0.3,  # where the slider is at first
     std_p: float = 2.0,  # standard deviation of the prediction
@@ -114,7 +114,7 @@ def gain_panel(
 
     panel(draw_gain, K, p, r, a, touch=touch)
 
-# %% ../../nbs/55f_filter_panel.ipynb #dcb2dce2
+# %% ../../nbs/55f_filter_panel.ipynb #20eb7ec8
 def reached(
     now: int,  # from 0 to 2T − 1
     steps: int,  # T
@@ -133,7 +133,7 @@ def estimates(
     filtered = kalman_filter(model, track.seen, track.mask)
     return Gaussian(filtered.mean, filtered.cov), Gaussian(*rts_smoother(model, filtered)[:2])
 
-# %% ../../nbs/55f_filter_panel.ipynb #7fc1b50f
+# %% ../../nbs/55f_filter_panel.ipynb #0f2509e4
 def draw_part(
     plot: Plot,  # in the plane
     track: Track,  # what was seen, and the path
@@ -160,7 +160,7 @@ def draw_by_hand(
     filtered, smoothed = estimates(track, log_q, log_r)
     limits = list(zip((track.path.min(0).values - 3).tolist(), (track.path.max(0).values + 3).tolist()))
     above = (Frame(*limits, "x", "y", "filter: forward"), Frame(*limits, "", "", "smoother: backward"))
-    std = Frame((-0.5, T - 0.5), (0, 4), "step", "σ of x")
+    std = Frame((-0.5, T - 0.5), (0, 2.5), "step", "σ of x")
     layout = Layout((above, (std, std._replace(ylabel=""))), 10.6, 4.6, gaps=(0.6, 0.65), heights=(2.5, 0.8))
     fig, [planes, strips] = canvas(layout)
     draw_part(planes[0], track, Gaussian(*(v[:ahead] for v in filtered)), PALETTE["filtering"])
@@ -174,7 +174,7 @@ def draw_by_hand(
         strip.line(np.arange(T)[kept], spread[kept], color=PALETTE[name], marker=".", ms=5, lw=1.5)
     return fig
 
-# %% ../../nbs/55f_filter_panel.ipynb #35e0f304
+# %% ../../nbs/55f_filter_panel.ipynb #5beee667
 def nearest(
     points: Float[np.ndarray, "n 2"],  # some may be NaN
     at: tuple[float, float],
@@ -191,7 +191,7 @@ def with_hidden(
     mask = ~torch.tensor(hidden)
     return Track(track.path, track.seen.masked_fill(~mask[:, None], torch.nan), mask)
 
-# %% ../../nbs/55f_filter_panel.ipynb #96d4ce98
+# %% ../../nbs/55f_filter_panel.ipynb #24a1c7c1
 def filter_panel(
     track: Track,  # a path and observations at every step; those that its mask hides are hidden at first
 ):
