@@ -45,7 +45,7 @@ from ..models.kvae import KVAE
 from ..models.particles import drawn_paths
 from ..models.protocol import hide
 from ..models.sources import dynamics_source
-from ..worlds.balls import PUBLISHED, UNITS, World, add_balls, draw_in, make_space, outside
+from ..worlds.balls import PUBLISHED, UNITS, World, add_balls, draw_in, make_space
 
 # %% ../../nbs/55g_ball_panel.ipynb #e338c71e
 MANY, FEW = 64, 8  # particles that are followed; paths that are decoded
@@ -299,7 +299,11 @@ def draw_throw(
     strip = Frame((-0.5, half - 0.5), (1.5, -0.5), names=names)
     layout = Layout(
         ((room, way), (strip, strip._replace(xlim=(half - 0.5, len(film) - 0.5), names=("", "")))),
-        10.6, 5.0, (0.85, 0.1, 0.1, 0.3), (0.3, 0.5), (3.2, 0.95),
+        10.6,
+        5.0,
+        (0.85, 0.1, 0.1, 0.3),
+        (0.3, 0.5),
+        (3.2, 0.95),
     )
     fig, [[pad, ways], strips] = canvas(layout)
     for plot in (pad, ways):

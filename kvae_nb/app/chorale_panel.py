@@ -94,7 +94,9 @@ def roll_pixels(
     "The notes: black as they were, red if they are new, pink where one was taken away, and orange the model's."
     pixels = np.ones((len(now) + len(after), KEYS, 3))
     for what, color in (
-        (now & before, PALETTE["truth"]), (before & ~now, PALETTE["hidden"]), (now & ~before, PALETTE["wrong"])
+        (now & before, PALETTE["truth"]),
+        (before & ~now, PALETTE["hidden"]),
+        (now & ~before, PALETTE["wrong"]),
     ):
         pixels[: len(now)][as_array(what)] = to_rgb(color)
     pixels[len(now) :][as_array(after)] = to_rgb(PALETTE["filtering"])

@@ -102,7 +102,8 @@ def gain_panel(
     "Displays the panel: sliders for the gain and the two standard deviations; the pictures can be dragged."
     K, a = slider("gain K", 0.0, 1.0, gain, 0.01), Value(value=3.0)
     p, r = (
-        slider(f"std of the {name}", 0.5, 3.0, std, 0.1) for name, std in (("prediction", std_p), ("measurement", std_r))
+        slider(f"std of the {name}", 0.5, 3.0, std, 0.1)
+        for name, std in (("prediction", std_p), ("measurement", std_r))
     )
 
     def touch(drag: Drag, layout: Layout):

@@ -17,7 +17,20 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .canvas import Drag, Frame, Grip, Layout, Plot, Value, canvas, coordinates, painted, panel, slider, touched
+from kvae_nb.app.canvas import (
+    Drag,
+    Frame,
+    Grip,
+    Layout,
+    Plot,
+    Value,
+    canvas,
+    coordinates,
+    painted,
+    panel,
+    slider,
+    touched,
+)
 from .explore import LatentMap, latent_map, shade_hidden
 from ..core.errors import InputError
 from ..evaluation.plots import PALETTE, as_array
@@ -49,7 +62,7 @@ def tree(
     hidden: Sequence[bool],  # True where the model does not see the frame
     particles: int = 64,  # how many
 ) -> Tree:
-    "The particles of the film; the same ones each time. Raises `InputError` unless `hidden` fits and something is hidden."
+    "The particles of the film, the same ones each time. Raises `InputError` unless `hidden` fits and hides something."
     if len(hidden) != len(film) or not any(hidden):
         raise InputError(f"a tree needs a hidden frame, and an entry for each of the {len(film)} frames.")
     seen = ~torch.tensor(list(hidden))[None]

@@ -105,7 +105,9 @@ def page(lab, house, browser, request):
             wait_for(lambda: not running(page), why=lambda: f"{prompts(page)}")
             if finished(page):
                 break
-            restart(page)  # the kernel was replaced under the first cells; JupyterLab does that when it is slow to start
+            restart(
+                page
+            )  # the kernel was replaced under the first cells; JupyterLab does that when it is slow to start
         assert finished(page) and not errors(page), f"{errors(page)}\n{prompts(page)}"
         yield page
     finally:
