@@ -40,7 +40,7 @@ def read_roll(
     temperature: float = 0.7,  # of their notes; below 1: the probable becomes more probable
 ) -> Reading:
     "Surprise and continuation. Raises `InputError` for a model with latents, or not of 88 keys."
-    if model.latent.dim_z or model.emission.features != KEYS:
+    if model.latent.dim_z or model.emission.event != (KEYS,):
         raise InputError(f"this needs a model without latents of {KEYS} keys; pretrained is 'chorales'.")
     x, live, features = roll.to(model.latent.z0.dtype), go_live(model, 1), []
     generator, none, after = torch.Generator().manual_seed(0), x.new_zeros(1, 0), []

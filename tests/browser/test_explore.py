@@ -4,7 +4,7 @@ Not collected by `pytest tests`; run by `make test-browser`. What is missing her
 """
 
 import pytest
-from lab_pages import changes, errors, panel_with
+from lab_pages import changes, drag, errors, panel_with
 
 NOTEBOOK = "55_explore.ipynb"
 SLIDERS = {
@@ -58,6 +58,19 @@ def test_choosing_another_schedule_or_film_changes_the_picture(page, function, b
     assert changes(
         page, cell, lambda: cell.locator("button.widget-toggle-button", has_text=button).click(), f"{function}_{button}"
     )
+
+
+@pytest.mark.parametrize(
+    "function, start, end",
+    [
+        ("draw_point", (0.3, 0.6), (0.2, 0.4)),
+        ("draw_tracking", (0.8, 0.5), (0.9, 0.7)),
+        ("draw_imputed", (0.2, 0.8), (0.3, 0.8)),
+    ],
+)
+def test_a_drag_over_the_picture_changes_it(page, function, start, end):
+    cell = panel_with(page, function)
+    assert changes(page, cell, lambda: drag(page, cell, start, end), f"{function}_drag")
 
 
 def test_no_error_has_appeared_since(page):
