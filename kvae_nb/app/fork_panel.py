@@ -107,9 +107,10 @@ def draw_branches(
     "Draws dead pieces, living ones over them, and the particles."
     for which, color, width in ((~living, PALETTE["quiet"], 0.5), (living, PALETTE["smoothing"], 0.9)):
         plot.add(LineCollection(list(pieces[which]), colors=color, linewidths=width, alpha=0.7))
-    for k in np.flatnonzero(weight > 0.05 * weight.max()):
-        size = 2 + 5 * float(np.sqrt(weight[k] / weight.max()))
-        plot.line(*dots[k : k + 1].T, color=PALETTE["filtering"], marker="o", ls="", ms=size)
+    share = weight / weight.max()
+    for low, high, size in ((0.05, 0.2, 3), (0.2, 0.5, 5), (0.5, 2.0, 7)):
+        here = dots[(share > low) & (share <= high)]
+        plot.line(*here.T, color=PALETTE["filtering"], marker="o", ls="", ms=size)
 
 
 def draw_fork(
