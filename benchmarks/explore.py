@@ -1,4 +1,4 @@
-"""How long a panel of notebook 55 takes from a new value to the finished PNG, by the clock and by the processor's own
+"""How long a panel of notebooks 55 to 55i takes from a new value to the finished PNG, by the clock and the processor
 time; `--json FILE` stores the numbers elsewhere.
 """
 
@@ -13,8 +13,9 @@ common.limit_threads()
 
 import torch
 
-from kvae_nb.app import canvas, explore
+from kvae_nb.app import ball_panel, canvas, chorale_panel, explore, filter_panel, fork_panel
 from kvae_nb.training.pretrained import load_pretrained
+from kvae_nb.training.pretrained_sequences import load_sequence_model
 
 STORED = common.HERE.parent / "experiments/results/collapse_mlp.json"
 
@@ -39,13 +40,34 @@ def panels():
     }
 
 
+def draggable():
+    "The same for the panels whose pictures are dragged."
+    found = load_pretrained("box")
+    model, films = found.model, found.films.frames.float() / 255
+    world, track, riddles = explore.latent_map(model), explore.sample_track(), ball_panel.riddles(films)
+    chorales = load_sequence_model("chorales")
+    roll = chorales.sequences.x[0].bool()
+    note = int(roll[12].nonzero().max()) + chorale_panel.LOWEST
+    moved = lambda i: chorale_panel.with_moved(roll, 12, note, note - 20 + i)
+    gap = lambda i, first: [first <= t < first + 3 + i % 6 for t in range(20)]
+    return {
+        "gain": lambda i: filter_panel.draw_gain(i / 40, 2.0, 1.0),
+        "by hand": lambda i: filter_panel.draw_by_hand(track, -1.7, -2 + i / 15, 8 + i),
+        "stroke": lambda i: ball_panel.draw_strokes(model, films[i % 4], gap(i, 6)),
+        "guess": lambda i: ball_panel.draw_riddle(model, riddles[i % len(riddles)], (16.0, i / 2)),
+        "throw": lambda i: ball_panel.draw_throw(model, ball_panel.Throw(8, 8, 5 + i / 4, 6), 30.0, 5),
+        "fork": lambda i: fork_panel.draw_fork(model, world, films[i % 4], gap(i, 5), 64, 12),
+        "chorale": lambda i: chorale_panel.draw_chorale(chorales.model, moved(i), roll),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--moves", type=int, default=40)
     parser.add_argument("--json", default=str(common.HERE / "results/explore.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    where, draw = common.machine(1), panels()
+    where, draw = common.machine(1), panels() | draggable()
     taken = {name: [] for name in draw}
     # in turn, so that a slow moment of the machine hits all; the first two, which paint the backdrops, are not counted
     for i in range(-2, args.moves):

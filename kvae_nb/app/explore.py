@@ -123,11 +123,13 @@ def sample_track(
     r: float = 0.5,  # variance of the blur
     steps: int = 24,  # length
     seed: int = 1,  # same seed, same track
+    hide: bool = True,  # False: nothing is hidden
 ) -> Track:
     "A track of the gliding point, hidden for a quarter of the time."
     drawn = sample_prior(gliding(q, r), steps, generator=torch.Generator().manual_seed(seed))
     mask = torch.ones(steps, dtype=torch.bool)
-    mask[5 * steps // 12 : 8 * steps // 12] = False
+    if hide:
+        mask[5 * steps // 12 : 8 * steps // 12] = False
     return Track(drawn.z[:, :2], torch.where(mask[:, None], drawn.a, torch.nan), mask)
 
 # %% ../../nbs/55b_panels.ipynb #59b6124a
