@@ -11,8 +11,6 @@ __all__ = ['STREAMS', 'reseed', 'learning_rate', 'Pace', 'pace', 'priced', 'trai
 # %% ../../nbs/13_step.ipynb #1fed188f
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -146,6 +144,10 @@ def make_accelerator(
             "earlier run or by ACCELERATE_… variables); start a new one."
         )
     return accelerator
+
+# %% ../../nbs/13_step.ipynb #0c8e49af
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # %% ../../nbs/13_step.ipynb #759ab102
 def make_optimiser(
