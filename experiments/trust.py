@@ -280,7 +280,7 @@ def configs(args, there: Path) -> dict:
 
     for text in texts.values():
         path.write_text(text)
-        read()  # whole modules are imported only now; an alarm in the midst of that would leave half of them
+        outcome(read)  # whole modules are imported only now; an alarm in the midst of that would leave half of them
 
     def cases():
         for kind, text in texts.items():
