@@ -42,8 +42,9 @@ README = [
     Claim("`best` for about {} an hour", lambda: (About(of.hours(best())),)),
     Claim("`kvae train --preset best --data …` takes about {} an hour", lambda: (About(of.hours(best())),)),
     Claim(
-        "in gaps of {} frames, the error is {} and {} grey levels, and {} and {} by interpolating pixels",
-        lambda: (7, *of.short_films("smoothing", 7), *of.short_films("pixel_interpolation", 7)),
+        "in gaps of {} frames, the error is {} and {} grey levels (mean of {} seeds), "
+        "and {} and {} by interpolating pixels",
+        lambda: (7, *of.short_films("smoothing", 7), of.short_seeds(), *of.short_films("pixel_interpolation", 7)),
     ),
     Claim(
         "in gaps of one frame it is {} and {}, and {} and {}.",

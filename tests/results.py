@@ -257,6 +257,14 @@ def short_films(how: str, gap: int) -> tuple[float, float]:
     )
 
 
+def short_seeds() -> int:
+    "With how many seeds the square and the pendulum were trained, each."
+    rows = [r for r in stored("own_films")["rows"] if r["row"] == "recipe"]
+    square, pendulum = (sum(r["film"] == film for r in rows) for film in ("square", "pendulum"))
+    assert square == pendulum
+    return square
+
+
 # --- time
 
 
