@@ -36,7 +36,7 @@ from kvae_nb.data.opening import (
     read_video_data,
     save_video_data,
 )
-from kvae_nb.data.readers import natural_order
+from kvae_nb.data.readers import natural_order, read_frames
 from kvae_nb.data.shards import write_shards
 from kvae_nb.worlds.balls import World, simulate
 
@@ -1009,3 +1009,26 @@ def test_numbers_of_numpy_divide_a_set_too():
     for seed in (1.5, -1, 2**64):
         with pytest.raises(InputError, match="seed"):
             split(data, seed=seed)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "I;16"])
+def test_a_damaged_image_of_a_folder_is_refused_wherever_it_is_decoded(tmp_path, mode):
+    "The header is read, then a palette, then the scale of all images, then the frames: each of these decodes."
+    rng = np.random.default_rng(0)
+    shape = {"RGB": (16, 16, 3), "RGBA": (16, 16, 4)}.get(mode, (16, 16))
+    for k in range(3):
+        values = rng.integers(0, 2**16 if mode == "I;16" else 256, shape)
+        image = Image.fromarray(values.astype("u2" if mode == "I;16" else "u1"))
+        (image.convert("P") if mode == "P" else image).save(tmp_path / f"{k}.png")
+    whole, outcomes = (tmp_path / "1.png").read_bytes(), set()
+    data = whole.index(b"IDAT") + 4
+    for at in (data, data + 1, data + 40, len(whole) - 30):  # the stream's head, its middle, its end
+        for raw in (whole[:at], whole[:at] + b"\xff\xff\xff" + whole[at + 3 :]):
+            (tmp_path / "1.png").write_bytes(raw)
+            try:
+                read_frames(tmp_path, size=16)
+                outcomes.add("read")
+            except InputError as error:
+                assert "1.png" in str(error) and "\n" not in str(error)
+                outcomes.add("refused")
+    assert "refused" in outcomes
