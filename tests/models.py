@@ -222,3 +222,8 @@ def awake(name: str) -> nn.Module:
             if key.rpartition(".")[2] in ("A", "C", "F"):
                 p += 0.2 * torch.randn_like(p)
     return model.eval()
+
+
+def in_equal_steps() -> dict:
+    "The models whose steps are all equal; those of films at any time, whose first control is a gap, are left out."
+    return {name: make for name, make in MODELS.items() if not name.startswith("continuous")}

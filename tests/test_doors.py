@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import MODELS, LaplacePixels, LinearDecoder, LinearEncoder, awake
+from models import LaplacePixels, LinearDecoder, LinearEncoder, awake, in_equal_steps
 from test_pretrained import films
 from torch import nn
 from torch.testing import assert_close
@@ -50,6 +50,7 @@ def refused(call) -> str:
     return said
 
 
+MODELS = in_equal_steps()  # the doors of films at any time are tried in test_irregular_films
 HELD = {}
 
 

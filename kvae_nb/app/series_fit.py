@@ -335,9 +335,17 @@ def _minimum(function: Callable, free: int, steps: int) -> tuple[OptimizeResult,
             "positive definite, and the variances to start from of the order of the data's?"
         )
     note = lambda intermediate_result: path.append(intermediate_result.fun)
-    options = {"maxiter": steps, "maxfun": 20 * steps, "ftol": 1e-14, "gtol": 1e-8}
-    start = np.zeros(free)
-    return minimize(function, start, jac=True, method="L-BFGS-B", callback=note, options=options), path
+    done, start = None, np.zeros(free)
+    while done is None or done.nit < steps:
+        left, before = steps - (done.nit if done else 0), len(path)
+        options = {"maxiter": left, "maxfun": 20 * left, "ftol": 1e-14, "gtol": 1e-8}
+        new = minimize(function, start, jac=True, method="L-BFGS-B", callback=note, options=options)
+        if done is not None and not new.fun < done.fun - 1e-9 * abs(done.fun):
+            del path[before:]  # it was the end; far from it a step without gain can end a run too early
+            break
+        new.nit += done.nit if done else 0
+        done, start = new, new.x
+    return done, path
 
 # %% ../../nbs/50d_series_fit.ipynb #68f5755d
 def fit_gradient(
