@@ -291,9 +291,11 @@ def problem(batch: int, steps: int, own: bool, changing: bool, n: int = 4, p: in
 
 def ours(model: LGSSM, a):
     "Our forward kernel, ready to run, and the evidence it leaves."
-    call = cpu_kernel.Call(cpu_kernel.arrange(model, a, None, None)[1])
-    call.make("P", "K", "V", "logdet", "m", "Ve", "total")
-    return lambda: call.run(cpu_kernel.forward_kernel), lambda: call.moments("total", 1)[:, 0, 0]
+    call = cpu_kernel.Call(cpu_kernel.kernel_input(model, a, None, None)[1])
+    call.keep(*cpu_kernel.EVIDENCE)
+    total = a.new_empty(call.lanes)
+    call.point(total, {"total": 0})
+    return lambda: call.run(cpu_kernel.forward_kernel, "evidence"), lambda: total
 
 
 CASES = {  # name: sequences, steps, own matrices, changing matrices, lanes of Numba's blocks

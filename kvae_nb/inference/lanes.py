@@ -99,9 +99,10 @@ class Kernel:
         letters: Letters,  # the names it works with
         sizes: dict[str, int],  # the sizes that `letters.shapes` names
         size: int,  # bytes of a number: 4 or 8
+        result: int | None = None,  # bytes of a number of the results, if they are others
     ):
         self.shapes, self.sizes, self.size, self.width = letters.shapes, sizes, size, 64 // size
-        self.scalar = ir.FloatType() if size == 4 else ir.DoubleType()
+        self.scalar, self.result = (ir.FloatType() if k == 4 else ir.DoubleType() for k in (size, result or size))
         self.vector = ir.VectorType(self.scalar, self.width)
         self.module = ir.Module()
         fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [i64.as_pointer()]), "kernel")
@@ -216,40 +217,47 @@ def _fetch(self, name: str, array: str, offset, lane, entry=1):
             v = b.insert_element(v, b.load(self.at(array, b.add(start, step))), i32(l))
         b.store(v, cell)
 
-
-def _side_by_side(self, lane):
-    "Whether a register is one piece of memory: the block is full and its lanes are neighbours."
-    return self.b.and_(self.equal(self.used, self.width), self.equal(lane, 1))
-
 # %% ../../nbs/24_lanes.ipynb #154d6c94
-def _recall(self, name: str, array: str, offset, lane, entry):
-    "The same, in one piece where that is possible."
-    b = self.b
-    with b.if_else(self.side_by_side(lane)) as (whole, single):
-        with whole:
+def _recall(self, name: str, array: str, offset, alone):
+    "Fills registers with what `keep` wrote: a vector for each entry, or a number where one lane serves all."
+    b, blank = self.b, ir.Constant(self.vector, ir.Undefined)
+    first = ir.Constant(ir.VectorType(i32, self.width), [0] * self.width)
+    with b.if_else(alone) as (one, block):
+        with one:
             for i, cell in enumerate(self.flat(name)):
-                place = self.at(array, self.add(self.add(offset, self.lane[0]), self.mul(i, entry)))
-                b.store(b.load(self.wide(place), align=self.size), cell)
-        with single:
-            self.fetch(name, array, offset, lane, entry)
+                x = b.insert_element(blank, b.load(self.at(array, self.add(offset, i))), i32(0))
+                b.store(b.shuffle_vector(x, blank, first), cell)
+        with block:
+            for i, cell in enumerate(self.flat(name)):
+                place = self.wide(self.at(array, self.add(offset, i * self.width)))
+                b.store(b.load(place, align=self.size), cell)
 
 # %% ../../nbs/24_lanes.ipynb #44019aaa
-def _keep(self, name: str, array: str, offset, lane, entry):
-    "Writes the registers of the lanes in use to memory."
-    b, start = self.b, self.add(offset, self.mul(self.lane[0], lane))
-    with b.if_else(self.side_by_side(lane)) as (whole, single):
-        with whole:
+def _keep(self, name: str, array: str, offset, alone):
+    "Writes whole registers, or the first lane where one serves all, for `recall`."
+    b = self.b
+    with b.if_else(alone) as (one, block):
+        with one:
             for i, cell in enumerate(self.flat(name)):
-                b.store(b.load(cell), self.wide(self.at(array, self.add(start, self.mul(i, entry)))), align=self.size)
-        with single:
-            self.each(
-                name,
-                lambda i, l, x: b.store(
-                    x, self.at(array, self.add(self.add(start, self.mul(l, lane)), self.mul(i, entry)))
-                ),
-            )
+                b.store(b.extract_element(b.load(cell), i32(0)), self.at(array, self.add(offset, i)))
+        with block:
+            for i, cell in enumerate(self.flat(name)):
+                place = self.wide(self.at(array, self.add(offset, i * self.width)))
+                b.store(b.load(cell), place, align=self.size)
 
 # %% ../../nbs/24_lanes.ipynb #4b9bcd30
+def _give(self, name: str, array: str, offset, lane):
+    "Writes the lanes in use to an array that lies sequence after sequence, in the type of the results."
+    b, start = self.b, self.add(offset, self.mul(self.lane[0], lane))
+    place = b.inttoptr(self.arg[array], self.result.as_pointer())
+
+    def one(i, l, x):
+        x = x if self.result == self.scalar else b.fptrunc(x, self.result)
+        b.store(x, b.gep(place, [self.add(self.add(start, self.mul(l, lane)), i)]))
+
+    self.each(name, one)
+
+
 def _gather(self, name: str, array: str, offset, lane):
     "Adds the registers of the lanes in use to memory, in float64; with stride 0 that sums over sequences."
     b, start = self.b, self.add(offset, self.mul(self.lane[0], lane))
@@ -271,8 +279,8 @@ def _each(self, name: str, act):
             act(i, l, b.load(b.gep(self.buffer, [self.add(l, i * self.width)])))
 
 
-Kernel.block, Kernel.at, Kernel.wide, Kernel.fetch, Kernel.side_by_side = _block, _at, _wide, _fetch, _side_by_side
-Kernel.recall, Kernel.keep, Kernel.gather, Kernel.each = _recall, _keep, _gather, _each
+Kernel.block, Kernel.at, Kernel.wide, Kernel.fetch, Kernel.recall = _block, _at, _wide, _fetch, _recall
+Kernel.keep, Kernel.give, Kernel.gather, Kernel.each = _keep, _give, _gather, _each
 
 # %% ../../nbs/24_lanes.ipynb #0497a972
 def cache_folder() -> Path:
