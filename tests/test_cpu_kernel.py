@@ -98,12 +98,36 @@ def test_evidence_and_every_gradient_are_the_loops(lanes, steps, n, p, m, own, c
 @pytest.mark.parametrize("own, changing", list(all_of((True, False), repeat=2)))
 def test_moments_are_the_loops(lanes, steps, n, p, m, own, changing):
     model, a, mask, u = case(lanes, steps, n, p, m, own, changing)
-    right = kalman_filter(model, a.nan_to_num(), mask, u)
-    for found, wanted in zip(
-        (*cpu_filter(model, a, mask, u), *cpu_smoother(model, a, mask, u)), (*right, *rts_smoother(model, right))
-    ):
-        assert found.shape == wanted.shape
-        assert_close(found, wanted, rtol=1e-9, atol=1e-10)
+    for seen in (mask, None):  # without a mask, sequences of one model share their covariances
+        x = a if seen is not None else a.nan_to_num()
+        right = kalman_filter(model, x.nan_to_num(), seen, u)
+        for found, wanted in zip(
+            (*cpu_filter(model, x, seen, u), *cpu_smoother(model, x, seen, u)), (*right, *rts_smoother(model, right))
+        ):
+            assert found.shape == wanted.shape
+            assert_close(found, wanted, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("lanes, own", [(1, False), (5, True), (33, False), (33, True)])
+def test_the_smoother_of_float32_is_that_of_float64_rounded(lanes, own):
+    "The arithmetic is float64 either way; single numbers are only read and returned."
+    model, a, mask, _ = case(lanes, 6, 3, 2, own=own)
+    single = LGSSM(*(None if x is None else x.float() for x in model))
+    double = LGSSM(*(None if x is None else x.double() for x in single))
+    for seen in (mask, None):
+        x = (a if seen is not None else a.nan_to_num()).float()
+        for found, wanted in zip(cpu_smoother(single, x, seen), cpu_smoother(double, x.double(), seen)):
+            assert found.dtype == torch.float32 and torch.equal(found, wanted.float())
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_results_are_contiguous_and_what_is_shared_is_there_once(own):
+    model, a, _, _ = case(20, 5, 3, 2, own=own)
+    found = cpu_filter(model, a.nan_to_num())
+    for x in (found.predicted_mean, found.mean, found.log_prob):
+        assert x.is_contiguous()
+    for x in (found.predicted_cov, found.cov, cpu_smoother(model, a.nan_to_num()).cov):
+        assert x.is_contiguous() if own else x.stride(0) == 0
 
 
 def test_evidence_is_that_of_the_dense_joint():
@@ -290,6 +314,8 @@ def test_nan_begins_where_the_loops_does():
         assert (found.isnan() == wanted.isnan()).all()
         assert_close(found.nan_to_num(), wanted.nan_to_num(), rtol=1e-9, atol=1e-9)
     assert cpu_evidence(model, a).isnan().tolist() == [False, True, False]
+    for x in cpu_smoother(model, a):
+        assert x[1].isnan().all() and not x[[0, 2]].isnan().any()
 
 
 def test_a_covariance_that_is_symmetric_to_rounding_is_taken_as_its_symmetric_part():
