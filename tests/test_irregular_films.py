@@ -228,8 +228,6 @@ def test_a_model_says_what_it_does_not_take():
         timely.impute(x, None, torch.ones(2, 5, 2))
     with pytest.raises(InputError, match="expects 3 controls"):
         KVAE(KVAEConfig(**TINY, dim_u=2)).impute(x)
-    with pytest.raises(InputError, match="a stream takes all steps as equal"):
-        timely.filter_stream(list(x[0]))
     with pytest.raises(InputError, match="model.stable is 1.0, but limits what a step does"):
         KVAE(KVAEConfig(**TINY, stable=1.0))
     with pytest.raises(InputError, match="model.tick is 2.0, but is for continuous time"):
