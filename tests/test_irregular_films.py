@@ -436,3 +436,21 @@ def test_one_film_with_times_is_filled_in_at_its_times(tmp_path, monkeypatch, ca
         assert np.abs(one["a_smoothed_cov"] - two["a_smoothed_cov"]).max() > 1e-4
     code, said = kvae("impute timely --data film.mp4 --gap 3:6 --out filled.mp4", capsys)
     assert code == 0 and "with times" in said
+
+
+def test_the_command_makes_films_at_random_times_trains_and_measures(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = "simulate --sequences 40 --steps 6 --size 16 --irregular 0.75 --seed 3 --out f.npz"
+    code, said = kvae(line, capsys)
+    assert code == 0 and "at random times" in said
+    found, right = read_video_data("f.npz"), simulate_irregular("box", 40, 6, 3, 16)
+    assert torch.equal(found.times, right.times) and torch.equal(found.frames, right.frames)
+    assert kvae(line, capsys)[0] == 0  # the same words make the same file again
+    assert kvae(f"train --data f.npz --model.continuous true {SHORT}", capsys)[0] == 0
+    code, said = kvae("evaluate --measure.gaps [2] --measure.drops [] --measure.generate_count 2", capsys)
+    assert code == 0 and "times" in said
+    assert kvae("simulate --sequences 40 --steps 6 --size 16 --out even.npz", capsys)[0] == 0
+    assert read_video_data("even.npz").times is None
+    for words in ("0.05 --out g.npz", "2 --out g.npz", "0.5 --look published --out g.npz", "0.5 --out folder"):
+        code, said = kvae(f"simulate --sequences 2 --irregular {words}", capsys)
+        assert code == 2 and "--irregular is" in said and not Path("g.npz").exists() and not Path("folder").exists()
