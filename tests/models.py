@@ -224,6 +224,16 @@ def awake(name: str) -> nn.Module:
     return model.eval()
 
 
-def in_equal_steps() -> dict:
-    "The models whose steps are all equal; those of films at any time, whose first control is a gap, are left out."
-    return {name: make for name, make in MODELS.items() if not name.startswith("continuous")}
+def control_width(model: nn.Module) -> int:
+    "How many controls it may be given at each step; in continuous time the first is the gap."
+    return getattr(model.config, "dim_u", 0) + getattr(model.config, "continuous", False)
+
+
+def random_controls(model: nn.Module, *size: int) -> torch.Tensor | None:
+    "Random controls, and in continuous time random gaps; None for a model without either."
+    if not (width := control_width(model)):
+        return None
+    u = torch.randn(*size, width)
+    if getattr(model.config, "continuous", False):
+        u[..., 0] = u[..., 0].abs() + 0.1
+    return u

@@ -17,7 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import LaplacePixels, LinearDecoder, LinearEncoder, awake, in_equal_steps
+from models import MODELS, LaplacePixels, LinearDecoder, LinearEncoder, awake, control_width, random_controls
 from test_pretrained import films
 from torch import nn
 from torch.testing import assert_close
@@ -50,7 +50,6 @@ def refused(call) -> str:
     return said
 
 
-MODELS = in_equal_steps()  # the doors of films at any time are tried in test_irregular_films
 HELD = {}
 
 
@@ -74,7 +73,7 @@ def x(model):
 
 @pytest.fixture
 def u(model):
-    return torch.randn(3, 10, getattr(model.config, "dim_u", 0)) if getattr(model.config, "dim_u", 0) else None
+    return random_controls(model, 3, 10)
 
 
 SOMEONE = {name for name, make in MODELS.items() if isinstance(make(), FactorModel)}
@@ -243,17 +242,20 @@ def test_masks_that_do_not_fit_are_refused_in_a_sentence(model, x, u, kind):
 
 
 def test_controls_that_do_not_fit_are_refused_in_a_sentence(model, x, u):
-    dim_u = getattr(model.config, "dim_u", 0)
-    wrong = [torch.zeros(3, 6, dim_u + 1), torch.zeros(2, 6, max(dim_u, 1)), "push", [[0.0]]]
-    if dim_u:
+    width = control_width(model)
+    wrong = [torch.zeros(3, 6, width + 1), torch.zeros(2, 6, max(width, 1)), "push", [[0.0]]]
+    if width:
         wrong += [
-            None,
-            torch.zeros(3, 5, dim_u),
-            torch.zeros(3, 7, dim_u),
-            torch.zeros(6, dim_u),
-            torch.zeros(3, 6, dim_u, dtype=torch.long),
-            torch.full((3, 6, dim_u), torch.nan),
+            torch.zeros(3, 5, width),
+            torch.zeros(3, 7, width),
+            torch.zeros(6, width),
+            torch.zeros(3, 6, width, dtype=torch.long),
+            torch.full((3, 6, width), torch.nan),
         ]
+    if getattr(model.config, "dim_u", 0):  # of gaps alone there may be none: then all are equal
+        wrong += [None]
+    if getattr(model.config, "continuous", False):
+        wrong += [-torch.ones(3, 6, width), torch.full((3, 6, width), torch.inf)]
     for v in wrong:
         for call in (
             lambda: model.elbo(x, None, v),
@@ -265,7 +267,7 @@ def test_controls_that_do_not_fit_are_refused_in_a_sentence(model, x, u):
 
 
 def test_controls_of_width_zero_are_none(x, model):
-    if not getattr(model.config, "dim_u", 0):
+    if not control_width(model):
         with torch.no_grad():
             same(model.impute(x), model.impute(x, None, torch.zeros(3, 6, 0)), rtol=0, atol=0)
 
@@ -287,12 +289,12 @@ def test_controls_of_width_zero_are_none(x, model):
 )
 def test_numbers_of_frames_that_cannot_be_made_are_refused(model, wrong):
     given = dict(steps=3, count=2) | wrong
-    u = torch.zeros(2, 3, getattr(model.config, "dim_u", 0)) if getattr(model.config, "dim_u", 0) else None
+    u = random_controls(model, 2, 3)
     refused(lambda: model.generate(given["steps"], given["count"], u))
 
 
 def test_numpy_numbers_count(model):
-    u = torch.zeros(2, 3, getattr(model.config, "dim_u", 0)) if getattr(model.config, "dim_u", 0) else None
+    u = random_controls(model, 2, 3)
     assert model.generate(np.int64(3), np.int32(2), u).frames.shape[:2] == (2, 3)
 
 
@@ -316,7 +318,7 @@ TYPES = st.sampled_from(
     st.one_of(st.none(), st.tuples(st.lists(st.integers(0, 3), max_size=3), TYPES)),
     st.one_of(st.none(), SHAPES),
     st.floats(-1, 300),
-    st.sampled_from(["paper", "switching, all of it", "VAE-RNN, controls"]),
+    st.sampled_from(["paper", "switching, all of it", "VAE-RNN, controls", "continuous time"]),
 )
 def test_whatever_is_handed_in_is_done_or_refused(shape, dtype, mask, u, value, name):
     "Arrays of any shape and type: an answer of the right shape, or one sentence."
@@ -365,8 +367,7 @@ def test_hidden_frames_may_hold_anything_and_others_only_pixels(model, x, u):
 def test_binary_pixels_lie_between_0_and_1_and_are_never_worth_more_than_nothing(name):
     model = awake(name)
     c = model.config
-    x, dim_u = (torch.rand(2, 4, c.channels, c.size, c.size) > 0.8).float(), getattr(c, "dim_u", 0)
-    u = torch.zeros(2, 4, dim_u) if dim_u else None
+    x, u = (torch.rand(2, 4, c.channels, c.size, c.size) > 0.8).float(), random_controls(model, 2, 4)
     for y in (255 * x, x - 0.01, x + 0.01, 2 * x):
         assert "must lie in [0, 1]" in refused(lambda: model.elbo(y, None, u))
     if not isinstance(getattr(model.decoder, "out", None), nn.Conv2d):
@@ -446,10 +447,7 @@ def double():
 def test_float64_by_default(name, double):
     model = awake(name)
     c = model.config
-    x, u = (
-        (torch.rand(2, 5, c.channels, c.size, c.size) > 0.8).float(),
-        torch.randn(2, 8, c.dim_u).float() if getattr(c, "dim_u", 0) else None,
-    )
+    x, u = (torch.rand(2, 5, c.channels, c.size, c.size) > 0.8).float(), random_controls(model, 2, 8)
     mask = torch.ones(2, 5, dtype=torch.bool)
     mask[:, 2] = False
     assert model.elbo(x, mask, first(u, 5)).elbo.dtype == torch.float64 == model.elbo(x, None, first(u, 5)).elbo.dtype
@@ -537,8 +535,12 @@ def test_frames_of_a_stream_come_as_they_come(model, x, u):
     )
     for wrong in (f[0], f[None], np.full_like(f, np.nan), np.full_like(f, np.inf), "f", f.astype(int), f[..., :4]):
         refused(lambda: next(iter(model.filter_stream([wrong], push))))
-    refused(lambda: next(iter(model.filter_stream([f], [torch.zeros(getattr(model.config, "dim_u", 0) + 1)]))))
-    refused(lambda: next(iter(model.filter_stream([f], None if u is not None else [torch.zeros(1)]))))
+    width = control_width(model)
+    wrong = [[torch.zeros(width + 1)], [], [torch.full((width,), torch.nan)]] if width else [[torch.zeros(1)], []]
+    wrong += [None] if getattr(model.config, "dim_u", 0) else []
+    wrong += [[-torch.ones(width)]] if getattr(model.config, "continuous", False) else []
+    for v in wrong:
+        refused(lambda: next(iter(model.filter_stream([f], v))))
 
 
 # Generation
@@ -560,15 +562,12 @@ def test_without_noise_generation_is_the_same_each_time(model, x, u):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in MODELS if n.startswith(("paper", "window", "constant", "controls", "inferred"))]
+    "name", [n for n in MODELS if n.startswith(("paper", "window", "constant", "controls", "inferred", "continuous"))]
 )
 def test_without_noise_generation_is_the_filter_in_an_endless_gap(name):
     "Of a KVAE: means of a linear system, fed back, are what the filter predicts of hidden frames."
     model = awake(name)
-    x, u = (
-        (torch.rand(2, 4, 1, 16, 16) > 0.8).float(),
-        torch.randn(2, 9, getattr(model.config, "dim_u", 0)) if getattr(model.config, "dim_u", 0) else None,
-    )
+    x, u = (torch.rand(2, 4, 1, 16, 16) > 0.8).float(), random_controls(model, 2, 9)
     mask = torch.arange(9).expand(2, -1) < 4
     with torch.no_grad():
         hidden = torch.full((2, 5, 1, 16, 16), torch.nan)

@@ -15,16 +15,23 @@ from torch.testing import assert_close
 from kvae_nb.app.command import main
 from kvae_nb.core.errors import InputError
 from kvae_nb.data.clips import timed
-from kvae_nb.data.films import VideoData, describe, split, to_float
+from kvae_nb.data.films import VideoData, describe, mask_gap, split, to_float
 from kvae_nb.data.irregular import simulate_irregular
 from kvae_nb.data.opening import DataConfig, open_data, read_video_data, save_video_data, without_times
 from kvae_nb.data.readers import equal_steps, film_times
 from kvae_nb.data.sequences import from_films
 from kvae_nb.data.shards import write_shards
+from kvae_nb.evaluation.calibration import probe_calibration
+from kvae_nb.evaluation.checks import generate_from
+from kvae_nb.evaluation.imputation import imputation_errors
+from kvae_nb.evaluation.probes import continue_films, latents_of
+from kvae_nb.evaluation.report import examples
+from kvae_nb.evaluation.scores import generated_error, held_out_elbo, latent_errors
 from kvae_nb.inference.lgssm import dense_evidence
 from kvae_nb.models.kvae import KVAE, KVAEConfig
 from kvae_nb.models.skvae import SwitchingKVAE, SwitchingKVAEConfig
-from kvae_nb.training.kinds import fit_config_to_data, preset, settled
+from kvae_nb.training.kinds import enlarged, fit_config_to_data, preset, settled
+from kvae_nb.training.pretrained import check_terms
 from kvae_nb.worlds.balls import simulate
 
 f64 = torch.float64
@@ -228,8 +235,6 @@ def test_a_model_says_what_it_does_not_take():
         timely.impute(x, None, torch.ones(2, 5, 2))
     with pytest.raises(InputError, match="expects 3 controls"):
         KVAE(KVAEConfig(**TINY, dim_u=2)).impute(x)
-    with pytest.raises(InputError, match="a stream takes all steps as equal"):
-        timely.filter_stream(list(x[0]))
     with pytest.raises(InputError, match="model.stable is 1.0, but limits what a step does"):
         KVAE(KVAEConfig(**TINY, stable=1.0))
     with pytest.raises(InputError, match="model.tick is 2.0, but is for continuous time"):
@@ -266,6 +271,68 @@ def test_films_at_random_times_are_films_of_the_same_balls():
     assert (whole.contacts.numpy() == plain.contacts[:, :12]).mean() > 0.98
     with pytest.raises(InputError, match="gaps from 0 to 1 steps are not possible"):
         simulate_irregular(sequences=2, shortest=0, longest=1)
+
+
+@pytest.fixture(scope="module")
+def timely():
+    "A small model in continuous time in float32, and films with states at random times."
+    model = some_model(K=2, size=16, filters=2).float()
+    return model, simulate_irregular("box", 24, 12, seed=1, size=16)
+
+
+MASK = mask_gap(24, 12, 4, 4)
+MEASURED = {  # what takes a model and films
+    "held_out_elbo": lambda m, d: held_out_elbo(m, d, samples=1).per_frame,
+    "imputation_errors": lambda m, d: imputation_errors(m, d, MASK, particles=0).mse["smoothing"],
+    "by interpolation": lambda m, d: imputation_errors(m, d, MASK, particles=0).mse["pixel_interpolation"],
+    "latent_errors": lambda m, d: latent_errors(m, d, MASK, particles=0)["smoothing"],
+    "generated_error": lambda m, d: generated_error(m, d)["rms"],
+    "probe_calibration": lambda m, d: probe_calibration(m, d),
+    "latents_of": lambda m, d: latents_of(m, d).filtered,
+    "continue_films": lambda m, d: continue_films(m, d, 8, 4, sampled=False),
+    "examples": lambda m, d: [e.smoothed for e in examples(m, d, MASK, 24)],
+    "check_terms": lambda m, d: check_terms(m, d),
+}
+
+
+def numbers_in(found) -> list[float]:
+    "All numbers of nested lists, tuples and dictionaries."
+    if torch.is_tensor(found):
+        return found.flatten().double().tolist()
+    if isinstance(found, dict | list | tuple):
+        return [v for part in (found.values() if isinstance(found, dict) else found) for v in numbers_in(part)]
+    return [float(found)] if isinstance(found, int | float) else []
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_what_is_measured_hangs_on_the_times(name, timely):
+    "Other times, another number; the same from another origin, the same one. A model without times refuses them."
+    model, data = timely
+    ask = lambda model, data: numbers_in(MEASURED[name](model, data))
+    found, later = ask(model, data), ask(model, replace(data, times=data.times + 64))
+    assert found and found == pytest.approx(later, rel=1e-6, abs=1e-7, nan_ok=True)
+    other = ask(model, replace(data, times=(data.times**1.1).contiguous()))
+    assert found != pytest.approx(other, rel=1e-6, abs=1e-7, nan_ok=True)
+    plain = KVAE(KVAEConfig(size=16, filters=2))
+    with pytest.raises(InputError, match="of films with times leave them out, or use a KVAE with continuous=True"):
+        MEASURED[name](plain, data)
+    assert numbers_in(MEASURED[name](plain, without_times(data)))
+
+
+def test_what_goes_on_with_a_film_comes_at_the_films_times(timely):
+    model, data = timely
+    batch = data[:3].batch(torch.arange(3))
+    gaps = torch.cat([batch.u, torch.zeros(3, 5, 1)], 1)  # where the film has ended, one tick each
+    right = model.generate(13, x=batch.x[:, :4], u=gaps, generator=torch.Generator().manual_seed(0)).frames
+    assert_close(generate_from(model, data, 13, 3), right)
+
+
+def test_a_clip_shown_backwards_has_its_gaps_backwards():
+    data = some_films()
+    more = enlarged(data, "mirror+reverse")
+    gaps = data.times.diff(dim=1)
+    assert_close(more.times.diff(dim=1), torch.cat([gaps, gaps, gaps.flip(1), gaps.flip(1)]))
+    assert torch.equal(more.frames[8:12], data.frames.flip(1))
 
 
 LENGTHS = [0.1, 0.3, 0.1, 0.1, 0.5, 0.1, 0.2, 0.1, 0.4]
@@ -350,3 +417,40 @@ def test_the_command_trains_imputes_and_generates_with_times(tmp_path, monkeypat
     assert code == 0 and "times left out" in said
     code, said = kvae("generate plain --steps 3 --count 2 --apart 2 --out no", capsys)
     assert code == 2 and "--apart is 2" in said
+
+
+def test_one_film_with_times_is_filled_in_at_its_times(tmp_path, monkeypatch, capsys):
+    "An array with times, and a film with a variable frame rate, whose frames lie at equal steps when it is written."
+    monkeypatch.chdir(tmp_path)
+    film_with(Path("film.mp4"), LENGTHS * 4)
+    code, said = kvae(f"train --data film.mp4 --model.continuous true {SHORT} --data.binarize false", capsys)
+    assert code == 0 and "clips of 6" in said and "time stamps from" in said
+    os.rename(next(Path("runs").iterdir()), "timely")
+    assert "stable: 0.0" in Path("timely/config.yaml").read_text()  # what short films get otherwise
+    images, times = np.random.default_rng(0).integers(256, size=(9, 16, 16), dtype=np.uint8), np.arange(9.0)
+    for name, when in (("even", times), ("uneven", times**1.5)):
+        np.savez(f"{name}.npz", images=images, times=when)
+        code, said = kvae(f"impute timely --data {name}.npz --gap 3:6 --out {name}_filled.npz", capsys)
+        assert code == 0, said
+    with np.load("even_filled.npz") as one, np.load("uneven_filled.npz") as two:
+        assert np.abs(one["a_smoothed_cov"] - two["a_smoothed_cov"]).max() > 1e-4
+    code, said = kvae("impute timely --data film.mp4 --gap 3:6 --out filled.mp4", capsys)
+    assert code == 0 and "with times" in said
+
+
+def test_the_command_makes_films_at_random_times_trains_and_measures(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    line = "simulate --sequences 40 --steps 6 --size 16 --irregular 0.75 --seed 3 --out f.npz"
+    code, said = kvae(line, capsys)
+    assert code == 0 and "at random times" in said
+    found, right = read_video_data("f.npz"), simulate_irregular("box", 40, 6, 3, 16)
+    assert torch.equal(found.times, right.times) and torch.equal(found.frames, right.frames)
+    assert kvae(line, capsys)[0] == 0  # the same words make the same file again
+    assert kvae(f"train --data f.npz --model.continuous true {SHORT}", capsys)[0] == 0
+    code, said = kvae("evaluate --measure.gaps [2] --measure.drops [] --measure.generate_count 2", capsys)
+    assert code == 0 and "times" in said
+    assert kvae("simulate --sequences 40 --steps 6 --size 16 --out even.npz", capsys)[0] == 0
+    assert read_video_data("even.npz").times is None
+    for words in ("0.05 --out g.npz", "2 --out g.npz", "0.5 --look published --out g.npz", "0.5 --out folder"):
+        code, said = kvae(f"simulate --sequences 2 --irregular {words}", capsys)
+        assert code == 2 and "--irregular is" in said and not Path("g.npz").exists() and not Path("folder").exists()

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from models import MODELS, SEQUENCES, awake, observed
+from models import MODELS, SEQUENCES, awake, observed, random_controls
 
 from kvae_nb.core.errors import InputError
 from kvae_nb.data.films import Batch, VideoData
@@ -28,10 +28,7 @@ def x(model):
 
 @pytest.fixture
 def u(model):
-    dim_u, timed = getattr(model.config, "dim_u", 0), getattr(model.config, "continuous", False)
-    u = torch.randn(3, 14, dim_u)
-    u = torch.cat([torch.rand(3, 14, 1) + 0.1, u], -1) if timed else u
-    return u if u.shape[-1] else None
+    return random_controls(model, 3, 14)
 
 
 @pytest.fixture

@@ -95,6 +95,8 @@ def simulate_parser() -> ArgumentParser:
     p.add_argument("--radius", type=float, default=3.0, help="of the balls, in 1/32 of the side")
     p.add_argument("--balls", type=int, default=1, help="in each sequence")
     p.add_argument("--look", type=str, default="ours", help=f"how films are drawn: {' or '.join(LOOKS)} (the authors')")
+    far = "random times: how much longer or shorter than a step a gap may be, from 0.125 to 0.875; 0: equal steps"
+    p.add_argument("--irregular", type=float, default=0.0, help=f"{far} (balls, in one file)")
     sheets = (
         "sprites only: a file or folder with part sheets, such as ../shared/data/sprites_parts.npz; none: drawn ones"
     )
@@ -298,6 +300,9 @@ def was_simulated(
 ) -> bool:
     "Whether this is an ordinary file of films by `kvae simulate`, which the same words make again."
     try:
-        return not Path(path).is_symlink() and {"images", "state", "contacts"} == set(array_headers(path)) - {"levels"}
+        return not Path(path).is_symlink() and {"images", "state", "contacts"} == set(array_headers(path)) - {
+            "levels",
+            "times",
+        }
     except InputError:
         return False

@@ -252,6 +252,8 @@ def impute_clips(
     arrays = impute_all(run, data, mask, particles=args.particles)
     if not args.data or is_sample(args.data):
         arrays["true"] = data.frames.numpy()
+    if data.times is not None:
+        arrays["times"] = data.times.numpy()
     with atomic_write(out) as tmp:
         np.savez_compressed(tmp, **arrays)
     draw_imputation(picture, data, arrays, mask)
@@ -267,13 +269,14 @@ def filled_error(
     made: torch.Tensor,  # by the model
     mask: torch.Tensor,  # [time], True = seen
     there: torch.Tensor,  # [time], True where the file holds the frame
+    times: torch.Tensor | None = None,  # [1, time], when each was taken; None: at equal steps
 ) -> str:
     "How wrong the hidden frames are that the file holds, beside interpolated pixels; empty if there are none."
     known = there & ~mask
     if not known.any():
         return ""
     x = squares.where(mask[:, None, None, None], torch.zeros(()))
-    line = interpolate_latents(x.flatten(1)[None], mask[None])[0].view_as(x)
+    line = interpolate_latents(x.flatten(1)[None], mask[None], times)[0].view_as(x)
     ours, theirs = (255 * (f - squares)[known].square().mean().sqrt().item() for f in (made, line))
     better = "better" if ours < theirs else "worse"
     return f"in hidden squares off by {ours:.1f} grey levels, {better} than interpolating pixels ({theirs:.1f})"
@@ -305,7 +308,8 @@ def impute_film(
     if getattr(m, "dim_u", 0):
         raise InputError("this model has controls, which a film does not; give clips as .npz, with their controls.")
     used = asked_particles(run.model, args.particles).get("particles", 0)
-    film = open_film(args.data, m.size, m.channels, c.layout, c.white)
+    timed = getattr(m, "continuous", False) and c.times is not False
+    film = open_film(args.data, m.size, m.channels, c.layout, c.white, timed)
     data = decide_levels(film.squares, c.binarize)
     print(f"{args.data}: {describe(data)}")
     mask = hidden_mask(data, args.gap, args.drop, args.seed, args.every)
@@ -313,13 +317,14 @@ def impute_film(
     arrays = impute_all(run, data, mask, particles=args.particles)
     made, seen = torch.from_numpy(arrays["smoothed"][0]), mask[0]
     there = torch.ones_like(seen) if data.mask is None else data.mask[0]
-    frames = lambda: filled_frames(film.frames(), seen, made)
+    times = None if data.times is None else data.times[0]
+    frames = lambda: filled_frames(film.frames(), seen, made, times)
     write_film(out, frames(), film.fps, {**arrays, "mask": seen.numpy()})
     if strip:
         some = strip_range(seen)
         of = lambda frames: list(islice(frames, some.start, some.stop))
         write_strip(strip, of(film.frames()), of(frames()), seen[some.start : some.stop], some.start)
-    error = filled_error(data.frames[0].float() / 255, made, seen, there)
+    error = filled_error(data.frames[0].float() / 255, made, seen, there, data.times)
     names = f"{out} and {strip.name}" if strip else f"{out}"
     print(f"{names}: {int((~seen).sum())} of {len(seen)} frames were hidden and {filled_by(used)}")
     print(*filter(None, (film_said(film, m.size), error)), sep="\n")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARRAYS', 'GREY', 'STRIP', 'array_layout', 'is_one_film', 'names_film', 'WholeFilm', 'film_rate', 'as_squares',
-           'array_film', 'open_film', 'enlarged_square', 'put_back', 'between', 'filled_frames', 'film_path',
-           'atomic_folder', 'write_mp4', 'write_film', 'strip_range', 'write_strip']
+           'array_film', 'film_clock', 'open_film', 'enlarged_square', 'put_back', 'between', 'filled_frames',
+           'film_path', 'atomic_folder', 'write_mp4', 'write_film', 'strip_range', 'write_strip']
 
 # %% ../../nbs/52j_whole_film.ipynb #da1865fc
 import os
@@ -29,7 +29,7 @@ from ..core.errors import InputError
 from ..core.files import array_headers, atomic_write, check_output, read_arrays
 from ..data.films import VideoData
 from ..data.levels import arrange, find_layout, fit_frames, read_levels
-from ..data.readers import FILMS, is_film, whole_frames
+from ..data.readers import FILMS, equal_steps, film_times, is_film, whole_frames
 from ..data.shards import is_shards
 from ..evaluation.imputation import seen_neighbours
 from ..evaluation.plots import as_rgb, draw_rows, mark_hidden
@@ -131,12 +131,28 @@ def array_film(
     return np.moveaxis(levels, 1, -1), None if mask.all() else mask
 
 # %% ../../nbs/52j_whole_film.ipynb #bf8edb08
+def film_clock(
+    path: Path,  # a film, a folder of images, or an array of one film
+    frames: int,  # how many of it there are at equal steps
+) -> Float[Tensor, "one time"] | None:
+    """When each frame was taken: the array `times` of a file, or the seconds of a film with a variable frame rate;
+    None where all steps are equal."""
+    if path.suffix.lower() in ARRAYS:
+        times = read_arrays(path, ("times",)).get("times") if path.suffix.lower() == ".npz" else None
+        return None if times is None else torch.from_numpy(times.reshape(1, -1).astype(np.float64))
+    stamps = None if path.is_dir() else film_times(path)
+    if stamps is None or equal_steps(stamps):
+        return None
+    return torch.arange(frames, dtype=torch.float64)[None] / film_rate(path)
+
+
 def open_film(
     path: str | Path,  # a film, a folder of PNG images, or an array of one film
     size: int,  # side that the model sees
     channels: int,  # that it sees: 1 or 3
     layout: str = "auto",  # of an array
     white: float | None = None,  # the number that is white in arrays and 16-bit images; None: by the rule
+    times: bool = False,  # whether the model takes times, where the film has any
 ) -> WholeFilm:
     "The film, its squares in memory. Raises `InputError` for what cannot be read."
     path, mask = Path(path), None
@@ -149,7 +165,8 @@ def open_film(
     there = None if mask is None else torch.from_numpy(mask)[None]
     side = min(height, width)
     note = "one film" + ("" if height == width == size else f", the middle {side}×{side} of {height}×{width} resized")
-    data = VideoData(torch.from_numpy(squares)[None], mask=there, note=note)
+    clock = film_clock(path, len(squares)) if times else None
+    data = VideoData(torch.from_numpy(squares)[None], mask=there, times=clock, note=note)
     return WholeFilm(read, data, height, width, film_rate(path))
 
 # %% ../../nbs/52j_whole_film.ipynb #405ae009
@@ -195,10 +212,12 @@ def filled_frames(
     frames: Iterator[UInt8[np.ndarray, "height width channels"]],  # of the film, from the first one on
     mask: Bool[Tensor, " time"],  # True = seen
     squares: Float[Tensor, "time colours size size"],  # what the model has drawn
+    times: Float[Tensor, " time"] | None = None,  # of the frames; None: equal steps
 ) -> Iterator[UInt8[np.ndarray, "height width channels"]]:
     "All frames in order: the seen ones as they are, the others put together. Holds two frames at a time."
     last, (before, after) = None, (v[0].tolist() for v in seen_neighbours(mask[None]))
     steps = len(mask)
+    at = list(range(steps)) if times is None else times.tolist()
     for t, frame in enumerate(frames):
         if not mask[t]:
             if after[t] == steps and t == steps - 1:  # no frame is seen any more
@@ -206,7 +225,7 @@ def filled_frames(
                     yield put_back(last, squares[hidden])
             continue
         for hidden in range(before[t - 1] + 1 if t else 0, t):
-            share = (hidden - before[hidden]) / (t - before[hidden])
+            share = (at[hidden] - at[before[hidden]]) / (at[t] - at[before[hidden]])
             yield put_back(between(last, frame, share), squares[hidden])
         yield frame
         last = frame

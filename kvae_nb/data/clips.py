@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['PARTS', 'TYPES', 'AUGMENT', 'check_part', 'check_increasing', 'timed', 'check_tensors', 'check_threshold',
            'plain_array', 'choose_clips', 'cut_clips', 'count_shared', 'cut_note', 'divide_by_place', 'check_augment',
-           'shift_clips', 'augmented']
+           'shift_clips', 'alongside', 'augmented']
 
 # %% ../../nbs/74_clips.ipynb #4fcca431
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -250,6 +252,17 @@ def shift_clips(
     return frames.movedim((1, 2), (3, 4))[row, y[:, :, None], x[:, None]].movedim((3, 4), (1, 2)).contiguous()
 
 
+def alongside(
+    values: Tensor,  # [n, time, …]: what belongs to the frames of each clip
+    augment: str,  # as for `augmented`
+    turned: Callable = lambda v: v.flip(1),  # what becomes of it where a clip runs backwards
+) -> Tensor:
+    "A row for each clip that `augmented` returns."
+    for name in check_augment(augment):
+        values = torch.cat([values, turned(values) if name == "reverse" else values])
+    return values
+
+
 def augmented(
     frames: Tensor,  # [n, time, channels, size, size]
     mask: Tensor | None = None,  # [n, time]
@@ -263,5 +276,4 @@ def augmented(
         move = torch.randint(-most, most + 1, (len(frames), 2), generator=torch.Generator().manual_seed(seed))
         also = {"mirror": lambda v: v.flip(-1), "shift": lambda v: shift_clips(v, move), "reverse": lambda v: v.flip(1)}
         frames = torch.cat([frames, also[name](frames)])
-        mask = mask if mask is None else torch.cat([mask, mask.flip(1) if name == "reverse" else mask])
-    return frames, mask
+    return frames, None if mask is None else alongside(mask, augment)

@@ -199,9 +199,12 @@ def generate_from(
     first: int = FIRST,  # how many frames are shown
 ) -> Float[Tensor, "count steps channel height width"]:
     "Continuations of the first frames of the first films, on the CPU; those frames are not in it."
-    start = next(model_batches(model, data[:count], count))
+    data = data[:count]
+    start = next(model_batches(model, data, count))
     x, device = start.x[:, :first], start.x.device
-    u = None if start.u is None else F.pad(start.u[:, :first], (0, 0, 0, steps))  # controls of 0 after the first frames
+    u = None if start.u is None else F.pad(start.u, (0, 0, 0, steps))[:, : first + steps]
+    if u is not None:  # nobody pushes after the first frames; where there are times, the film's go on
+        u[:, first:, int(data.times is not None) :] = 0
     generator = torch.Generator(device).manual_seed(seed)
     with kept_random_state():
         return model.generate(steps, len(x), u, x, generator).frames.float().cpu()

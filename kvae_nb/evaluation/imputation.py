@@ -129,6 +129,7 @@ def copy_last(
 def interpolate_latents(
     a: Float[Tensor, "batch time dim_a"],  # codes; those of hidden steps are not looked at
     mask: Bool[Tensor, "batch time"],  # True = observed
+    times: Float[Tensor, "batch time"] | None = None,  # of the steps; None: they are equal
 ) -> Float[Tensor, "batch time dim_a"]:
     """Codes on straight lines between the seen ones, held at the ends.
     Raises `InputError` if a sequence has no seen frame."""
@@ -139,8 +140,10 @@ def interpolate_latents(
     last, after = seen_neighbours(mask)
     left = torch.where(last < 0, after, last)
     right = torch.where(after == mask.shape[1], last, after)
-    row, t = torch.arange(len(a), device=a.device)[:, None], torch.arange(a.shape[1], device=a.device)
-    w = ((t - left) / (right - left).clamp(min=1)).clamp(0, 1)[..., None].to(a.dtype)
+    row, steps = torch.arange(len(a), device=a.device)[:, None], torch.arange(a.shape[1], device=a.device)
+    t = steps.expand_as(mask) if times is None else times
+    since, between = t - t[row, left], t[row, right] - t[row, left]
+    w = torch.where(right > left, since / between.where(right > left, 1), 0.0)[..., None].to(a.dtype)
     return torch.where(w == 0, a[row, left], (1 - w) * a[row, left] + w * a[row, right])
 
 # %% ../../nbs/15_evaluation.ipynb #7ddc8f37
@@ -162,11 +165,12 @@ def fill_in(
     particles: int = OWN,  # how many, for a model with particles; OWN: as many as it takes by itself
 ) -> Fillings:
     "The film as filled in by the model and by the three baselines; the model never receives the hidden frames."
-    x = hide(x, mask)
+    x, timed = hide(x, mask), getattr(getattr(model, "config", None), "continuous", False)
     imputed = model.impute(x, mask, u, **asked_particles(model, particles))
+    times = u[..., 0].cumsum(1) if timed and u is not None else None
     straight = x.clone()
-    straight[~mask] = model.decode(interpolate_latents(model.encode(x), mask)[~mask][None])[0].to(x.dtype)
-    pale = interpolate_latents(x.flatten(2), mask).view_as(x)
+    straight[~mask] = model.decode(interpolate_latents(model.encode(x), mask, times)[~mask][None])[0].to(x.dtype)
+    pale = interpolate_latents(x.flatten(2), mask, times).view_as(x)
     return Fillings(imputed.smoothed.frames, imputed.filtered.frames, copy_last(x, mask), straight, pale)
 
 # %% ../../nbs/15_evaluation.ipynb #86063e4d

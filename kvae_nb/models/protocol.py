@@ -320,7 +320,7 @@ def given_controls(
 
 
 def check_controls_values(
-    u: Float[Tensor, "batch time dim_u"],  # controls
+    u: Float[Tensor, "*batch dim_u"],  # controls
     timed: bool,  # whether the first is the time since the frame before
 ):
     "Raises `InputError` for controls that are no numbers, or times that go back."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['filter_stream', 'StreamState', 'Streamed', 'Cell', 'StreamParts', 'to_array', 'lay_out', 'stream_parts', 'mixed',
-           'read_one', 'forget', 'run_layers', 'shaped_frame', 'checked_frame', 'read_frame', 'corrected', 'carried',
-           'stream_start', 'as_gaussian', 'stream_step', 'with_controls', 'kalman_stream', 'on_cpu', 'switching_stream',
-           'recurrent_stream', 'particle_stream']
+           'read_one', 'forget', 'run_layers', 'read_frame', 'corrected', 'carried', 'stream_start', 'as_gaussian',
+           'stream_step', 'with_controls', 'kalman_stream', 'on_cpu', 'switching_stream', 'recurrent_stream', 'at_next',
+           'timed_stream', 'particle_stream']
 
 # %% ../../nbs/29_stream.ipynb #175d2e72
 from collections.abc import Iterable, Iterator
@@ -21,19 +21,21 @@ from torch import Tensor, nn
 
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian
+from ..inference.batched import predict_step, update_step
+from ..inference.linear import matvec
 from ..inference.particle_parts import SEED, draw_particle_noise
 from ..inference.particles import resample, spread, start_cloud, step_cloud
 from ..inference.slds import STEPS, expected_observation, first_hypotheses, merged, ticks, update_all
 from ..inference.slds_smoother import observe_all
-from .dynamics import LSTMWeights
+from .dynamics import DynamicsParameters, LSTMWeights, mix
 from .kvae import KVAE
 from .networks import Encoder
 from .particles import mean_frames, mixed_rows, next_particles, pushed_by
-from .protocol import as_tensor, check_generator, number_tensor, particle_count
+from .protocol import check_controls_values, check_generator, number_tensor, particle_count
 from .rnn import RecurrentVAE
 from .skvae import SwitchingKVAE, controls
 from .sources import dynamics_source
-from .vae import FrameModel
+from .vae import FrameModel, checked_frame
 
 # %% ../../nbs/29_stream.ipynb #9b15662e
 class StreamState(NamedTuple):
@@ -53,7 +55,7 @@ class Streamed(NamedTuple):
     z: Gaussian  # distribution of the state given the frames so far: mean [dim_z], covariance
     a: Gaussian  # distribution of the noise-free pseudo-observation: mean [dim_a], covariance
     weights: Float[Tensor, " K"]  # α of this step
-    next_z: Gaussian  # distribution of the next state; with given controls: before the control acts
+    next_z: Gaussian  # distribution of the next state (in continuous time a tick later) before a given control acts
     next_a: Gaussian  # distribution of the next pseudo-observation, with its noise
     model: FrameModel  # can draw what is expected
     cloud: tuple | None = (
@@ -117,8 +119,13 @@ def lay_out(
 def stream_parts(
     model: KVAE,  # trained
 ) -> StreamParts:
-    "The model's matrices in the form that `stream_step` uses: a copy, which later training does not change."
+    """The model's matrices in the form that `stream_step` uses: a copy, which later training does not change. Raises
+    `InputError` for a model in continuous time, whose matrices are not those of a step."""
     d = model.dynamics
+    if d.timed:
+        raise InputError(
+            "a model in continuous time has no matrices of a step; use its filter_stream, which has times."
+        )
     K, n = d.A.shape[:2]
     B = d.A.new_zeros(K, n, 0) if d.B is None else d.B
     modes = to_array(torch.cat([M.flatten(1) for M in (d.A, B, d.C)], 1))
@@ -192,43 +199,6 @@ def run_layers(
         else:
             x = layer(x)
     return x
-
-# %% ../../nbs/29_stream.ipynb #1fe9f3f6
-def shaped_frame(
-    model: FrameModel,  # says what it takes
-    frame: object,  # an array or tensor
-) -> Tensor:
-    "The frame as a tensor. Raises `InputError` for one of another shape or type."
-    c, frame = model.config, as_tensor(frame, "a frame", ", and None where it is missing")
-    if tuple(frame.shape) != (c.channels, c.size, c.size) or not (
-        frame.dtype in (torch.uint8, torch.bool) or frame.is_floating_point()
-    ):
-        raise InputError(
-            f"a frame is {frame.dtype} of shape {list(frame.shape)}, "
-            f"but must be uint8 or floats in [0, 1] of shape {[c.channels, c.size, c.size]}."
-        )
-    return frame
-
-# %% ../../nbs/29_stream.ipynb #221af6b7
-def checked_frame(
-    model: FrameModel,  # says what it takes
-    frame: object,  # [channel, height, width]: an array or tensor of floats or of uint8
-) -> Float[Tensor, "1 channel height width"]:
-    "The frame as the model's floats. Raises `InputError` for one of another shape, type or range."
-    frame = shaped_frame(model, frame)
-    x = number_tensor(frame, next(model.parameters()), "a frame", bytes_too=True)
-    low, high = getattr(model.pixels, "support", (-np.inf, np.inf))
-    if frame.dtype == torch.uint8 and low <= 0 and high >= 1:
-        return x[None]  # whole numbers from 0 to 255 need no look
-    least, most = (v.item() for v in x.detach().aminmax())
-    if not np.isfinite([least, most]).all():
-        raise InputError("a frame holds NaN or infinity; give None in its place if it is missing.")
-    if least < low - 1e-4 or most > high + 1e-4:
-        raise InputError(
-            f"the pixels of a frame lie between {least:g} and {most:g}, but for this model they must lie in "
-            f"[{low:g}, {high:g}]; divide numbers from 0 to 255 by 255."
-        )
-    return (x if low <= least and most <= high else x.clamp(low, high))[None]
 
 # %% ../../nbs/29_stream.ipynb #fe0416ae
 def read_frame(
@@ -335,19 +305,21 @@ def with_controls(
     frames: Iterable,  # one after the other
     given: Iterable | None,  # one control for each frame, or None
 ) -> Iterator[tuple[object, Float[Tensor, " dim_u"] | None]]:
-    "Each frame with its control. Raises `InputError` where controls are missing, not expected or not finite."
-    dim_u, given = getattr(model.config, "dim_u", 0), None if given is None else iter(given)
+    """Each frame with its controls; in continuous time the first is the gap. Raises `InputError` where controls are
+    missing, not expected or not finite, and where a gap is negative."""
+    dim_u, timed = getattr(model.config, "dim_u", 0), getattr(model.config, "continuous", False)
+    width, given = dim_u + timed, None if given is None else iter(given)
     for t, frame in enumerate(frames):
         u = None if given is None else next(given, None)
         if u is None and given is not None:
             raise InputError(f"there is no control for frame {t}; give one for each frame.")
         u = None if u is None else number_tensor(u, next(model.parameters()), "controls")
-        if tuple(() if u is None else u.shape) not in ((dim_u,), *[()] * (u is None and not dim_u)):
+        if dim_u if u is None else tuple(u.shape) != (width,):
             what = "none" if u is None else f"some of shape {list(u.shape)}"
-            raise InputError(f"the model expects {dim_u} controls with each frame and was given {what}.")
-        if u is not None and not u.isfinite().all():
-            raise InputError("controls hold NaN or infinity; where nothing was pushed, give 0.")
-        yield frame, u if dim_u else None
+            raise InputError(f"the model expects {width} controls with each frame and was given {what}.")
+        if u is not None:
+            check_controls_values(u, timed)
+        yield frame, u if width else None
 
 # %% ../../nbs/29_stream.ipynb #8f7e710c
 def kalman_stream(
@@ -419,6 +391,40 @@ def recurrent_stream(
         then = on_cpu(Gaussian(ahead.mean[:, 0], ahead.var[:, 0].diag_embed()))
         yield Streamed(now, now, torch.ones(1, dtype=mean.dtype), then, then, model)
 
+# %% ../../nbs/29_stream.ipynb #05fae54b
+def at_next(
+    d: DynamicsParameters,  # modes and network
+    state: Gaussian | None,  # at the last frame; None: there was none
+    previous: Float[Tensor, "batch dim_a"],  # its a
+    memory: object,  # of the network
+    u: Float[Tensor, "batch dim_u"],  # given controls of the next frame, the first of which is the gap
+) -> tuple[Gaussian, Tensor, Tensor, object]:
+    "The state at the next frame before that is seen; its C and its weights; what the network remembers then."
+    out, memory = d.network.step(d.read(previous, u), memory)
+    weights, inferred = d.split(out)
+    first = Gaussian(d.mean1.expand(len(previous), -1), d.cov1.expand(len(previous), -1, -1))
+    state = first if state is None else predict_step(state, *d.move(d.held(), weights, u, inferred))
+    return state, mix(weights, d.C), weights, memory
+
+# %% ../../nbs/29_stream.ipynb #198f361a
+@torch.no_grad()
+def timed_stream(
+    model: KVAE,  # trained, in continuous time
+    frames: Iterable,  # one after the other
+    given: Iterable | None,  # their controls, the first of which is the gap
+) -> Iterator[Streamed]:
+    "What is known after each frame, whenever it comes, and what is expected one tick later if nobody pushes."
+    d, state, R = model.dynamics, None, model.dynamics.R()
+    previous, memory, rest = d.a0[None], d.network.start(1, d.a0), d.a0.new_zeros(1, d.given)
+    of_a = lambda z, C, noise=0.0: Gaussian(matvec(C, z.mean), C @ z.cov @ C.mT + noise)
+    for frame, u in with_controls(model, frames, given):
+        state, C, weights, memory = at_next(d, state, previous, memory, rest if u is None else u[None])
+        previous = of_a(state, C).mean if frame is None else model.encoder(checked_frame(model, frame)).mean
+        state = state if frame is None else update_step(state, C, R, previous).state
+        then, next_C, *_ = at_next(d, state, previous, memory, rest)
+        z, a, next_z, next_a = map(on_cpu, (state, of_a(state, C), then, of_a(then, next_C, R)))
+        yield Streamed(z, a, weights[0].cpu(), next_z, next_a, model)
+
 # %% ../../nbs/29_stream.ipynb #75673fbd
 @torch.no_grad()
 def particle_stream(
@@ -439,7 +445,8 @@ def particle_stream(
             cloud, _ = resample(source, cloud, noise.resample[:, 0])
         elif frame is None:
             cloud, parted = spread(source, cloud, particles), True
-        weights = (cloud.log_weights.softmax(-1) @ source.weigh(cloud.a, cloud.memory, t)[0])[0]
+        every = None if u is None else u.expand(len(cloud.a), -1)
+        weights = (cloud.log_weights.softmax(-1) @ source.weigh(cloud.a, cloud.memory, t, every)[0])[0]
         step = step_cloud(now, cloud, t, film, a, torch.full_like(film, frame is not None).bool(), noise.a[:, 0])
         cloud = step.cloud
         known = [mixed_rows(cloud, each) for each in (step.state, step.shown)]
@@ -452,17 +459,13 @@ def particle_stream(
 def filter_stream(
     self: FrameModel,
     frames: Iterable,  # one after the other, [channel, height, width], floats or uint8; None where one is missing
-    controls: Iterable | None = None,  # one [dim_u] for each frame, if the model was trained with them
+    controls: Iterable | None = None,  # [dim_u] for each frame; in continuous time first the time since the last frame
     particles: int = 0,  # how many follow a KVAE's missing frames; 0: the weights of the predicted mean of a
     generator: torch.Generator | None = None,  # of the particles; None: the noise that `impute` uses
 ) -> Iterator:  # of `Streamed`
     """Yields for each frame what is known and what comes next, in constant memory; all tensors but the pixels on
     the CPU. Raises `InputError` for a frame or control that does not fit, and for a model without such a filter, or
     without particles where some are asked for."""
-    if getattr(self.config, "continuous", False):
-        raise InputError(
-            "a stream takes all steps as equal, but this model has continuous time; use impute, which takes times."
-        )
     if particle_count(particles):
         if not isinstance(self, KVAE):
             raise InputError(
@@ -470,6 +473,8 @@ def filter_stream(
             )
         check_generator(generator, self.dynamics.a0)
         return particle_stream(self, frames, controls, particles, generator)
+    if getattr(self.config, "continuous", False):
+        return timed_stream(self, frames, controls)
     for kind, stream in ((KVAE, kalman_stream), (SwitchingKVAE, switching_stream), (RecurrentVAE, recurrent_stream)):
         if isinstance(self, kind):
             return stream(self, frames, controls)

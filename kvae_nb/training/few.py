@@ -29,6 +29,7 @@ from .kinds import KINDS, RunConfig
 def film_length(
     config: DataConfig,  # names a file or folder, perhaps
     most: int,  # frames; a film that has more is not looked at any further
+    every: bool = False,  # of a film with a variable frame rate: each frame once, as where times are used
 ) -> int:
     "Frames of the one film that is described; 0 if it has more than `most`, or what is described is no film."
     path = Path(config.path)
@@ -43,7 +44,7 @@ def film_length(
         elif path.is_dir():
             frames = len(look_at_folder(path).paths)
         else:
-            frames = sum(1 for _ in islice(film_frames(path, 8), most + 1)) if is_film(path) else 0
+            frames = sum(1 for _ in islice(film_frames(path, 8, every=every), most + 1)) if is_film(path) else 0
     except (InputError, KeyError, ValueError, IndexError):  # the sentence comes when it is opened
         return 0
     return frames if frames <= most else 0
@@ -96,7 +97,8 @@ def for_few_clips(
     if config.kind not in KINDS or not isinstance(data, DataConfig) or not data.path:
         return config, ""
     check_data_config(data)
-    frames = film_length(data, FEW * data.steps - 1)
+    timed = getattr(config.model, "continuous", False)
+    frames = film_length(data, FEW * data.steps - 1, timed and data.times is not False)
     found = overlapping_clips(data, frames, given) if frames else data
     clips, trained = cut(found, frames) if frames else (0, 0)
     if not trained:
@@ -105,7 +107,7 @@ def for_few_clips(
     train = replace(config.train, **{k: v for k, v in wanted.items() if f"train.{k}" not in given})
     if "train.epochs" not in given:
         train = replace(train, epochs=ceil(STEPS / max(1, trained // train.batch_size)))
-    network = {"network": "points", "stable": 1.0}
+    network = {"network": "points"} | ({} if timed else {"stable": 1.0})  # with times there is no step to limit
     network = {k: v for k, v in network.items() if hasattr(config.model, k) and f"model.{k}" not in given}
     model = replace(config.model, **network)
     return replace(config, data=found, train=train, model=model), few_said(found, train, frames, clips, trained)

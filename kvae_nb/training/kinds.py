@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from ..core.errors import InputError
-from ..data.clips import augmented
+from ..data.clips import alongside, augmented
 from ..data.factors import split_apart
 from ..data.films import DataSet, Split, VideoData, split
 from ..data.opening import DataConfig, open_data
@@ -95,7 +95,8 @@ def enlarged(
             "differently; leave it empty."
         )
     frames, mask = augmented(train.frames, train.mask, augment)
-    return VideoData(frames, mask=mask, note=train.note)
+    times = None if train.times is None else alongside(train.times, augment, lambda t: -t.flip(1))
+    return VideoData(frames, mask=mask, times=times, note=train.note)
 
 
 def divided(
