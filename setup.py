@@ -11,6 +11,7 @@ config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 lib = cfg["lib_name"]
+DATA = {"weights": "*.safetensors", "weights.sequences": "*.safetensors", "samples": "*.npz"}  # folders without modules
 
 
 def page(text):
@@ -44,9 +45,9 @@ setup(
         "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=find_packages(include=[lib, f"{lib}.*"]),
+    packages=[*find_packages(include=[lib, f"{lib}.*"]), *(f"{lib}.{folder}" for folder in DATA)],
     include_package_data=True,
-    package_data={lib: ["weights/*.safetensors", "weights/sequences/*.safetensors", "samples/*.npz", "py.typed"]},
+    package_data={lib: ["py.typed"]} | {f"{lib}.{folder}": [files] for folder, files in DATA.items()},
     python_requires=f">={cfg['min_python']},<3.14",
     install_requires=cfg["requirements"].split(),
     extras_require={

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Wheel and sdist into a folder (`dist` if none is named), which is emptied before, from a copy of what git keeps."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,10 @@ def build(folder, root=ROOT):
             done = subprocess.run([sys.executable, "-c", code], cwd=copy, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"the {what} was not built:\n{done.stderr[-2000:]}")
+            if left_out := re.findall(r"Package '(.*?)' is absent from the `packages`", done.stderr):
+                raise RuntimeError(
+                    f"setup.py does not name {', '.join(sorted({*left_out}))}, which a later setuptools may leave out"
+                )
     return {"sdist": next(Path(folder).glob("*.tar.gz")), "wheel": next(Path(folder).glob("*.whl"))}
 
 

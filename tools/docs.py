@@ -38,13 +38,7 @@ PARTS |= {70: "Workshop", 90: "To look things up"}  # the number of a part's fir
 TEXTS = {"experiments/README.md": "experiments", "benchmarks/README.md": "benchmarks", "CHANGELOG.md": "changelog"}
 PANELS = "panels"  # the page that moves, and what leads to it: notebook -> heading
 MOVES = {"04_vae": "A-point-and-its-frame", "05_lgssm": "Filter-and-smoother-under-two-noises"}
-DOORS = {
-    f"{PANELS}.md": "**{}**: drag a point and see its frame, turn the noises of a filter; here, without a kernel",
-    "01_gaussians.ipynb": "**{}**: the story from its beginning",
-    "49_which_model.ipynb": "**{}**: what each model is for, and where something simpler is better",
-    "51_own_film.ipynb": "**{}**: from a film to frames filled in",
-    "50_own_series.ipynb": "**{}**: numbers instead of frames",
-}
+DOOR = "- *To try it here, without a kernel:* [](/{}.md): drag a point and see its frame, turn the noises of a filter."
 CODE = re.compile(r"(^(?:```|~~~).*?^(?:```|~~~)\s*$)", re.M | re.S)
 LINK = re.compile(r"""(?<=\]\()(?![a-z]+:|[/#])([^)\s]+)""")
 NAME = re.compile(r"(?<![\w\[`/])`([A-Za-z_]\w*(?:\.\w+)*)(\(\))?`(?![\w\]`])")
@@ -160,12 +154,6 @@ def ways_on(path, source, site):
     return (
         f"{{download}}`Download </notebooks/{path.name}>` · [In the repository]({site.url}/blob/main/{source}){moves}"
     )
-
-
-def doors(site):
-    "The first links of the front page, with the titles of what they lead to."
-    there = {page: says for page, says in DOORS.items() if page in {*site.pages.values(), f"{PANELS}.md"}}
-    return "\n".join(f"- {says.format(f'[](/{page})')}" for page, says in there.items())
 
 
 def apart(cell):
@@ -350,7 +338,7 @@ def sources(src, books=None, house=None):
     shutil.copytree(ROOT / "nbs/images", src / "images")
     front = prepared(ROOT / "nbs/index.ipynb", site)
     trees = [toctree(title, rows) for title, rows in groups.items() if rows] + [write_api(src, site, house)]
-    front.cells.insert(2, nbformat.v4.new_markdown_cell(doors(site), id="doors"))
+    front.cells.insert(2, nbformat.v4.new_markdown_cell(DOOR.format(PANELS), id="door"))
     front.cells.append(nbformat.v4.new_markdown_cell("\n".join(trees), id="toctrees"))
     nbformat.write(front, src / "index.ipynb")
     return len(books) + len(TEXTS) + len(house) + sum(map(len, house.values())) + 2

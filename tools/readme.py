@@ -44,12 +44,17 @@ def processed(path):
 
 
 def rebased(markdown, folder):
-    "`markdown` with every relative link, outside code, resolved against `folder`."
+    """`markdown` with every relative link, outside code, resolved against `folder`, and names of headings in small
+    letters, as pages of repositories and packages have them; Jupyter keeps capitals.
+    """
 
     def link(m):
         return m[1] + posixpath.normpath(posixpath.join(folder, m[2]))
 
-    return "".join(p if p.startswith("```") else LINK.sub(link, p) for p in FENCE.split(markdown))
+    def outside_code(text):
+        return re.sub(r"\]\(#[^)]+\)", lambda m: m[0].lower(), LINK.sub(link, text))
+
+    return "".join(p if p.startswith("```") else outside_code(p) for p in FENCE.split(markdown))
 
 
 def readme(root=ROOT):

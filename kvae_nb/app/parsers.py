@@ -6,17 +6,18 @@
 __all__ = ['SCHEDULES', 'LISTS', 'FILES', 'SHORT', 'NUMBER', 'RESUME', 'SEEDS', 'take_list', 'lengthen', 'new_parser',
            'add_force', 'simulate_parser', 'train_parser', 'run_parser', 'evaluate_parser', 'impute_parser',
            'generate_parser', 'board_parser', 'asked_for', 'measured_by', 'resumed', 'check_numbers', 'npz_path',
-           'was_simulated']
+           'was_simulated', 'nearest', 'unknown', 'complaint']
 
 # %% ../../nbs/52b_parsers.ipynb #3cd11779
 import argparse
 import re
 from dataclasses import asdict, fields
+from difflib import get_close_matches
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from ..core.errors import InputError
+from ..core.errors import InputError, in_words
 from ..core.files import array_headers, check_output, read_yaml
 from ..data.opening import LABELLED
 from ..evaluation.report import EvaluationConfig
@@ -306,3 +307,51 @@ def was_simulated(
         }
     except InputError:
         return False
+
+# %% ../../nbs/52b_parsers.ipynb #cfb29954
+def nearest(
+    flag: str,  # that no parser knows
+    options: list[str],  # those that there are
+) -> str:
+    "The option that was probably meant, or nothing."
+    group, _, word = flag.lstrip("-").partition("=")[0].replace("-", "_").rpartition(".")
+    near = sorted(options, key=lambda o: not o.startswith(f"--{group}"))  # those of the same group first
+    called = {o[2:].rpartition(".")[2]: o for o in reversed(near)}
+    return next((called[w] for w in get_close_matches(word, called, 1, 0.7)), "")
+
+
+def unknown(
+    words: list[str],  # that are left over
+    options: list[str],  # those that there are
+) -> str:
+    "What is said of the first of these words: which option there is instead, or that a name is missing before it."
+    word = next((w for w in words if w.startswith("--")), words[0])
+    if word.startswith("--"):
+        meant = nearest(word, options)
+        return f"there is no option {word.partition('=')[0]}" + (f", but there is {meant}" if meant else "")
+    film = Path(word).exists() and {"--data", "--data.path"} & {*options}
+    return f"no option stands before {word!r}" + (f"; if these are the videos, write --data {word}" if film else "")
+
+# %% ../../nbs/52b_parsers.ipynb #3c576954
+def complaint(
+    error: str,  # what the parser said
+    options: list[str],  # those that there are
+) -> str:
+    "The same in words that can be typed, on one line and without a full stop."
+    text = in_words(error)
+    if found := re.fullmatch(r"unrecognized arguments: (.*)", text):
+        return unknown(found[1].split(), options)
+    if found := re.fullmatch(r"the following arguments are required: (\w+).*", text):
+        return f"--{found[1]} is missing" if f"--{found[1]}" in options else f"the {found[1]} is missing"
+    if found := re.fullmatch(r"argument (\S+): expected one argument", text):
+        return f"a value is missing after {found[1]}"
+    if found := re.fullmatch(r"argument (\S+): ignored explicit argument (.*)", text):
+        return f"{found[1]} takes no value, but {found[2]} was given"
+    if found := re.match(r"""Parser key "([\w.]+)": (?:Unable to load config|File does not exist:) '(.*?)'""", text):
+        number = "a number or " if f"--{found[1]}" in SCHEDULES else ""
+        return f"--{found[1]} is {found[2]!r}, but must be {number}a file of fields that can be read"
+    if found := re.match(r"Unexpected config: (.*)", text):
+        return f"the file of --config holds {found[1][:40]!r}, but must hold names of fields and their values"
+    if found := re.search(r"ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'", text):
+        return unknown([f"--{found[1] or found[2]}"], options)
+    return text

@@ -8,6 +8,7 @@ __all__ = ['VERBS', 'simulate_shards', 'check_disk', 'simulate_someone', 'check_
 
 # %% ../../nbs/52e_verbs.ipynb #8408b2b4
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from kvae_nb.app.parsers import (
     asked_for,
     board_parser,
     check_numbers,
+    complaint,
     evaluate_parser,
     generate_parser,
     impute_parser,
@@ -196,7 +198,8 @@ def parse(
             args.given = frozenset(vars(parser.parse_args(rest, defaults=False).as_flat()))
         return do, args
     except ArgumentError as error:
-        raise InputError(" ".join(str(error).split()).removeprefix("error: ") + f" (see kvae {verb} --help)") from None
+        options = re.findall(r"--[\w.]+", parser.format_usage())
+        raise InputError(f"{complaint(str(error), options)} (see kvae {verb} --help).") from None
     except (AttributeError, KeyError, TypeError):  # from the depths of the parser
         raise InputError(
             "a single value stands where fields should be, perhaps in the --config file; "

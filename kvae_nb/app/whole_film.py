@@ -54,8 +54,10 @@ def is_one_film(
     path: str,  # of anything, perhaps of nothing
     layout: str = "auto",  # of an array
 ) -> bool:
-    "Whether it is one film and not clips. Raises `InputError` for an array that is neither."
+    "Whether it is one film and not clips. Raises `InputError` for a film that is missing, an array that is neither."
     place = Path(path)
+    if place.suffix.lower() in FILMS and not place.exists():
+        raise InputError(f"{path} does not exist.")
     if not path or not place.exists() or is_shards(place):
         return False
     return "N" not in array_layout(place, layout) if place.suffix.lower() in ARRAYS else is_film(place)

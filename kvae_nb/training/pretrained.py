@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .. import __version__
-from ..core.errors import InputError
+from ..core.errors import InputError, in_words
 from ..core.files import atomic_write
 from ..data.factors import Factor
 from ..data.films import VideoData, take
@@ -193,7 +193,7 @@ def understand(
     except InputError:
         raise
     except Exception as error:  # a file can say nonsense in many ways
-        raise InputError(f"its entries are not valid ({' '.join(str(error).split())[:200]}).") from None
+        raise InputError(f"its entries are not valid ({in_words(str(error))[:200]}).") from None
 
 # %% ../../nbs/53_pretrained.ipynb #6bc72605
 def build(

@@ -24,7 +24,7 @@ import torch
 import yaml
 from torch import nn
 
-from ..core.errors import InputError
+from ..core.errors import InputError, in_words
 from ..core.files import atomic_write, inside, read_yaml
 from ..core.runtime import kept_random_state
 from ..data.films import DataSet, Split
@@ -175,7 +175,7 @@ def parsed(
         raise
     except Exception as error:
         raise InputError(
-            f"it is not a valid configuration ({' '.join(str(error).split())[:300]}); compare it with the "
+            f"it is not a valid configuration ({in_words(str(error))[:300]}); compare it with the "
             "config.yaml of a new run."
         ) from None
 

@@ -47,6 +47,8 @@ def test_the_readme_as_a_package_page_shows_it(metadata, settings):
     assert shown.h1.get_text() == "kvae_nb" and len(shown.find_all("table")) >= 3 and len(shown.find_all("pre")) >= 5
     addresses = [t.get("href") or t.get("src") for t in shown.find_all(["a", "img"]) if t.get("href") or t.get("src")]
     assert len(addresses) > 100 and not [a for a in addresses if not a.startswith(("https://", "#"))]
+    names = {f"#{t['id']}" for t in shown.find_all(id=True)}
+    assert {a for a in addresses if a.startswith("#")} <= names, "a link to a heading that is not there"
     pictures = [img["src"] for img in shown.find_all("img")]
     assert len(pictures) >= 8 and all(img.get("alt") for img in shown.find_all("img"))
     ours = f"{settings['git_url']}/raw/{settings['branch']}/"
