@@ -217,6 +217,29 @@ def _fetch(self, name: str, array: str, offset, lane, entry=1):
             v = b.insert_element(v, b.load(self.at(array, b.add(start, step))), i32(l))
         b.store(v, cell)
 
+# %% ../../nbs/24_lanes.ipynb #fc146734
+def _read(self, name: str, array: str, offset, entry):
+    "The same from an array with the lanes side by side: whole registers where the block is full."
+    b = self.b
+    with b.if_else(self.equal(self.used, self.width)) as (whole, single):
+        with whole:
+            for i, cell in enumerate(self.flat(name)):
+                place = self.at(array, self.add(self.add(offset, self.lane[0]), self.mul(i, entry)))
+                b.store(b.load(self.wide(place), align=self.size), cell)
+        with single:
+            self.fetch(name, array, offset, self.int(1), entry)
+
+
+def _write(self, name: str, array: str, offset, entry):
+    "Writes the registers of the lanes in use to such an array."
+    b, start = self.b, self.add(offset, self.lane[0])
+    with b.if_else(self.equal(self.used, self.width)) as (whole, single):
+        with whole:
+            for i, cell in enumerate(self.flat(name)):
+                b.store(b.load(cell), self.wide(self.at(array, self.add(start, self.mul(i, entry)))), align=self.size)
+        with single:
+            self.each(name, lambda i, l, x: b.store(x, self.at(array, self.add(self.add(start, l), self.mul(i, entry)))))
+
 # %% ../../nbs/24_lanes.ipynb #154d6c94
 def _recall(self, name: str, array: str, offset, alone):
     "Fills registers with what `keep` wrote: a vector for each entry, or a number where one lane serves all."
@@ -279,8 +302,9 @@ def _each(self, name: str, act):
             act(i, l, b.load(b.gep(self.buffer, [self.add(l, i * self.width)])))
 
 
-Kernel.block, Kernel.at, Kernel.wide, Kernel.fetch, Kernel.recall = _block, _at, _wide, _fetch, _recall
-Kernel.keep, Kernel.give, Kernel.gather, Kernel.each = _keep, _give, _gather, _each
+Kernel.block, Kernel.at, Kernel.wide, Kernel.fetch, Kernel.read = _block, _at, _wide, _fetch, _read
+Kernel.write, Kernel.recall, Kernel.keep, Kernel.give = _write, _recall, _keep, _give
+Kernel.gather, Kernel.each = _gather, _each
 
 # %% ../../nbs/24_lanes.ipynb #0497a972
 def cache_folder() -> Path:

@@ -99,10 +99,10 @@ LETTERS = Letters(SHAPES, ARGUMENTS, SUMS)
 
 
 def carry(k: Kernel, verb: str, *names: str, t="t"):
-    "Reads (`recall`) or writes (`keep`) letters of a turn."
+    "Reads (`read`) or writes (`write`) letters of a turn."
     for name in names:
         offset = k.mul(t, f"{name}.time") if name in MOVING else k.int(0)
-        getattr(k, verb)(name, name, offset, k.int(1), "lanes")
+        getattr(k, verb)(name, name, offset, "lanes")
 
 # %% ../../nbs/28b_masked_kernel.ipynb #9e3c4e4e
 @lru_cache(None)
@@ -124,7 +124,7 @@ def filter_part(k: Kernel):
     "The filter's part of a turn: predict, update, and what the network reads next."
     for name in ("Q", "R"):
         k.fetch(name, name, k.int(0), k.int(0))
-    carry(k, "recall", "A", "C", "a", "seen")
+    carry(k, "read", "A", "C", "a", "seen")
     k.fill("total", 0.0)
     with k.b.if_else(k.equal("t", 0)) as (first, later):
         with first:
@@ -132,30 +132,30 @@ def filter_part(k: Kernel):
             k.fetch("mp", "mean1", k.int(0), k.int(0))
             k.do(prior_cov)
         with later:
-            carry(k, "recall", "P", "m", t=k.add("t", -1))
-            carry(k, "recall", "c")
+            carry(k, "read", "P", "m", t=k.add("t", -1))
+            carry(k, "read", "c")
             k.do(predict_cov)
             k.do(predict_mean)
     for step in (update_cov, update_mean, plug):
         k.do(step)
-    carry(k, "keep", "P", "K", "V", "mp", "m", "Ve", "log_prob", "read")
+    carry(k, "write", "P", "K", "V", "mp", "m", "Ve", "log_prob", "read")
 
 # %% ../../nbs/28b_masked_kernel.ipynb #1781dbe8
 def back_part(k: Kernel):
     "The way back through the filter's part of a turn."
-    carry(k, "recall", "A", "C", "seen", "P", "K", "V", "mp", "m", "Ve", "lam", "r", "G", "g")
+    carry(k, "read", "A", "C", "seen", "P", "K", "V", "mp", "m", "Ve", "lam", "r", "G", "g")
     for step in (back_plug, back_state, back_emission):
         k.do(step)
-    carry(k, "keep", "dC", "da", "dm")
+    carry(k, "write", "dC", "da", "dm")
     k.gather("dR", "dR", k.int(0), k.int(0))
     with k.b.if_else(k.equal("t", 0)) as (first, later):
         with first:
             k.gather("N", "dcov1", k.int(0), k.int(0))
         with later:
             k.gather("N", "dQ", k.int(0), k.int(0))
-            carry(k, "recall", "P", "m", t=k.add("t", -1))
+            carry(k, "read", "P", "m", t=k.add("t", -1))
             k.do(back_transition)
-            carry(k, "keep", "dA", "r", "G")
+            carry(k, "write", "dA", "r", "G")
 
 # %% ../../nbs/28b_masked_kernel.ipynb #0a07a54c
 class LSTMCell:
