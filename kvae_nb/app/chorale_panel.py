@@ -17,7 +17,20 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .canvas import Drag, Frame, Grip, Layout, Value, canvas, coordinates, panel, slider, touched
+from kvae_nb.app.canvas import (
+    Drag,
+    Frame,
+    Grip,
+    Layout,
+    Value,
+    canvas,
+    chooser,
+    coordinates,
+    in_row,
+    panel,
+    slider,
+    touched,
+)
 from ..core.errors import InputError
 from ..data.music import KEYS, LOWEST, as_roll, synthesize
 from ..evaluation.plots import PALETTE, as_array
@@ -131,9 +144,7 @@ def chorale_panel(
     moved: tuple[int, int, int] | None = None,  # at first: a step, a pitch that sounds there, and where it goes
 ):
     "Displays the panel: pull a note to another pitch; buttons to undo it, and to listen."
-    which = widgets.ToggleButtons(options=[(str(k + 1), k) for k in range(len(rolls))], description="chorale")
-    which.style.button_width = "50px"
-    warmth, grip = slider("temperature", 0.2, 1.5, 0.7, 0.1), Grip()
+    which, warmth, grip = chooser("chorale", len(rolls)), slider("temperature", 0.2, 1.5, 0.7, 0.1), Grip()
     piece = Value(value=rolls[0] if moved is None else with_moved(rolls[0], *moved))
     undo, listen, out = widgets.Button(description="as it was"), widgets.Button(description="listen"), widgets.Output()
     again = lambda _: setattr(piece, "value", rolls[which.value])
@@ -156,5 +167,5 @@ def chorale_panel(
 
     listen.on_click(sound)
     draw = lambda now, k, warm: draw_chorale(model, now, rolls[k], warm)
-    shown = widgets.VBox([which, warmth, widgets.HBox([undo, listen]), out])
+    shown = widgets.VBox([which, warmth, in_row(undo, listen), out])
     panel(draw, piece, which, warmth, shown=shown, touch=touch)

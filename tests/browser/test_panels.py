@@ -5,8 +5,6 @@ What the script computes is compared with the library: the filter and the smooth
 
 import io
 import json
-import os
-import shutil
 import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,20 +14,17 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
-
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser's driver is not installed")
+from lab_pages import ROOT, keep
 from PIL import Image
 
 from kvae_nb import load_pretrained
 from kvae_nb.inference.batched import loop_evidence, rts_smoother
 from kvae_nb.inference.routes import kalman_filter
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "experiments")]
 import docs
 import panels
 
-CHROMIUM = next(filter(None, (os.environ.get("CHROMIUM"), *map(shutil.which, ("chromium", "chromium-browser")))), None)
 WIDTHS = (1280, 390)
 DATA = json.loads((ROOT / "nbs/images/panels.json").read_text("utf-8"))
 SERIES = DATA["series"]
@@ -44,16 +39,6 @@ def site(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        pytest.skip("no chromium here; Debian's package is called chromium, or name one with CHROMIUM=…")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(params=WIDTHS)
 def tab(request, browser):
     tab, complaints = browser.new_page(viewport={"width": request.param, "height": 844}), []
@@ -61,15 +46,9 @@ def tab(request, browser):
     tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
     tab.on("requestfailed", lambda r: complaints.append(r.url))
     yield tab
-    keep(tab, request)
+    keep(tab, request.node.name, full_page=True)
     tab.close()
     assert not complaints
-
-
-def keep(tab, request):
-    "A picture of the page, where somebody asked for pictures."
-    if folder := os.environ.get("BROWSER_PICTURES"):
-        tab.screenshot(path=f"{folder}/{request.node.name}.png", full_page=True)
 
 
 @pytest.fixture
