@@ -317,28 +317,32 @@ def follow(
     touch: Callable[[Drag, Layout], object] | None = None,  # moves controls; gets a drag, and what was drawn
 ) -> Figure:
     "The figure for the present values; `show` gets the later ones."
-    values, waiting = lambda: tuple(c.value for c in controls), []
-    first = draw(*values())
+    drags, moved = [], []
+    first = draw(*(c.value for c in controls))
     latest = [first]
 
-    def again():
-        latest[:] = [draw(*values())]
-        show(latest[0])
+    def again(change):
+        if drags:
+            moved.append(change)
+        else:
+            latest[:] = [draw(*(c.value for c in controls))]
+            show(latest[0])
 
     def dragged(change):
-        drag, before = read_drag(change["new"]), values()
+        drag = read_drag(change["new"])
         if drag is None:
             return
-        waiting.append(drag)
+        drags.append(drag)
+        moved.clear()
         try:
             touch(drag, latest[0].artists[0].layout)
         finally:
-            waiting.pop()
-        if values() != before:
-            again()
+            drags.pop()
+        if moved:
+            again(change)
 
     for c in controls:
-        c.observe(lambda change: None if waiting else again(), "value")
+        c.observe(again, "value")
     if hand is not None:
         hand.observe(dragged, "value")
     return first
@@ -380,8 +384,14 @@ def slider(
         max=high,
         step=step,
         description=label,
-        style={"description_width": "150px"},
-        layout={"width": "560px", "max_width": "98%", "flex_flow": "row wrap", "height": "auto"},
+        style={"description_width": "170px"},
+        layout={
+            "width": "590px",
+            "max_width": "98%",
+            "flex_flow": "row wrap",
+            "height": "auto",
+            "padding": "0 0 0 8px",
+        },
     )
 
 # %% ../../nbs/55c_canvas.ipynb #32746961
