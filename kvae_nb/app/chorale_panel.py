@@ -157,7 +157,7 @@ def chorale_panel(
             step = min(max(round(x), 0), rolls.shape[1] - 1)
             held, note = grip.hold(drag, lambda: (piece.value, nearest_note(piece.value, step, y)))
             if note is not None and x < rolls.shape[1] - 0.5:
-                piece.value = with_moved(held, step, note, round(to))
+                piece.value = with_moved(held, step, note, note + round(to - y))
 
     def sound(_):
         heard = torch.cat([piece.value, read_roll(model, piece.value, temperature=warmth.value).after])

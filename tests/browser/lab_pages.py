@@ -156,12 +156,13 @@ def panel_of(page, call):
 CUT = """cell => {
   const at = n => n.getBoundingClientRect(), area = at(cell.querySelector('.jp-OutputArea'));
   const parts = [...cell.querySelectorAll('.jp-OutputArea :is(img, label, button, .widget-readout, .noUi-target)')];
-  const seen = parts.filter(n => at(n).width > 0);
+  const seen = parts.filter(n => at(n).width > 0), isTrack = n => n.classList.contains('noUi-target');
+  const tracks = seen.filter(isTrack), texts = seen.filter(n => !isTrack(n)); // a handle may stand out of its track
   const name = n => `${n.tagName} ${n.className} ${n.textContent.slice(0, 40)}`;
   return seen.filter(n => at(n).right > Math.min(area.right, innerWidth) + 1 || at(n).left < area.left - 1)
     .map(n => `out of the page: ${name(n)}`)
-    .concat(seen.filter(n => n.scrollWidth > n.clientWidth + 1).map(n => `cut: ${name(n)}`))
-    .concat(seen.filter(n => n.classList.contains('noUi-target') && at(n).width < 60).map(n => `short: ${name(n)}`));
+    .concat(texts.filter(n => n.scrollWidth > n.clientWidth + 1).map(n => `cut: ${name(n)}`))
+    .concat(tracks.filter(n => at(n).width < 60).map(n => `short: ${name(n)}`));
 }"""
 
 
