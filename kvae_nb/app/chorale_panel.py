@@ -130,7 +130,7 @@ def draw_chorale(
     fig, [[roll], [below]] = canvas(Layout(((notes,), (nats,)), 10.6, 5.0, gaps=(0, 0.2), heights=(2.6, 1.2)))
     roll.image(roll_pixels(now, before, new.after))
     for plot in (roll, below):
-        plot.line([T - 0.5] * 2, plot.frame.ylim, color=PALETTE["quiet"], lw=1)
+        plot.line([T - 0.5] * 2, list(plot.frame.ylim), color=PALETTE["quiet"], lw=1)
     below.line(range(T), old.surprise, color=PALETTE["copy_last"], lw=1.5, marker=".", ms=4)
     below.line(range(T), new.surprise, color=PALETTE["wrong"], lw=1.5, marker=".", ms=4)
     total, was = new.surprise.sum().item(), old.surprise.sum().item()

@@ -146,7 +146,7 @@ def draw_fork(
     number.line(range(now + 1), found.effective[: now + 1], color=PALETTE["truth"], marker=".", lw=1)
     for t in found.resampled[: now + 1].nonzero()[:, 0].tolist():
         for plot in (first, second, number):
-            plot.line([t - 0.5] * 2, plot.frame.ylim, color=PALETTE["wrong"], lw=0.8)
+            plot.line([t - 0.5] * 2, list(plot.frame.ylim), color=PALETTE["wrong"], lw=0.8)
     alive_at_gap = int(alive(found.parent, now)[list(hidden).index(True)].sum())
     plane.title(f"{found.effective[now]:.0f} of {particles} effective; {alive_at_gap} alive of the first hidden frame")
     return fig
