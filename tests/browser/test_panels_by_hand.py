@@ -31,7 +31,9 @@ BOOKS = {
         "wall": Panel("throw_panel(model)", ((0.9, 0.6), (0.8, 0.6))),
     },
     "55h_fork_panel.ipynb": {"fork": Panel("fork_panel(model, films, gap", ((0.6, 0.7), (0.64, 0.7)))},
-    "55i_chorale_panel.ipynb": {"chorale": Panel("chorale_panel(model, rolls, moved", ((0.347, 0.830), (0.347, 0.876)))},
+    "55i_chorale_panel.ipynb": {
+        "chorale": Panel("chorale_panel(model, rolls, moved", ((0.347, 0.830), (0.347, 0.876)))
+    },
 }
 
 
