@@ -33,7 +33,7 @@ lint: $(READY) ## one style, and imports that lead down the house
 	$(BIN)/lint-imports
 
 test-browser: export OMP_NUM_THREADS := 1
-test-browser: $(READY) ## move the sliders of notebook 55 in a real JupyterLab with headless Chromium
+test-browser: $(READY) ## in headless Chromium: move every panel of notebooks 55 to 55i in a real JupyterLab, and visit the site of make docs
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[browser]'
 	@command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || $(MAKE) --no-print-directory chromium
 	$(BIN)/pytest tests/browser

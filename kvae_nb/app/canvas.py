@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCRIPT', 'NUMBERS', 'Frame', 'Layout', 'boxes', 'backdrop', 'canvas_of', 'Backdrop', 'Plot', 'canvas', 'png', 'Value',
-           'Drag', 'read_drag', 'Grip', 'painted', 'touched', 'coordinates', 'hand_of', 'follow', 'panel', 'slider']
+           'Drag', 'read_drag', 'Grip', 'painted', 'touched', 'coordinates', 'hand_of', 'follow', 'panel', 'slider',
+           'in_row', 'chooser', 'player']
 
 # %% ../../nbs/55c_canvas.ipynb #50e9e11a
 import io
@@ -316,28 +317,32 @@ def follow(
     touch: Callable[[Drag, Layout], object] | None = None,  # moves controls; gets a drag, and what was drawn
 ) -> Figure:
     "The figure for the present values; `show` gets the later ones."
-    values, waiting = lambda: tuple(c.value for c in controls), []
-    first = draw(*values())
+    drags, moved = [], []
+    first = draw(*(c.value for c in controls))
     latest = [first]
 
-    def again():
-        latest[:] = [draw(*values())]
-        show(latest[0])
+    def again(change):
+        if drags:
+            moved.append(change)
+        else:
+            latest[:] = [draw(*(c.value for c in controls))]
+            show(latest[0])
 
     def dragged(change):
-        drag, before = read_drag(change["new"]), values()
+        drag = read_drag(change["new"])
         if drag is None:
             return
-        waiting.append(drag)
+        drags.append(drag)
+        moved.clear()
         try:
             touch(drag, latest[0].artists[0].layout)
         finally:
-            waiting.pop()
-        if values() != before:
-            again()
+            drags.pop()
+        if moved:
+            again(change)
 
     for c in controls:
-        c.observe(lambda change: None if waiting else again(), "value")
+        c.observe(again, "value")
     if hand is not None:
         hand.observe(dragged, "value")
     return first
@@ -379,6 +384,42 @@ def slider(
         max=high,
         step=step,
         description=label,
-        style={"description_width": "150px"},
-        layout={"width": "560px", "max_width": "98%"},
+        style={"description_width": "170px"},
+        layout={
+            "width": "590px",
+            "max_width": "98%",
+            "flex_flow": "row wrap",
+            "height": "auto",
+            "padding": "0 0 0 8px",
+        },
     )
+
+# %% ../../nbs/55c_canvas.ipynb #32746961
+def in_row(
+    *parts: widgets.Widget,  # from left to right
+) -> widgets.HBox:
+    "The widgets in a row; where the page is too narrow, in several."
+    return widgets.HBox(parts, layout={"flex_flow": "row wrap"})
+
+
+def chooser(
+    label: str,  # in front of it
+    count: int,  # of things to choose from
+    value: int = 0,  # the first choice
+    width: int = 50,  # of a button, pixels
+) -> widgets.ToggleButtons:
+    "Buttons with the numbers 1, 2, …; the value is one less."
+    found = widgets.ToggleButtons(options=[(str(k + 1), k) for k in range(count)], value=value, description=label)
+    found.style.button_width = f"{width}px"
+    return found
+
+
+def player(
+    now: widgets.IntSlider,  # what is played
+    interval: int,  # between two positions, milliseconds
+    **how,  # for `widgets.Play`
+) -> widgets.HBox:
+    "The slider behind a ▶ that moves it from where it is, or from the start if it is at the end."
+    play = widgets.Play(value=now.value, min=now.min, max=now.max, interval=interval, **how)
+    widgets.link((play, "value"), (now, "value"))
+    return in_row(play, now)

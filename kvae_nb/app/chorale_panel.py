@@ -17,7 +17,20 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .canvas import Drag, Frame, Grip, Layout, Value, canvas, coordinates, panel, slider, touched
+from kvae_nb.app.canvas import (
+    Drag,
+    Frame,
+    Grip,
+    Layout,
+    Value,
+    canvas,
+    chooser,
+    coordinates,
+    in_row,
+    panel,
+    slider,
+    touched,
+)
 from ..core.errors import InputError
 from ..data.music import KEYS, LOWEST, as_roll, synthesize
 from ..evaluation.plots import PALETTE, as_array
@@ -117,7 +130,7 @@ def draw_chorale(
     fig, [[roll], [below]] = canvas(Layout(((notes,), (nats,)), 10.6, 5.0, gaps=(0, 0.2), heights=(2.6, 1.2)))
     roll.image(roll_pixels(now, before, new.after))
     for plot in (roll, below):
-        plot.line([T - 0.5] * 2, plot.frame.ylim, color=PALETTE["quiet"], lw=1)
+        plot.line([T - 0.5] * 2, list(plot.frame.ylim), color=PALETTE["quiet"], lw=1)
     below.line(range(T), old.surprise, color=PALETTE["copy_last"], lw=1.5, marker=".", ms=4)
     below.line(range(T), new.surprise, color=PALETTE["wrong"], lw=1.5, marker=".", ms=4)
     total, was = new.surprise.sum().item(), old.surprise.sum().item()
@@ -131,9 +144,7 @@ def chorale_panel(
     moved: tuple[int, int, int] | None = None,  # at first: a step, a pitch that sounds there, and where it goes
 ):
     "Displays the panel: pull a note to another pitch; buttons to undo it, and to listen."
-    which = widgets.ToggleButtons(options=[(str(k + 1), k) for k in range(len(rolls))], description="chorale")
-    which.style.button_width = "50px"
-    warmth, grip = slider("temperature", 0.2, 1.5, 0.7, 0.1), Grip()
+    which, warmth, grip = chooser("chorale", len(rolls)), slider("temperature", 0.2, 1.5, 0.7, 0.1), Grip()
     piece = Value(value=rolls[0] if moved is None else with_moved(rolls[0], *moved))
     undo, listen, out = widgets.Button(description="as it was"), widgets.Button(description="listen"), widgets.Output()
     again = lambda _: setattr(piece, "value", rolls[which.value])
@@ -146,7 +157,7 @@ def chorale_panel(
             step = min(max(round(x), 0), rolls.shape[1] - 1)
             held, note = grip.hold(drag, lambda: (piece.value, nearest_note(piece.value, step, y)))
             if note is not None and x < rolls.shape[1] - 0.5:
-                piece.value = with_moved(held, step, note, round(to))
+                piece.value = with_moved(held, step, note, note + round(to - y))
 
     def sound(_):
         heard = torch.cat([piece.value, read_roll(model, piece.value, temperature=warmth.value).after])
@@ -156,5 +167,5 @@ def chorale_panel(
 
     listen.on_click(sound)
     draw = lambda now, k, warm: draw_chorale(model, now, rolls[k], warm)
-    shown = widgets.VBox([which, warmth, widgets.HBox([undo, listen]), out])
+    shown = widgets.VBox([which, warmth, in_row(undo, listen), out])
     panel(draw, piece, which, warmth, shown=shown, touch=touch)

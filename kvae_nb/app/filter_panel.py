@@ -26,6 +26,7 @@ from kvae_nb.app.canvas import (
     coordinates,
     painted,
     panel,
+    player,
     slider,
     touched,
 )
@@ -201,8 +202,6 @@ def filter_panel(
     seen, hidden = Value(value=track.seen), Value(value=tuple((~track.mask).tolist()))
     q, r = slider("log10 of q", -4.0, 0.0, -1.7, 0.1), slider("log10 of r", -2.0, 1.0, -0.3, 0.1)
     now = slider("sweep", 0, 2 * T - 1, 2 * T - 1)
-    play = widgets.Play(value=0, min=0, max=2 * T - 1, interval=250)
-    play.observe(lambda change: setattr(now, "value", change["new"]), "value")
 
     def touch(drag: Drag, layout: Layout):
         where = touched(layout, drag.start)
@@ -218,4 +217,4 @@ def filter_panel(
                 seen.value = seen.value.index_put((torch.tensor(k),), seen.value.new_tensor(at))
 
     draw = lambda seen, hidden, *rest: draw_by_hand(with_hidden(Track(track.path, seen, track.mask), hidden), *rest)
-    panel(draw, seen, hidden, q, r, now, shown=widgets.VBox([q, r, widgets.HBox([play, now])]), touch=touch)
+    panel(draw, seen, hidden, q, r, now, shown=widgets.VBox([q, r, player(now, 250)]), touch=touch)

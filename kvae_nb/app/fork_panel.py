@@ -17,6 +17,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from .ball_panel import followed
 from kvae_nb.app.canvas import (
     Drag,
     Frame,
@@ -25,20 +26,19 @@ from kvae_nb.app.canvas import (
     Plot,
     Value,
     canvas,
+    chooser,
     coordinates,
     painted,
     panel,
+    player,
     slider,
     touched,
 )
 from .explore import LatentMap, latent_map, shade_hidden
 from ..core.errors import InputError
 from ..evaluation.plots import PALETTE, as_array
-from ..inference.particle_parts import draw_particle_noise, effective_number
-from ..inference.particles import particle_filter
+from ..inference.particle_parts import effective_number
 from ..models.kvae import KVAE
-from ..models.protocol import hide
-from ..models.sources import dynamics_source
 
 # %% ../../nbs/55h_fork_panel.ipynb #6ce8ffca
 class Tree(NamedTuple):
@@ -65,9 +65,7 @@ def tree(
     "The particles of the film, the same ones each time. Raises `InputError` unless `hidden` fits and hides something."
     if len(hidden) != len(film) or not any(hidden):
         raise InputError(f"a tree needs a hidden frame, and an entry for each of the {len(film)} frames.")
-    seen = ~torch.tensor(list(hidden))[None]
-    noise = draw_particle_noise(1, len(film), particles, model.config.dim_a, None, film)
-    run = particle_filter(dynamics_source(model.dynamics, None), model.encode(hide(film[None], seen)), seen, noise)
+    run, _ = followed(model, film, hidden, particles)
     return Tree(run.a[0], run.ancestors[0], run.log_weights[0].exp(), effective_number(run.log_weights[0]))
 
 # %% ../../nbs/55h_fork_panel.ipynb #968254bc
@@ -101,14 +99,19 @@ def draw_branches(
     plot: Plot,  # where to draw
     pieces: Float[np.ndarray, "n 2 2"],  # of paths
     living: Bool[np.ndarray, " n"],  # which are alive
+    rising: Bool[np.ndarray, " n"],  # along which a₁ grows
     dots: Float[np.ndarray, "particles 2"],  # particles of the present
     weight: Float[np.ndarray, " particles"],  # of them
 ):
     "Draws dead pieces, living ones over them, and the particles."
-    for which, color, width in ((~living, PALETTE["quiet"], 0.5), (living, PALETTE["smoothing"], 0.9)):
-        plot.add(LineCollection(list(pieces[which]), colors=color, linewidths=width, alpha=0.7))
+    for which, name, width in (
+        (~living, "quiet", 0.5),
+        (living & rising, "smoothing", 0.9),
+        (living & ~rising, "interpolation", 0.9),
+    ):
+        plot.add(LineCollection(list(pieces[which]), colors=PALETTE[name], linewidths=width, alpha=0.7))
     share = weight / weight.max()
-    for low, high, size in ((0.05, 0.2, 3), (0.2, 0.5, 5), (0.5, 2.0, 7)):
+    for low, high, size in ((0.05, 0.2, 1.5), (0.2, 0.5, 2.5), (0.5, 2.0, 4)):
         here = dots[(share > low) & (share <= high)]
         plot.line(*here.T, color=PALETTE["filtering"], marker="o", ls="", ms=size)
 
@@ -123,8 +126,9 @@ def draw_fork(
 ) -> Figure:
     "The paths until this step in the plane and over time, and the effective number of particles."
     found, T = tree(model, film, hidden, particles), len(film)
-    (x0, y0), (x1, y1) = (f(world.visited, 0)[:2].tolist() for f in (torch.amin, torch.amax))
-    along, wide = (-0.5, T - 0.5), ((x0, x1), (y0, y1))
+    low, high = world.visited.amin(0)[:2], world.visited.amax(0)[:2]
+    edge = 0.1 * (high - low)
+    along, wide = (-0.5, T - 0.5), tuple(zip((low - edge).tolist(), (high + edge).tolist()))
     over = [Frame(along, wide[i], "" if i == 0 else "frame", f"a{'₁₂'[i]}") for i in (0, 1)]
     count = Frame(along, (0, particles * 1.05), "frame", "effective number")
     fig, [[plane, first], [number, second]] = canvas(
@@ -132,16 +136,17 @@ def draw_fork(
     )
     pieces, living = branches(found, now)
     weight, dots = as_array(found.weight[now]), as_array(found.a[now, :, :2])
-    draw_branches(plane, pieces[..., 1:], living, dots, weight)
+    rising = pieces[:, 1, 1] > pieces[:, 0, 1]
+    draw_branches(plane, pieces[..., 1:], living, rising, dots, weight)
     for i, plot in enumerate((first, second)):
         shade_hidden(plot, np.array(hidden))
         here = np.stack([np.full(particles, float(now)), dots[:, i]], 1)
-        draw_branches(plot, pieces[..., [0, 1 + i]], living, here, weight)
+        draw_branches(plot, pieces[..., [0, 1 + i]], living, rising, here, weight)
     shade_hidden(number, np.array(hidden))
     number.line(range(now + 1), found.effective[: now + 1], color=PALETTE["truth"], marker=".", lw=1)
     for t in found.resampled[: now + 1].nonzero()[:, 0].tolist():
         for plot in (first, second, number):
-            plot.line([t - 0.5] * 2, plot.frame.ylim, color=PALETTE["wrong"], lw=0.8)
+            plot.line([t - 0.5] * 2, list(plot.frame.ylim), color=PALETTE["wrong"], lw=0.8)
     alive_at_gap = int(alive(found.parent, now)[list(hidden).index(True)].sum())
     plane.title(f"{found.effective[now]:.0f} of {particles} effective; {alive_at_gap} alive of the first hidden frame")
     return fig
@@ -155,12 +160,8 @@ def fork_panel(
     now: int = 12,  # up to which step
 ):
     "Displays the panel: choose film, particles and step; drag along a plot over time to hide frames."
-    which = widgets.ToggleButtons(options=[(str(k + 1), k) for k in range(len(films))], value=film, description="film")
-    which.style.button_width = "50px"
-    world, gone, grip, T = latent_map(model), Value(value=hidden), Grip(), films.shape[1]
-    many, step = slider("particles", 8, 128, 64, 8), slider("until frame", 1, T - 1, now)
-    play = widgets.Play(value=0, min=1, max=T - 1, interval=600)
-    play.observe(lambda change: setattr(step, "value", change["new"]), "value")
+    world, which, gone, grip = latent_map(model), chooser("film", len(films), film), Value(value=hidden), Grip()
+    many, step = slider("particles", 8, 128, 64, 8), slider("until frame", 1, films.shape[1] - 1, now)
 
     def touch(drag: Drag, layout: Layout):
         where = touched(layout, drag.start)
@@ -170,5 +171,5 @@ def fork_panel(
             gone.value = wanted if any(wanted) else gone.value
 
     draw = lambda k, hidden, n, t: draw_fork(model, world, films[k], hidden, n, t)
-    shown = widgets.VBox([which, many, widgets.HBox([play, step])])
+    shown = widgets.VBox([which, many, player(step, 600)])
     panel(draw, which, gone, many, step, shown=shown, touch=touch)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .canvas import png
+from .canvas import in_row, png
 from .play import Opponent
 from ..core.errors import InputError
 from ..evaluation.plots import CYCLE
@@ -120,7 +120,7 @@ def game_panel(
     who.observe(begin, "value")
     for name in moves:
         board.move(name)
-    display(widgets.VBox([widgets.HBox([*buttons, again]), who]))
+    display(widgets.VBox([in_row(*buttons, again), who]))
     picture.display(Image(png(draw_game(board.turns))))
     board.buttons, board.who, board.again = buttons, who, again
     return board

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .canvas import Frame, Layout, canvas, panel, slider
+from .canvas import Frame, Layout, canvas, chooser, panel, player, slider
 from ..core.errors import InputError
 from ..evaluation.plots import as_rgb
 from ..models.factors import Disentangling
@@ -113,17 +113,10 @@ def swapping_panel(
     motion: int = 1,  # how he moves first
 ):
     "Displays the panel: buttons for look and motion, a slider to another look, and the film."
-    names = [(str(k + 1), k) for k in range(len(desk.films))]
-    narrow = {"style": {"button_width": "36px", "description_width": "150px"}}
-    row = lambda text, k: widgets.ToggleButtons(options=names, value=k, description=text, **narrow)
-    who, how, other = (
-        row("look of clip", look),
-        row("motion of clip", motion),
-        row("mixed with", (look + 2) % len(names)),
-    )
-    mix, now = slider("share of the other look", 0.0, 1.0, 0.0, 0.05), slider("frame", 0, desk.films.shape[1] - 1, 0)
-    play = widgets.Play(value=0, min=0, max=desk.films.shape[1] - 1, interval=200, repeat=True)
-    widgets.link((play, "value"), (now, "value"))
+    clips, steps = desk.films.shape[:2]
+    first = {"look of clip": look, "motion of clip": motion, "mixed with": (look + 2) % clips}
+    who, how, other = (chooser(text, clips, k, 30) for text, k in first.items())
+    mix, now = slider("share of the other look", 0.0, 1.0, 0.0, 0.05), slider("frame", 0, steps - 1, 0)
     draw = lambda *values: draw_swap(desk, *values)
-    shown = widgets.VBox([who, how, other, mix, widgets.HBox([play, now])])
+    shown = widgets.VBox([who, how, other, mix, player(now, 200, repeat=True)])
     panel(draw, who, how, other, mix, now, shown=shown)

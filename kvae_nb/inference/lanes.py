@@ -238,7 +238,9 @@ def _write(self, name: str, array: str, offset, entry):
             for i, cell in enumerate(self.flat(name)):
                 b.store(b.load(cell), self.wide(self.at(array, self.add(start, self.mul(i, entry)))), align=self.size)
         with single:
-            self.each(name, lambda i, l, x: b.store(x, self.at(array, self.add(self.add(start, l), self.mul(i, entry)))))
+            self.each(
+                name, lambda i, l, x: b.store(x, self.at(array, self.add(self.add(start, l), self.mul(i, entry))))
+            )
 
 # %% ../../nbs/24_lanes.ipynb #154d6c94
 def _recall(self, name: str, array: str, offset, alone):

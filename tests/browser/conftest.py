@@ -76,7 +76,7 @@ def lab(house):
                     pass
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser():
     "Headless Chromium."
     try:
@@ -91,10 +91,10 @@ def browser():
 
 @pytest.fixture(scope="module")
 def page(lab, house, browser, request):
-    "The module's NOTEBOOK in the browser, all cells run; its kernel ends with it."
-    (address, token), name = lab, request.module.NOTEBOOK
+    "The notebook of the parameter, or the module's NOTEBOOK, in the browser, all cells run; its kernel ends with it."
+    (address, token), name = lab, getattr(request, "param", None) or request.module.NOTEBOOK
     copy_notebook(house, name)
-    page = browser.new_page(viewport={"width": getattr(request.module, "WIDTH", 1400), "height": 1000})
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(1000 * PATIENCE)
     page.goto(f"{address}/lab/tree/nbs/{name}?token={token}&reset")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for()
@@ -111,9 +111,18 @@ def page(lab, house, browser, request):
         assert finished(page) and not errors(page), f"{errors(page)}\n{prompts(page)}"
         yield page
     finally:
-        keep(page, "last")
+        keep(page, f"last_{name}")
         page.close()
         end_kernels(address, token)
+
+
+@pytest.fixture(params=[1280, 390])
+def wide(page, request):
+    "The page as wide as on a desk and on a telephone, without the side bar."
+    page.set_viewport_size({"width": request.param, "height": 900})
+    if page.locator("#jp-left-stack:visible").count():
+        page.keyboard.press("Control+b")
+    return page
 
 
 def end_kernels(address, token):

@@ -140,20 +140,35 @@ def errors(page):
     ).all_inner_texts()
 
 
-def keep(page, name):
-    "A picture of the page, where somebody asked for pictures."
+def keep(shown, name, **how):
+    "A picture of a page or of a part of it, where somebody asked for pictures."
     if folder := os.environ.get("BROWSER_PICTURES"):
         Path(folder).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=str(Path(folder) / f"{name}.png"))
+        shown.screenshot(path=str(Path(folder) / f"{name}.png"), **how)
 
 
-def panel_with(page, function):
-    "The cell that calls `panel` with this drawing function."
-    return (
-        page.locator(".jp-CodeCell", has=page.locator(".jp-InputArea", has_text="panel("))
-        .filter(has_text=f"{function}(")
-        .last
-    )
+def panel_of(page, call):
+    "The cell that displays a panel, and whose code has this text."
+    displays = page.locator(".jp-OutputArea .jupyter-widgets")
+    return page.locator(".jp-CodeCell", has=page.locator(".jp-InputArea", has_text=call)).filter(has=displays).last
+
+
+CUT = """cell => {
+  const at = n => n.getBoundingClientRect(), area = at(cell.querySelector('.jp-OutputArea'));
+  const parts = [...cell.querySelectorAll('.jp-OutputArea :is(img, label, button, .widget-readout, .noUi-target)')];
+  const seen = parts.filter(n => at(n).width > 0), isTrack = n => n.classList.contains('noUi-target');
+  const tracks = seen.filter(isTrack), texts = seen.filter(n => !isTrack(n)); // a handle may stand out of its track
+  const name = n => `${n.tagName} ${n.className} ${n.textContent.slice(0, 40)}`;
+  return seen.filter(n => at(n).right > Math.min(area.right, innerWidth) + 1 || at(n).left < area.left - 1)
+    .map(n => `out of the page: ${name(n)}`)
+    .concat(texts.filter(n => n.scrollWidth > n.clientWidth + 1).map(n => `cut: ${name(n)}`))
+    .concat(tracks.filter(n => at(n).width < 60).map(n => `short: ${name(n)}`));
+}"""
+
+
+def cut(cell):
+    "Pictures, labels, buttons and sliders of a panel that are out of the page, cut off, or too short to be moved."
+    return cell.evaluate(CUT)
 
 
 def picture(cell):
@@ -186,12 +201,11 @@ def changes(page, cell, act, name):
     before = wait_for(lambda: picture(cell))
     cell.locator(".jp-OutputArea img").last.scroll_into_view_if_needed()
     seen = shot(cell)
-    keep(page, f"{name}_before")
     act()
     wait_for(
         lambda: picture(cell) not in (None, before), lambda: True, lambda: f"the picture did not change: {errors(page)}"
     )
-    keep(page, f"{name}_after")
+    keep(cell.locator(".jp-OutputArea-output, .jp-OutputArea").first, f"{name}_after")
     return shot(cell) != seen
 
 

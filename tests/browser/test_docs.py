@@ -1,23 +1,14 @@
 """The site that `make docs` writes, visited page by page in a browser, on a desk and on a telephone."""
 
-import os
 import re
-import shutil
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 from urllib.request import url2pathname
 
 import pytest
+from lab_pages import ROOT
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser's driver is not installed")
-ROOT = Path(__file__).resolve().parent.parent.parent
-CHROMIUM = (
-    os.environ.get("CHROMIUM")
-    or shutil.which("chromium")
-    or shutil.which("chromium-browser")
-    or shutil.which("google-chrome")
-)
 WIDTHS = {"desk": 1440, "telephone": 390}
 PAGE = """() => {
   const article = document.querySelector('article'), words = [];
@@ -53,16 +44,6 @@ def site(tmp_path_factory):
     out = tmp_path_factory.mktemp("site") / "html"
     docs.build(out)
     return out
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        pytest.skip("no chromium here; Debian's package is called chromium, or name one with CHROMIUM=…")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

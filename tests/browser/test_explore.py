@@ -1,10 +1,11 @@
 """The panels of notebook 55 in a real JupyterLab and a real browser: a slider is moved, and the picture must change.
+On a desk and on a telephone nothing of a panel is cut off.
 
 Not collected by `pytest tests`; run by `make test-browser`. What is missing here is a failure, never a skip.
 """
 
 import pytest
-from lab_pages import changes, drag, errors, panel_with
+from lab_pages import changes, cut, drag, errors, panel_of
 
 NOTEBOOK = "55_explore.ipynb"
 SLIDERS = {
@@ -23,26 +24,27 @@ def test_the_notebook_ran_without_an_error(page):
 
 
 @pytest.mark.parametrize("function", SLIDERS)
-def test_a_slider_moved_with_the_keyboard_changes_the_picture(page, function):
-    cell = panel_with(page, function)
+def test_a_slider_moved_with_the_keyboard_changes_the_picture(wide, function):
+    cell = panel_of(wide, f"{function}(")
     handle = cell.locator(".noUi-handle").nth(SLIDERS[function])
     key = "ArrowLeft" if function in ("draw_collapse", "draw_point", "draw_imputed") else "ArrowRight"
 
     def move():
         handle.focus()
         for _ in range(3):
-            page.keyboard.press(key)
+            wide.keyboard.press(key)
 
-    assert changes(page, cell, move, function)
+    assert changes(wide, cell, move, f"{function}_{wide.viewport_size['width']}")
+    assert not cut(cell)
 
 
 def test_hiding_a_frame_by_a_click_changes_the_picture(page):
-    cell = panel_with(page, "draw_imputed")
+    cell = panel_of(page, "draw_imputed(")
     assert changes(page, cell, lambda: cell.locator("button.widget-toggle-button").nth(15).click(), "draw_imputed")
 
 
 def test_the_particles_can_be_switched_off(page):
-    cell = panel_with(page, "draw_imputed")
+    cell = panel_of(page, "draw_imputed(")
     handle = cell.locator(".noUi-handle").first
 
     def home():
@@ -54,7 +56,7 @@ def test_the_particles_can_be_switched_off(page):
 
 @pytest.mark.parametrize("function, button", [("draw_collapse", "annealed"), ("draw_regimes", "2")])
 def test_choosing_another_schedule_or_film_changes_the_picture(page, function, button):
-    cell = panel_with(page, function)
+    cell = panel_of(page, f"{function}(")
     assert changes(
         page, cell, lambda: cell.locator("button.widget-toggle-button", has_text=button).click(), f"{function}_{button}"
     )
@@ -69,7 +71,7 @@ def test_choosing_another_schedule_or_film_changes_the_picture(page, function, b
     ],
 )
 def test_a_drag_over_the_picture_changes_it(page, function, start, end):
-    cell = panel_with(page, function)
+    cell = panel_of(page, f"{function}(")
     assert changes(page, cell, lambda: drag(page, cell, start, end), f"{function}_drag")
 
 

@@ -5,8 +5,7 @@ What the script computes is compared with the library: the filter and the smooth
 
 import io
 import json
-import os
-import shutil
+import re
 import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,20 +15,17 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
-
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser's driver is not installed")
+from lab_pages import ROOT, keep
 from PIL import Image
 
 from kvae_nb import load_pretrained
 from kvae_nb.inference.batched import loop_evidence, rts_smoother
 from kvae_nb.inference.routes import kalman_filter
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "experiments")]
 import docs
 import panels
 
-CHROMIUM = next(filter(None, (os.environ.get("CHROMIUM"), *map(shutil.which, ("chromium", "chromium-browser")))), None)
 WIDTHS = (1280, 390)
 DATA = json.loads((ROOT / "nbs/images/panels.json").read_text("utf-8"))
 SERIES = DATA["series"]
@@ -44,16 +40,6 @@ def site(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="module")
-def browser():
-    if not CHROMIUM:
-        pytest.skip("no chromium here; Debian's package is called chromium, or name one with CHROMIUM=…")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(params=WIDTHS)
 def tab(request, browser):
     tab, complaints = browser.new_page(viewport={"width": request.param, "height": 844}), []
@@ -61,15 +47,9 @@ def tab(request, browser):
     tab.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
     tab.on("requestfailed", lambda r: complaints.append(r.url))
     yield tab
-    keep(tab, request)
+    keep(tab, request.node.name, full_page=True)
     tab.close()
     assert not complaints
-
-
-def keep(tab, request):
-    "A picture of the page, where somebody asked for pictures."
-    if folder := os.environ.get("BROWSER_PICTURES"):
-        tab.screenshot(path=f"{folder}/{request.node.name}.png", full_page=True)
 
 
 @pytest.fixture
@@ -161,6 +141,14 @@ def exact(values):
     return torch.tensor(values, dtype=torch.float64)
 
 
+def by_the_library(q, r):
+    "Filter, smoother and evidence of the series under these noises."
+    model, y = panels.tracking(q, r), exact([np.nan if v is None else v for v in SERIES["y"]])[:, None]
+    mask, a = ~y.isnan()[:, 0], y.nan_to_num()
+    filtered = kalman_filter(model, a, mask)
+    return filtered, rts_smoother(model, filtered), loop_evidence(model, a, mask).item()
+
+
 NOISES = [(0.1, 1.0), (1e-4, 1e3), (100.0, 1e-3), (1e-4, 1e-3), (100.0, 1e3), (0.37, 2.9)]
 
 
@@ -171,17 +159,50 @@ def test_the_script_computes_what_the_library_computes(page, q, r):
         return { steps, evidence, smooth: panels.smoother(steps) };
     }"""
     found = page.evaluate(code, [SERIES["y"], q, r, SERIES["start"]])
-    model, y = panels.tracking(q, r), exact([np.nan if v is None else v for v in SERIES["y"]])[:, None]
-    mask = ~y.isnan()[:, 0]
-    a = y.nan_to_num()
-    filtered, smoothed = kalman_filter(model, a, mask), rts_smoother(model, kalman_filter(model, a, mask))
+    filtered, smoothed, evidence = by_the_library(q, r)
     # Rounding errors of float64 grow with the condition of the predicted covariance, 1e5 at most here, over 40 steps.
     for steps, wanted in ((found["steps"], filtered), (found["smooth"], smoothed)):
         mean, cov = exact([s["mean"] for s in steps]), exact([s["cov"] for s in steps])
         whole = torch.stack([cov[:, :2], cov[:, 1:]], -2)
         torch.testing.assert_close(mean, wanted.mean, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(whole, wanted.cov, rtol=1e-8, atol=1e-8)
-    assert found["evidence"] == pytest.approx(loop_evidence(model, a, mask).item(), rel=1e-9)
+    assert found["evidence"] == pytest.approx(evidence, rel=1e-9)
+
+
+def test_what_is_drawn_and_said_is_what_was_computed(page):
+    page.get_by_role("button", name="The noises the series was made with").click()
+    q, r = (10**v for v in page.locator("#noise-panel input").evaluate_all("s => s.map(s => s.valueAsNumber)"))
+    *found, evidence = by_the_library(q, r)
+    given = [v for v in SERIES["y"] if v is not None] + SERIES["truth"]
+    low, high, steps = min(given) - 3, max(given) + 3, len(SERIES["y"])  # of the plot, 600 wide and 260 high
+    at = lambda v: np.stack([10 + 580 * np.arange(steps) / (steps - 1), (high - np.asarray(v)) / (high - low) * 260], 1)
+    path = lambda name: page.locator(f"#noise-panel svg path.{name}").get_attribute("d")
+    points = lambda d: np.array([float(v) for v in re.findall(r"-?[\d.]+", d)]).reshape(-1, 2)
+    wanted, errors = {"truth": at(SERIES["truth"])}, []
+    for name, states in zip(("filter", "smoother"), found):
+        mean, std = states.mean[:, 0].numpy(), states.cov[:, 0, 0].sqrt().numpy()
+        wanted |= {name: at(mean), f"{name}-band": np.concatenate([at(mean + 1.96 * std), at(mean - 1.96 * std)[::-1]])}
+        errors.append(np.sqrt(np.mean((mean - SERIES["truth"]) ** 2)))
+    for name, places in wanted.items():
+        assert np.abs(points(path(name)) - places).max() < 0.051, name  # one decimal
+    said = [float(v) for v in re.findall(r"-?\d+\.\d+", page.locator("#noise-panel .panel-said").inner_text())]
+    assert np.abs(np.subtract(said, [evidence, *errors])).max() < 0.051
+    gap, seen = page.locator("#noise-panel rect.gap"), page.locator("#noise-panel svg path.seen")
+    hidden = [at(SERIES["truth"])[t, 0] for t, v in enumerate(SERIES["y"]) if v is None]
+    assert seen.count() == steps - len(hidden)
+    assert float(gap.get_attribute("x")) == pytest.approx(hidden[0] - 290 / (steps - 1))
+    assert float(gap.get_attribute("width")) == pytest.approx(580 * len(hidden) / (steps - 1))
+
+
+def test_the_dots_are_the_codes(page):
+    dots = page.locator("#latent-panel circle").evaluate_all(
+        "c => c.map(n => [...['cx', 'cy'].map(k => +n.getAttribute(k)), n.getAttribute('fill')])"
+    )
+    (left, low), (right, high), codes = *(DATA["sheet"][k] for k in ("low", "high")), np.array(DATA["codes"])
+    places = [200 * (codes[:, 0] - left) / (right - left), 200 * (high - codes[:, 1]) / (high - low)]
+    np.testing.assert_allclose([d[:2] for d in dots], np.stack(places, 1), atol=1e-6)
+    hue = lambda k: float(re.search(r"hsl\(([\d.]+)", dots[k][2])[1])
+    assert hue(codes[:, 2].argmax()) == 40 and hue(codes[:, 2].argmin()) == 280  # yellow at the ceiling, violet below
 
 
 def test_the_noises_are_turned(page):
