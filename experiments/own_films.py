@@ -155,11 +155,14 @@ def errors(model, data):
 @torch.no_grad()
 def dreams(model, count=64, steps=80):
     """The shares of generated films with a pixel farther than a whole range from what a pixel can be, and with one
-    beyond 10, of which `kvae generate` warns.
+    beyond 10, of which `kvae generate` warns; of the former the first frame in which it happens.
     """
-    frames = model.generate(steps, count, generator=torch.Generator().manual_seed(0)).frames.flatten(1)
-    share = lambda low, high: round((~((frames > low) & (frames < high)).all(1)).float().mean().item(), 3)
-    return {"dreams_out_of_bounds": share(-1, 2), "dreams_beyond_ten": share(-10, 10)}
+    frames = model.generate(steps, count, generator=torch.Generator().manual_seed(0)).frames.flatten(2)
+    outside = lambda low, high: ~((frames > low) & (frames < high)).all(2)
+    share = lambda bad: round(bad.any(1).float().mean().item(), 3)
+    near, far = outside(-1, 2), outside(-10, 10)
+    first = sorted(near[near.any(1)].float().argmax(1).tolist())
+    return {"dreams_out_of_bounds": share(near), "dreams_beyond_ten": share(far), "dreams_first_outside": first}
 
 
 def measure(name, words, seed, folder, real):
