@@ -162,7 +162,7 @@ def test_packaged_bound_is_that_of_its_films(name):
 
 
 def test_the_wheel_is_told_about_the_weights():
-    assert '"weights/*.safetensors", "weights/sequences/*.safetensors"' in (ROOT / "setup.py").read_text()
+    assert '"weights": "*.safetensors", "weights.sequences": "*.safetensors"' in (ROOT / "setup.py").read_text()
     assert "recursive-include kvae_nb/weights *.safetensors" in (ROOT / "MANIFEST.in").read_text().splitlines()
     assert {f.name for f in (ROOT / "kvae_nb" / "weights").iterdir() if f.is_file()} == {
         f"{n}.safetensors" for n in NAMES

@@ -165,7 +165,7 @@ def test_it_fills_in_and_generates(here, capsys):
         ("swap run --codes codes.txt --out x", "--codes is 'codes.txt'"),
         ("swap run --codes s.npz --looks s.npz --out x", "the file that is read"),
         ("swap run --looks none.npz --out x", "none.npz"),
-        ("swap run", "required: out"),
+        ("swap run", "--out is missing"),
         ("evaluate run --measure.pairs -1", "measure.pairs is -1"),
         ("evaluate run --measure.judge_steps 0", "measure.judge_steps is 0"),
         ("simulate --world sprites --size 20 --out n.npz", "20"),

@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULES', 'LISTS', 'FILES', 'SHORT', 'NUMBER', 'RESUME', 'SEEDS', 'take_list', 'lengthen', 'new_parser',
            'add_force', 'simulate_parser', 'train_parser', 'run_parser', 'evaluate_parser', 'impute_parser',
            'generate_parser', 'board_parser', 'asked_for', 'measured_by', 'resumed', 'check_numbers', 'npz_path',
-           'was_simulated', 'nearest', 'unknown', 'complaint']
+           'was_simulated', 'nearest_option', 'unknown', 'complaint']
 
 # %% ../../nbs/52b_parsers.ipynb #3cd11779
 import argparse
@@ -309,7 +309,7 @@ def was_simulated(
         return False
 
 # %% ../../nbs/52b_parsers.ipynb #cfb29954
-def nearest(
+def nearest_option(
     flag: str,  # that no parser knows
     options: list[str],  # those that there are
 ) -> str:
@@ -327,7 +327,7 @@ def unknown(
     "What is said of the first of these words: which option there is instead, or that a name is missing before it."
     word = next((w for w in words if w.startswith("--")), words[0])
     if word.startswith("--"):
-        meant = nearest(word, options)
+        meant = nearest_option(word, options)
         return f"there is no option {word.partition('=')[0]}" + (f", but there is {meant}" if meant else "")
     film = Path(word).exists() and {"--data", "--data.path"} & {*options}
     return f"no option stands before {word!r}" + (f"; if these are the videos, write --data {word}" if film else "")

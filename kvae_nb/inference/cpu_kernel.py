@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SHAPES', 'GIVEN', 'BETWEEN', 'GRADIENTS', 'STRIDES', 'ARGUMENTS', 'LETTERS', 'COVARIANCES', 'BACKWARD', 'EVIDENCE',
            'GAINS', 'FILTERED', 'THERE', 'SMOOTHED', 'MOST', 'PLACE', 'READ', 'AXES', 'SHARED', 'new_kernel', 'kept',
-           'give', 'fetch_matrix', 'lanes_of', 'half', 'forward_kernel', 'gradient_kernel', 'smoother_kernel',
-           'cpu_kernel_fits', 'flatten', 'checked_batch', 'kernel_input', 'keep_plan', 'result_plan', 'side_by_side',
-           'Plan', 'call_plan', 'Call', 'Evidence', 'cpu_evidence', 'cpu_filter', 'cpu_smoother']
+           'give', 'fetch_matrix', 'lanes_of', 'half', 'program', 'cpu_kernel_fits', 'flatten', 'checked_batch',
+           'kernel_input', 'memory_plan', 'side_by_side', 'Plan', 'call_plan', 'Call', 'Evidence', 'cpu_evidence',
+           'cpu_filter', 'cpu_smoother']
 
 # %% ../../nbs/25_cpu_kernel.ipynb #7ee56bb1
 import ctypes
@@ -21,25 +21,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..core.errors import InputError
+from . import kernel_algebra as algebra
 from .batched import Filtered, Smoothed
 from .checks import Unchecked, check_series, first_only
-from kvae_nb.inference.kernel_algebra import (
-    back_noise_cov,
-    back_noise_mean,
-    back_predict_cov,
-    back_predict_mean,
-    back_update_cov,
-    back_update_mean,
-    predict_cov,
-    predict_mean,
-    prior_cov,
-    smooth_cov,
-    smooth_lag,
-    spoil,
-    together,
-    update_cov,
-    update_mean,
-)
 from .lanes import Kernel, Letters
 from .lgssm import LGSSM
 
@@ -138,10 +122,10 @@ def _first_or(k: Kernel, t, name: str, prior: str, step, begin=None):
 
 def _forward_cov(k: Kernel, t, predicted: bool):
     "One step of the covariances."
-    _first_or(k, t, "Pp", "cov1", predict_cov, prior_cov)
-    k.do(update_cov)
+    _first_or(k, t, "Pp", "cov1", algebra.predict_cov, algebra.prior_cov)
+    k.do(algebra.update_cov)
     if predicted:
-        k.do(spoil)
+        k.do(algebra.spoil)
 
 
 def _forward_mean(k: Kernel, t):
@@ -149,15 +133,15 @@ def _forward_mean(k: Kernel, t):
     k.fetch("a", "a", k.mul(t, "a.time"), "a.lane")
     with k.when("c"):
         k.fetch("c", "c", k.mul(t, "c.time"), "c.lane")
-    _first_or(k, t, "mp", "mean1", predict_mean)
-    k.do(update_mean)
+    _first_or(k, t, "mp", "mean1", algebra.predict_mean)
+    k.do(algebra.update_mean)
 
 # %% ../../nbs/25_cpu_kernel.ipynb #f934f9b4
 BACKWARD = {
-    "P": (back_update_cov, back_noise_cov, back_predict_cov),
-    "m": (back_update_mean, back_noise_mean, back_predict_mean),
+    "P": (algebra.back_update_cov, algebra.back_noise_cov, algebra.back_predict_cov),
+    "m": (algebra.back_update_mean, algebra.back_noise_mean, algebra.back_predict_mean),
 }
-BACKWARD["Pm"] = tuple(together(x, y) for x, y in zip(BACKWARD["P"], BACKWARD["m"]))
+BACKWARD["Pm"] = tuple(algebra.together(x, y) for x, y in zip(BACKWARD["P"], BACKWARD["m"]))
 
 # %% ../../nbs/25_cpu_kernel.ipynb #58c4a2b1
 def _backward(k: Kernel, halves: str, block, result: str):
@@ -177,7 +161,7 @@ def _backward(k: Kernel, halves: str, block, result: str):
         for name in ("K",) + (("V",) if "P" in halves else ()) + (("Ve",) if "m" in halves else ()):
             k.recall(*kept(k, name, t, block))
         if result == "smoother" and "P" in halves:
-            k.do(smooth_cov)
+            k.do(algebra.smooth_cov)
             give(k, "Ps", t)
         k.do(update)
         if result == "smoother" and "m" in halves:
@@ -212,7 +196,7 @@ def _step_back(k: Kernel, t, predict, filtered, result: str, halves: str, block)
         k.recall(*kept(k, name, before, block))
     if result == "smoother" and "P" in halves:
         k.recall(*kept(k, "Pp", t, block))
-        k.do(smooth_lag)
+        k.do(algebra.smooth_lag)
         give(k, "lag", before)
     k.do(predict)
     if result == "gradient":
@@ -227,41 +211,28 @@ SMOOTHED = ("ms", "Ps", "lag")  # its results
 
 
 @lru_cache(None)
-def forward_kernel(
+def program(
+    what: str,  # "evidence", "gradient", "filter" or "smoother"
     n: int,  # length of z
     p: int,  # length of a
     size: int,  # bytes of a number
     halves: str,  # "P", "m" or "Pm"
-    result: str,  # "evidence" or "filter"
+    result: int | None = None,  # bytes of a number of the results, if they are others
 ):
-    "The evidence and what its gradient needs; or all that the filter finds."
-    k = new_kernel(n, p, size)
-    with lanes_of(k, halves) as start:
-        if result == "evidence":
-            _forward(k, halves, start, EVIDENCE, ())
-        else:
-            _forward(k, halves, k.int(0), GAINS if halves == "P" else (), FILTERED)
-        if "m" in halves and result == "evidence":
-            k.give("total", "total", 0, 1)
-    return k.compile()
-
-
-@lru_cache(None)
-def gradient_kernel(n: int, p: int, size: int, halves: str):
-    "The way back from the evidence to gradients."
-    k = new_kernel(n, p, size)
-    with lanes_of(k, halves) as start:
-        _backward(k, halves, start, "gradient")
-    return k.compile()
-
-
-@lru_cache(None)
-def smoother_kernel(n: int, p: int, size: int, halves: str, result: int):
-    "There and back, block after block; results are numbers of `result` bytes."
+    "One of the four, compiled."
     k = new_kernel(n, p, size, result)
-    with lanes_of(k, halves):
-        _forward(k, halves, k.int(0), THERE, ())
-        _backward(k, halves, k.int(0), "smoother")
+    with lanes_of(k, halves) as start:
+        if what == "evidence":
+            _forward(k, halves, start, EVIDENCE, ())
+            if "m" in halves:
+                k.give("total", "total", 0, 1)
+        elif what == "gradient":
+            _backward(k, halves, start, "gradient")
+        elif what == "filter":
+            _forward(k, halves, k.int(0), GAINS if halves == "P" else (), FILTERED)
+        else:
+            _forward(k, halves, k.int(0), THERE, ())
+            _backward(k, halves, k.int(0), "smoother")
     return k.compile()
 
 # %% ../../nbs/25_cpu_kernel.ipynb #78a2e766
@@ -343,20 +314,9 @@ SHARED = ("A", "C", "Q", "R", "cov1", "seen")  # what decides whether all sequen
 
 
 @lru_cache(1024)
-def keep_plan(names: tuple[str, ...], n: int, p: int, steps: int, lanes: int, shared: int) -> tuple[int, dict]:
-    "How many numbers a piece of memory for `keep` and these letters has to hold, and where each letter begins."
-    sizes, places, total = {"n": n, "p": p, "1": 1}, {}, 0
-    for k in names:
-        places[k] = total
-        rows, cols = (sizes[s] for s in SHAPES[k])
-        total += steps * rows * cols * (1 if (shared if k in COVARIANCES else lanes) == 1 else lanes)
-    return total, places
-
-
-@lru_cache(1024)
-def result_plan(names: tuple[str, ...], n: int, p: int, steps: int, lanes: int, shared: int) -> tuple[int, dict]:
-    """The same for results, [lane, time, row, column] without axes of one row or one column: (start, shape, strides).
-    What all lanes share is there once.
+def memory_plan(names: tuple[str, ...], n: int, p: int, steps: int, lanes: int, shared: int) -> tuple[int, dict]:
+    """How many numbers these letters take, and where each begins, with shape and strides of the view [lane, time, row,
+    column] without axes of one row or one column. What all lanes share is there once.
     """
     sizes, places, total = {"n": n, "p": p, "1": 1}, {}, 0
     for k in names:
@@ -426,24 +386,25 @@ class Call:
     def keep(self, *names: str, blocks: int | None = None):
         "Memory for what `keep` writes: of so many blocks of lanes, or of all."
         width = 64 // self.like.element_size()
-        lanes = self.lanes if self.lanes == 1 else width * (blocks or -(-self.lanes // width))
-        total, places = keep_plan(names, self.n, self.p, self.steps, lanes, self.shared)
-        self.point(self.like.new_empty(total), places)
+        lanes = 1 if self.lanes == 1 else width * (blocks or -(-self.lanes // width))
+        total, places = memory_plan(names, self.n, self.p, self.steps, lanes, 1 if self.shared == 1 else lanes)
+        self.point(self.like.new_empty(total), {k: place[0] for k, place in places.items()})
 
     def results(self, *names: str, dtype: torch.dtype | None = None) -> list[Float[Tensor, "lanes time *shape"]]:
         "Memory for what `give` writes, as views: numbers, vectors if a letter has one column, or matrices."
-        total, places = result_plan(names, self.n, self.p, self.steps, self.lanes, self.shared)
+        total, places = memory_plan(names, self.n, self.p, self.steps, self.lanes, self.shared)
         space = self.like.new_empty(total, dtype=dtype)
         self.point(space, {k: place[0] for k, place in places.items()})
         return [space.as_strided(shape, strides, start) for start, shape, strides in places.values()]
 
-    def run(self, kernel, *options, g: Tensor | None = None):
-        "Runs the halves of a kernel, one after the other."
+    def run(self, what: str, g: Tensor | None = None, result: int | None = None):
+        "Runs the halves of a program, one after the other."
         for halves in self.halves:
             if g is not None:  # one set of covariances answers for the sum of all sequences
                 weight = g if "m" in halves else g.sum().reshape(1)
                 self.arguments[PLACE["g"]] = weight.data_ptr()
-            kernel(self.n, self.p, self.like.element_size(), halves, *options)(ctypes.addressof(self.arguments))
+            run = program(what, self.n, self.p, self.like.element_size(), halves, result)
+            run(ctypes.addressof(self.arguments))
 
 # %% ../../nbs/25_cpu_kernel.ipynb #30e9aa86
 class Evidence(torch.autograd.Function):
@@ -455,7 +416,7 @@ class Evidence(torch.autograd.Function):
         call.keep(*EVIDENCE)
         found = call.like.new_empty(call.lanes)
         call.point(found, {"total": 0})
-        call.run(forward_kernel, "evidence")
+        call.run("evidence")
         ctx.save_for_backward(*(M for M in given if M is not None))  # so that a change in place is noticed
         return found
 
@@ -471,7 +432,7 @@ class Evidence(torch.autograd.Function):
         for k, size in zip(inputs, sizes):
             call.arguments[PLACE[f"d{k}"]] = at
             at += 8 * size
-        call.run(gradient_kernel, g=side_by_side(g))
+        call.run("gradient", side_by_side(g))
         found = dict(zip(inputs, space.to(call.like.dtype).split(sizes)))
         return (
             *(
@@ -512,7 +473,7 @@ def cpu_filter(
     if call.halves[0] == "P":
         call.keep(*GAINS)
     found = call.results(*FILTERED)
-    call.run(forward_kernel, "filter")
+    call.run("filter")
     return Filtered(*(found if len(batch) == 1 else (x.reshape(*batch, *x.shape[1:]) for x in found)))
 
 # %% ../../nbs/25_cpu_kernel.ipynb #130577ff
@@ -530,6 +491,6 @@ def cpu_smoother(
     call = Call(given)
     call.keep(*THERE, blocks=1)
     means, covs, lag = call.results(*SMOOTHED, dtype=a.dtype)
-    call.run(smoother_kernel, a.element_size())
+    call.run("smoother", result=a.element_size())
     found = means, covs, lag[:, :-1]
     return Smoothed(*(found if len(batch) == 1 else (x.reshape(*batch, *x.shape[1:]) for x in found)))
