@@ -99,7 +99,7 @@ LETTERS = Letters(SHAPES, ARGUMENTS, SUMS)
 
 
 def carry(k: Kernel, verb: str, *names: str, t="t"):
-    "Reads (`read`) or writes (`write`) letters of a turn."
+    "Reads or writes letters of a turn."
     for name in names:
         offset = k.mul(t, f"{name}.time") if name in MOVING else k.int(0)
         getattr(k, verb)(name, name, offset, "lanes")
