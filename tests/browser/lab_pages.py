@@ -181,25 +181,40 @@ def picture(cell):
     )
 
 
-def shot(cell):
-    "The picture as the screen shows it; taken again if a newer one replaced it meanwhile."
+GONE = ("not attached", "not visible", "detached")  # how Playwright says that an element left the page
+
+
+def of_image(cell, ask):
+    """What `ask` finds of the picture of the cell. A panel replaces its picture whenever it draws: where one went away,
+    or was not laid out yet, while it was asked, the newer one is asked."""
     from playwright.sync_api import Error
 
-    def taken():
+    def asked():
         try:
-            return cell.locator(".jp-OutputArea img").last.screenshot()
+            return ask(cell.locator(".jp-OutputArea img").last)
         except Error as error:
-            if "not attached" not in str(error):
+            if not any(gone in str(error) for gone in GONE):
                 raise
 
-    return wait_for(taken)
+    return wait_for(asked, why=lambda: "the picture was never there long enough")
+
+
+def shot(cell):
+    "The picture as the screen shows it."
+    return of_image(cell, lambda image: image.screenshot())
+
+
+def in_view(image):
+    "Scrolls to the picture; its place in the window."
+    image.scroll_into_view_if_needed()
+    return image.bounding_box()
 
 
 def changes(page, cell, act, name):
     "True once the picture of the cell is another one than before `act`."
     cell.scroll_into_view_if_needed()
     before = wait_for(lambda: picture(cell))
-    cell.locator(".jp-OutputArea img").last.scroll_into_view_if_needed()
+    of_image(cell, in_view)
     seen = shot(cell)
     act()
     wait_for(
@@ -211,10 +226,8 @@ def changes(page, cell, act, name):
 
 def drag(page, cell, start, *way):
     "Presses the pointer on the picture of the cell and moves it; places are fractions from the lower left corner."
-    image = cell.locator(".jp-OutputArea img").last
-    image.scroll_into_view_if_needed()
     wait_for(lambda: picture(cell))
-    box = image.bounding_box()
+    box = of_image(cell, in_view)
     at = lambda p: (box["x"] + p[0] * box["width"], box["y"] + (1 - p[1]) * box["height"])
     page.mouse.move(*at(start))
     page.mouse.down()
