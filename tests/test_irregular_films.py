@@ -21,11 +21,17 @@ from kvae_nb.data.opening import DataConfig, open_data, read_video_data, save_vi
 from kvae_nb.data.readers import equal_steps, film_times
 from kvae_nb.data.sequences import from_films
 from kvae_nb.data.shards import write_shards
-from kvae_nb.evaluation.calibration import probe_calibration
+from kvae_nb.evaluation.calibration import (
+    gaussian_predictor,
+    judge,
+    particle_predictor,
+    predict_hidden,
+    probe_calibration,
+)
 from kvae_nb.evaluation.checks import generate_from
 from kvae_nb.evaluation.imputation import imputation_errors
 from kvae_nb.evaluation.probes import continue_films, latents_of
-from kvae_nb.evaluation.report import examples
+from kvae_nb.evaluation.report import EvaluationConfig, evaluate, examples
 from kvae_nb.evaluation.scores import generated_error, held_out_elbo, latent_errors
 from kvae_nb.inference.lgssm import dense_evidence
 from kvae_nb.models.kvae import KVAE, KVAEConfig
@@ -292,7 +298,15 @@ MEASURED = {  # what takes a model and films
     "continue_films": lambda m, d: continue_films(m, d, 8, 4, sampled=False),
     "examples": lambda m, d: [e.smoothed for e in examples(m, d, MASK, 24)],
     "check_terms": lambda m, d: check_terms(m, d),
+    "predict_hidden": lambda m, d: predicted(m, d, gaussian_predictor(m.dynamics.R().double())),
+    "predict_hidden by particles": lambda m, d: predicted(m, d, particle_predictor(8)),
 }
+
+
+def predicted(model, data, how):
+    "Where the hidden codes are said to be."
+    found = predict_hidden(model, data, MASK, how).predicted
+    return [judge(prediction, torch.zeros(96, 2).double(), torch.full((96, 3), 0.5)).error for prediction in found]
 
 
 def numbers_in(found) -> list[float]:
@@ -316,7 +330,28 @@ def test_what_is_measured_hangs_on_the_times(name, timely):
     plain = KVAE(KVAEConfig(size=16, filters=2))
     with pytest.raises(InputError, match="of films with times leave them out, or use a KVAE with continuous=True"):
         MEASURED[name](plain, data)
-    assert numbers_in(MEASURED[name](plain, without_times(data)))
+    if name != "predict_hidden":  # whose covariance is one of the model in continuous time
+        assert numbers_in(MEASURED[name](plain, without_times(data)))
+
+
+def test_particles_follow_a_kvae_alone(timely):
+    films = without_times(timely[1])
+    other = SwitchingKVAE(SwitchingKVAEConfig(size=16, filters=2))
+    with pytest.raises(InputError, match="a SwitchingKVAE has none, so take gaussian_predictor"):
+        predict_hidden(other, films, MASK, particle_predictor(8))
+    model = KVAE(KVAEConfig(size=16, filters=2))
+    found = [predict_hidden(model, films, MASK, particle_predictor(8)) for _ in range(2)]
+    assert torch.equal(found[0].predicted.smoothed[0], found[1].predicted.smoothed[0])
+
+
+def test_all_parts_of_an_evaluation_hang_on_the_times(timely):
+    model, data = timely[0], timely[1][:6]
+    config = EvaluationConfig(gaps=(4,), drops=(), generate_count=2, generate_steps=3, particles=8)
+    found, other = evaluate(model, data, config), evaluate(model, replace(data, times=data.times**1.1), config)
+    for part in ("elbo_per_frame", "one_step", "generated", "a_nrmse"):
+        assert found[part] != other[part], part
+    for how in ("smoothing", "filtering", "interpolation", "pixel_interpolation"):
+        assert found["imputation"]["gap"]["4"]["mse"][how] != other["imputation"]["gap"]["4"]["mse"][how], how
 
 
 def test_what_goes_on_with_a_film_comes_at_the_films_times(timely):

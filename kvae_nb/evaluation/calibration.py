@@ -38,7 +38,8 @@ from kvae_nb.evaluation.proper_scores import (
 from ..inference.particle_parts import draw_particle_noise
 from ..inference.particle_smoother import particle_smoother
 from ..inference.particles import particle_filter
-from ..models.protocol import Beliefs, SequenceModel, asked_particles, hide
+from ..models.dynamics import DynamicsParameters
+from ..models.protocol import Beliefs, SequenceModel, asked_particles, given_controls, hide
 from ..models.sources import dynamics_source
 
 # %% ../../nbs/61_calibration.ipynb #59de7461
@@ -202,10 +203,14 @@ def particle_predictor(
     particles: int = 256,  # paths of each film
     generator: torch.Generator | None = None,  # of the particles; None: one fixed noise for all films
 ) -> Predictor:
-    "The predictor that follows a KVAE's hidden a by weighted particles: of a filter, and of a smoother's paths."
+    """The predictor that follows a KVAE's hidden a by weighted particles: of a filter, and of a smoother's paths.
+    It raises `InputError` for other models, and for controls that the model does not take."""
 
     def predict(model, x, mask, u):
-        a, source = model.encode(x), dynamics_source(model.dynamics, u)
+        if not isinstance(dynamics := getattr(model, "dynamics", None), DynamicsParameters):
+            name = type(model).__name__
+            raise InputError(f"particles follow the hidden a of a KVAE; a {name} has none, so take gaussian_predictor.")
+        a, source = model.encode(x), dynamics_source(dynamics, given_controls(model, u, *x.shape[:2]))
         noise = draw_particle_noise(*a.shape[:2], particles, a.shape[-1], generator, a)
         run, paths = particle_filter(source, a, mask, noise), particle_smoother(source, a, mask, noise)
         weights = paths.log_weights.exp()[:, None].expand(-1, a.shape[1], -1)
