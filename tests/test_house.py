@@ -75,6 +75,14 @@ def test_notebook_has_its_outputs_and_no_error(name):
 CHAPTERS = [n for n in NOTEBOOKS if n[0].isdigit()]
 
 
+def test_the_index_names_every_chapter_once_in_the_order_of_reading():
+    cells = json.loads((ROOT / "nbs/index.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert (
+        re.findall(r"^\| \[\d\w* .*?\]\((\w+\.ipynb)\) \|", "\n".join("".join(c["source"]) for c in cells), re.M)
+        == CHAPTERS
+    )
+
+
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_notebook_opens_and_closes_as_a_reader_needs(name):
     """What will be seen and how long it takes; what was learnt, exercises with hidden solutions, a caption under
