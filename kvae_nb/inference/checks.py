@@ -318,6 +318,15 @@ def _own_ratio(k, enough, A, C, Q, cov1, R):
     return min(found, bound) if bound == bound else found
 
 
+class _Numbers(bytes):
+    "The bytes of an array as a key: hashed by the first of them, since to hash all takes long, and compared by all."
+
+    __slots__ = ()
+
+    def __hash__(self):
+        return hash(self[:256])
+
+
 @lru_cache(64)  # evidence, filter and smoother of one model need it one after the other
 def _remembered_ratio(k, enough, kind, *given):
     return _own_ratio(k, enough, *(np.frombuffer(v, kind).reshape(shape) for shape, v in zip(given[::2], given[1::2])))
@@ -340,7 +349,7 @@ def vagueness(
     own = A, C, Q, cov1, R
     if sum(M.nbytes for M in own) > 2**16:
         return _own_ratio(k, enough, *own)
-    return _remembered_ratio(k, enough, A.dtype.char, *(x for M in own for x in (M.shape, M.tobytes())))
+    return _remembered_ratio(k, enough, A.dtype.char, *(x for M in own for x in (M.shape, _Numbers(M.tobytes()))))
 
 
 @lru_cache(1024)
