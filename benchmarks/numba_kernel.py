@@ -1,4 +1,4 @@
-"""The forward pass of notebook 23 in Numba beside ours: fastest time of the compiled programs alone, and what it takes
+"""The forward pass of notebook 25 in Numba beside ours: fastest time of the compiled programs alone, and what it takes
 to compile them.
 
     python benchmarks/numba_kernel.py             # prints a table and writes benchmarks/results/numba_kernel.json

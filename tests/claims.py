@@ -98,9 +98,13 @@ README = [
 
 RESULTS_PAGE = [
     Claim(
-        "the same {} runs fill in the same {} films twice", lambda: (len(of.particles()), of.particles()["0"]["films"])
+        "Here {} trainings under the other split fill in the same {} films twice",
+        lambda: (len(of.particles()), of.particles()["0"]["films"]),
     ),
-    Claim("films twice, so and by {} [particles]", lambda: ({r["particles"] for r in of.particles().values()}.pop(),)),
+    Claim(
+        "films twice: in that way, and by {} [particles]",
+        lambda: ({r["particles"] for r in of.particles().values()}.pop(),),
+    ),
     Claim("(5000 of 20 frames; {} of them held out", lambda: (best()[0]["sequences"],)),
     Claim("on the same {} films; its band", lambda: (of.stored("limits")["sequences"],)),
     Claim(
