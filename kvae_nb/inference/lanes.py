@@ -348,7 +348,7 @@ def compile_kernel(
 
 # %% ../../nbs/24_lanes.ipynb #cd85d003
 def optimise(module, machine):
-    "Runs LLVM's optimiser; the code is vectors already, so its own vectorisers rest."
+    "Runs LLVM's optimiser; the code is vectors already, so its own passes that make vectors are left out."
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, options)
