@@ -59,7 +59,7 @@ def measured(row: dict, out: str, epochs: int) -> dict:
     for name, mask in masks(test).items():
         for particles in (0, 256) if name != "half" else (0,):
             errors = imputation_errors(model, test, mask, particles=particles)
-            plain = {k: round(getattr(errors, k), 5) for k in ("smoothing", "filtering", "interpolation", "copy_last")}
+            plain = {k: round(getattr(errors, k), 5) for k in ("smoothing", "filtering", "copy_last")}
             found[f"{name}, {particles} particles"] = plain
     return found | {"epochs": epochs}
 
