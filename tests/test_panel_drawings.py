@@ -83,13 +83,24 @@ def pieces_by_hand(found, now):
     return pieces, living
 
 
-def test_the_fork_is_drawn_piece_by_piece():
+def test_pieces_begin_at_the_particle_that_is_continued():
+    parent = torch.tensor([[0, 1, 2, 3], [3, 3, 0, 1], [0, 0, 0, 2]])
+    found = fork_panel.Tree(torch.rand(3, 4, 2), parent, torch.full((3, 4), 0.25), torch.full((3,), 4.0))
+    ends, living = fork_panel.branches(found, 2)
+    pieces, _ = pieces_by_hand(found, 2)
+    assert {tuple(v) for v in ends[~living].reshape(-1, 6).tolist()} == pieces["quiet"]
+    assert {tuple(v) for v in ends[living].reshape(-1, 6).tolist()} == pieces["smoothing"] | pieces["interpolation"]
+    assert found.resampled.tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("now", [11, 17])  # all paths are alive; most have ended
+def test_the_fork_is_drawn_piece_by_piece(now):
     found = load_pretrained("box")
-    film, hidden, now, many = found.films.frames[1].float() / 255, tuple(2 <= t < 16 for t in range(20)), 17, 24
+    film, hidden, many = found.films.frames[1].float() / 255, tuple(2 <= t < 16 for t in range(20)), 24
     whole = fork_panel.tree(found.model, film, hidden, many)
     fig = fork_panel.draw_fork(found.model, latent_map(found.model), film, hidden, many, now)
     pieces, living = pieces_by_hand(whole, now)
-    assert all(pieces.values())
+    assert all(pieces.values()) == (now == 17) and pieces["interpolation"]
     for row, axes in ((0, [1, 2]), (1, [0, 1]), (2, [0, 2])):
         for name, wanted in pieces.items():
             points = line_of(fig, row, name).reshape(-1, 3, 2)
@@ -106,7 +117,7 @@ def test_the_fork_is_drawn_piece_by_piece():
     again = [t for t in range(now + 1) if whole.parent[t].tolist() != list(range(many))]
     for row in (1, 2, 3):
         red = [a.get_xdata()[0] for a in drawn(fig, Line2D, row) if a.get_color() == PALETTE["wrong"]]
-        assert red == [t - 0.5 for t in again] and again
+        assert red == [t - 0.5 for t in again] and bool(again) == (now == 17)
         assert shaded(fig, row) == list(range(2, 16))
     left = len({k for t, k in living if t == 2})
     assert title_of(fig) == f"{whole.effective[now]:.0f} of {many} effective; {left} alive of frame 2"
