@@ -127,6 +127,7 @@ def test_the_chorale_is_drawn_chord_by_chord():
     found = load_sequence_model("chorales")
     before = found.sequences.x[0].bool()
     top = int(before[12].nonzero().max()) + chorale_panel.LOWEST
+    assert [chorale_panel.nearest_note(before, 12, top + v) for v in (2.0, 2.1)] == [top, None]
     now = chorale_panel.with_moved(before, 12, top, top + 3)
     fig = chorale_panel.draw_chorale(found.model, now, before, temperature=0.4)
     new = chorale_panel.read_roll(found.model, now, temperature=0.4)
