@@ -1,5 +1,5 @@
-"""How long a panel of notebooks 55 to 55i takes from a new value to the finished PNG, by the clock and the processor
-time; `--json FILE` stores the numbers elsewhere.
+"""How long a panel of notebooks 55 to 55i takes from a new value to the finished PNG: processor times, which are those
+of this program alone, and by the clock, which has what others took as well; `--json FILE` stores them elsewhere.
 """
 
 import argparse

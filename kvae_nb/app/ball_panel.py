@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from kvae_nb.app.canvas import (
+    WIDTH,
     Drag,
     Frame,
     Grip,
@@ -157,7 +158,7 @@ def draw_strokes(
     rows = {"true": film, "seen": seen, "mean": found.frames.mean(0), "a sample": found.frames[0]}
     fig, [strip] = film_over(rows, gone, [])
     draw_ellipses(strip, found.where, 2, film.shape[-1])
-    strip.title(f"{gone.sum()} hidden; orange: two standard deviations of the place of the ball")
+    strip.title(f"{gone.sum()} hidden; orange: 2σ of the ball's place")
     return fig
 
 # %% ../../nbs/55g_ball_panel.ipynb #e56c97c1
@@ -219,12 +220,11 @@ def draw_riddle(
     "What is shown of the film; with a guess the answer as well, and what the model expects."
     side = riddle.film.shape[-1]
     edge = Frame((-0.5, side - 0.5), (side - 0.5, -0.5), "", "")
-    fig, [[left, right]] = canvas(Layout(((edge, edge),), 7.05, 3.6, (0.1, 0.1, 0.1, 0.3), (0.15, 0.1)))
+    fig, [[left, right]] = canvas(Layout(((edge, edge),), WIDTH, 3.5, (0.1, 0.1, 0.1, 0.4), (0.15, 0.1)))
     left.image(trail(riddle.film[: riddle.shown]))
-    later = riddle.asked - riddle.shown + 1
-    left.title(f"{riddle.shown} frames; where is the ball {later} frames later?")
+    left.title(f"where, {riddle.asked - riddle.shown + 1} frames later?")
     if guess is None:
-        right.title("(click into the left picture)")
+        right.title("(click into the left one)")
         return fig
     found = sampled(model, riddle.film, [t >= riddle.shown for t in range(len(riddle.film))])
     right.image(as_rgb(found.frames.mean(0)[riddle.asked : riddle.asked + 1])[0])
@@ -234,7 +234,7 @@ def draw_riddle(
         plot.line([true[0]], [true[1]], color=PALETTE["interpolation"], marker="o", mfc="none", ms=22, mew=2)
         plot.line([guess[0]], [guess[1]], color=PALETTE["wrong"], marker="x", ms=10, mew=3)
     right.line(*places.T, color=PALETTE["filtering"], marker=".", ls="", ms=6)
-    right.title(f"you: {far(guess):.1f} pixels off; the model {far(places.nanmean(0)):.1f}")
+    right.title(f"off: you {far(guess):.1f}, model {far(places.nanmean(0)):.1f}")
     return fig
 
 # %% ../../nbs/55g_ball_panel.ipynb #2a4a140f
@@ -305,18 +305,18 @@ def draw_throw(
     film, states = thrown(throw, wall)
     gone = np.arange(len(film)) >= shown
     found = sampled(model, film, gone.tolist(), few=6)
-    room = Frame((0, UNITS), (0, UNITS), "x", "y", "press and pull: the throw")
-    way = room._replace(ylabel="", title="the ball, and where it is expected")
+    room = Frame((0, UNITS), (0, UNITS), "x", "y", "pull: the throw")
+    way = room._replace(ylabel="", title="its way, and expected")
     half = len(film) // 2
     names = ("true", "expected")
     strip = Frame((-0.5, half - 0.5), (1.5, -0.5), names=names)
     layout = Layout(
         ((room, way), (strip, strip._replace(xlim=(half - 0.5, len(film) - 0.5), names=("", "")))),
-        10.6,
-        5.0,
-        (0.85, 0.1, 0.1, 0.3),
-        (0.3, 0.5),
-        (3.2, 0.95),
+        8.2,
+        5.35,
+        (1.4, 0.1, 0.1, 0.5),
+        (0.4, 0.9),
+        (3.2, 0.65),
     )
     fig, [[pad, ways], strips] = canvas(layout)
     for plot in (pad, ways):

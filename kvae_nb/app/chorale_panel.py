@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from kvae_nb.app.canvas import (
+    WIDTH,
     Drag,
     Frame,
     Grip,
@@ -126,15 +127,16 @@ def draw_chorale(
     new, old = read_roll(model, now, temperature=temperature), read_roll(model, before, more=0)
     T, along = len(now), (-0.5, len(now) + len(new.after) - 0.5)
     notes = Frame(along, (LOW - 0.5, HIGH - 0.5), "", "MIDI pitch")
-    nats = Frame(along, (0, 40), "step", "surprise [nats]")
-    fig, [[roll], [below]] = canvas(Layout(((notes,), (nats,)), 10.6, 5.0, gaps=(0, 0.2), heights=(2.6, 1.2)))
+    top = 20 * max(2, int(torch.cat([new.surprise, old.surprise]).max()) // 20 + 1)  # 40 unless a chord is above it
+    nats = Frame(along, (0, top), "step", "nats")
+    fig, [[roll], [below]] = canvas(Layout(((notes,), (nats,)), WIDTH, 5.5, gaps=(0, 0.2), heights=(2.9, 1.35)))
     roll.image(roll_pixels(now, before, new.after))
     for plot in (roll, below):
         plot.line([T - 0.5] * 2, list(plot.frame.ylim), color=PALETTE["quiet"], lw=1)
     below.line(range(T), old.surprise, color=PALETTE["copy_last"], lw=1.5, marker=".", ms=4)
     below.line(range(T), new.surprise, color=PALETTE["wrong"], lw=1.5, marker=".", ms=4)
     total, was = new.surprise.sum().item(), old.surprise.sum().item()
-    roll.title(f"surprise {total:.1f} nats, as it was {was:.1f}; orange: how the model goes on")
+    roll.title(f"surprise {total:.1f} nats, as it was {was:.1f}")
     return fig
 
 # %% ../../nbs/55i_chorale_panel.ipynb #2d927c36
@@ -157,7 +159,7 @@ def chorale_panel(
             step = min(max(round(x), 0), rolls.shape[1] - 1)
             held, note = grip.hold(drag, lambda: (piece.value, nearest_note(piece.value, step, y)))
             if note is not None and x < rolls.shape[1] - 0.5:
-                piece.value = with_moved(held, step, note, note + round(to - y))
+                piece.value = with_moved(held, step, note, min(max(note + round(to - y), LOW), HIGH - 1))
 
     def sound(_):
         heard = torch.cat([piece.value, read_roll(model, piece.value, temperature=warmth.value).after])

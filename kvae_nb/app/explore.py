@@ -22,7 +22,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .canvas import Frame, Layout, Plot, canvas
+from .canvas import WIDTH, Frame, Layout, Plot, canvas
 from ..core.errors import InputError
 from ..core.gaussians import Gaussian
 from ..evaluation.plots import PALETTE, as_array, as_rgb
@@ -87,14 +87,13 @@ def draw_point(
 ) -> Figure:
     "The map with a point on it, and the frame at that point."
     (x0, y0), (x1, y1) = world.low[:2].tolist(), world.high[:2].tolist()
-    fig, [[left, right]] = canvas(
-        Layout(((Frame((x0, x1), (y0, y1), "a₁ (no unit)", "a₂ (no unit)", "the map"), Frame()),), 7.05, 3.6)
-    )
+    plane = Frame((x0, x1), (y0, y1), "a₁ (no unit)", "a₂ (no unit)", "the map")
+    fig, [[left, right]] = canvas(Layout(((plane, Frame()),), WIDTH, 3.5, (0.9, 0.65, 0.1, 0.4), (0.4, 0)))
     left.image(world.sheet * 0.6)
     left.line(*as_array(world.visited[:, :2]).T, color=PALETTE["filtering"], marker=".", ls="", ms=1.5)
     left.line([a1], [a2], color="white", marker="+", ms=16, mew=2.5)
     right.image(as_rgb(model.decode(on_map(world.centre, a1, a2)[None, None])[0])[0])
-    right.title(f"the frame at ({a1:.2f}, {a2:.2f})")
+    right.title(f"at ({a1:.2f}, {a2:.2f})")
     return fig
 
 # %% ../../nbs/55b_panels.ipynb #0e7d3814
@@ -188,14 +187,15 @@ def draw_tracking(
     filtered = kalman_filter(model, track.seen, track.mask)
     best, here = land.log_prob.max(), filtered.log_prob.sum()
     limits = list(zip((track.path.min(0).values - 3).tolist(), (track.path.max(0).values + 3).tolist()))
-    titles = ("filter: given the past", "smoother: given everything")
-    row = (*(Frame(*limits, "x", "y", title) for title in titles), Frame((-4, 0), (-2, 1), "log₁₀ q", "log₁₀ r"))
-    fig, [[left, middle, right]] = canvas(Layout((row,), 10.6, 3.4))
-    draw_states(left, track, Gaussian(filtered.mean, filtered.cov), PALETTE["filtering"])
-    draw_states(middle, track, Gaussian(*rts_smoother(model, filtered)[:2]), PALETTE["smoothing"])
-    right.image(colormaps["Blues"]((as_array(land.log_prob - best).clip(-40) + 40) / 50)[::-1, :, :3])
-    right.line([log_q], [log_r], color=PALETTE["wrong"], marker="+", ms=14, mew=2.5)
-    right.title(f"log p(a) = {here:.1f} nats, at best {best:.1f}")
+    above, below = Frame(*limits, "", "y", "filter: given the past"), Frame((-4, 0), (-2, 1), "log₁₀ q", "log₁₀ r")
+    grid = ((above,), (above._replace(xlabel="x", title="smoother: given everything"),), (below,))
+    layout = Layout(grid, WIDTH, 7.6, gaps=(0, (0.45, 1.1)), heights=(2.1, 2.1, 1.5))
+    fig, [[forward], [backward], [beliefs]] = canvas(layout)
+    draw_states(forward, track, Gaussian(filtered.mean, filtered.cov), PALETTE["filtering"])
+    draw_states(backward, track, Gaussian(*rts_smoother(model, filtered)[:2]), PALETTE["smoothing"])
+    beliefs.image(colormaps["Blues"]((as_array(land.log_prob - best).clip(-40) + 40) / 50)[::-1, :, :3])
+    beliefs.line([log_q], [log_r], color=PALETTE["wrong"], marker="+", ms=14, mew=2.5)
+    beliefs.title(f"log p(a) = {here:.1f} nats, at best {best:.1f}")
     return fig
 
 # %% ../../nbs/55b_panels.ipynb #9dc47a7f
@@ -216,8 +216,9 @@ def shade_hidden(
 ) -> Plot:
     "`plot` with the hidden steps shaded from its lower to its upper limit."
     low, high = plot.frame.ylim
-    for t in np.flatnonzero(hidden):
-        plot.area([t - 0.5, t + 0.5], [low] * 2, [high] * 2, color=PALETTE["hidden"], alpha=0.15)
+    changes = np.flatnonzero(np.diff(np.pad(np.asarray(hidden, int), 1)))  # where a gap begins, and after its end
+    for first, end in changes.reshape(-1, 2) - 0.5:
+        plot.area([first, end], [low] * 2, [high] * 2, color=PALETTE["hidden"], alpha=0.15)
     return plot
 
 # %% ../../nbs/55b_panels.ipynb #0839f6d5
@@ -231,9 +232,9 @@ def film_over(
     along, n = (-0.5, len(hidden) - 0.5), len(rows)
     strips = [f._replace(xlim=along, xlabel="frame" if f is below[-1] else "") for f in below]
     films = Frame(along, (n - 0.5, -0.5), title=title, names=tuple(rows))
-    gap = 0.35 if any(f.title for f in below) else 0.15
-    size = dict(width=10.6, height=0.7 + 0.475 * n + (0.9 + gap) * len(below), margins=(0.75, 0.4, 0.05, 0.3))
-    grid, heights = tuple((f,) for f in (films, *strips)), (0.475 * n, *[0.9] * len(below))
+    gap, margins = 0.6 if any(f.title for f in below) else 0.3, (1.75, 0.95 if below else 0.1, 0.1, 0.5)
+    size = dict(width=9.85, height=margins[1] + 0.5 + 0.4 * n + (0.95 + gap) * len(below), margins=margins)
+    grid, heights = tuple((f,) for f in (films, *strips)), (0.4 * n, *[0.95] * len(below))
     fig, plots = canvas(Layout(grid, **size, gaps=(0, gap), heights=heights))
     plots[0][0].image(tiled([as_rgb(x) for x in rows.values()], hidden))
     return fig, [plots[0][0], *(shade_hidden(plot, hidden) for [plot] in plots[1:])]
@@ -304,10 +305,10 @@ def draw_imputed(
     found, gone, a = imputed(model, film, hidden, particles), np.array(hidden), model.encode(film[None])[0]
     seen = film.masked_fill(torch.tensor(gone)[:, None, None, None], 0.8)
     drawn = {"smoothed": found.smoothed.frames[0], "filtered": found.filtered.frames[0]}
-    strips = [Frame(ylim=(-0.6, 0.6), ylabel=f"a{i} − true") for i in "₁₂"]
+    strips = [Frame(ylim=(-0.6, 0.6), ylabel=f"Δa{i}") for i in "₁₂"]
     fig, [top, *below] = film_over({"true": film, "seen": seen} | drawn, gone, strips)
     wrong = ", ".join(f"{name} {wrong_share(frames, film, gone):.1%}" for name, frames in drawn.items())
-    top.title(f"{gone.sum()} hidden; wrong pixels: {wrong}")
+    top.title(f"{gone.sum()} hidden; wrong: {wrong}")
     for i, plot in enumerate(below):
         plot.line([-0.5, len(film) - 0.5], [0, 0], color=PALETTE["truth"], lw=1)
         if found.paths is not None:
@@ -394,8 +395,8 @@ def draw_dreams(
     count, side, pad = len(dreams.frames), 2.3, 0.4 * (world.high - world.low)
     limits = list(zip((world.low - pad).tolist(), (world.high + pad).tolist()))[:2]
     paths = tuple(Frame(*limits, "a₁", "" if k else "a₂") for k in range(count))
-    wide, margins, gaps = 0.7 + side * count + 0.35 * (count - 1), (0.6, 0.45, 0.1, 0.3), (0.35, 0.2)
-    layout = Layout(((Frame(),) * count, paths), wide, side + 2.75, margins, gaps, (side, 1.8))
+    wide, margins, gaps = 1.2 + side * count + 0.35 * (count - 1), (1.1, 0.9, 0.1, 0.5), (0.35, 0.25)
+    layout = Layout(((Frame(),) * count, paths), wide, side + 3.45, margins, gaps, (side, 1.8))
     fig, [above, below] = canvas(layout)
     for k in range(count):
         above[k].image(as_rgb(dreams.frames[k, t : t + 1])[0])
@@ -422,13 +423,13 @@ def collapse_frames(
     runs: list[dict],  # those of one schedule
     last: int,  # step of training
 ) -> tuple[Frame, Frame, Frame]:
-    "The frames around β, the rate and the bound; their titles say how the runs ended."
+    "The frames around β, rate and bound (nats per frame); their titles say how the runs ended."
     units, collapsed = np.mean([r["active_units"] for r in runs]), sum(r["verdict"] == "collapsed" for r in runs)
     rate, bound = f"rate; in the end {units:.1f} of 2 units active", f"{collapsed} of {len(runs)} seeds end collapsed"
     return (
-        Frame((0, last), (0, 1.1), "step", "β", "weight of the KL"),
-        Frame((0, last), (-5, 2), "step", "log₁₀ rate [nats per frame]", rate),
-        Frame((0, last), (0.5, 3.5), "step", "log₁₀ of −bound [nats per frame]", bound),
+        Frame((0, last), (0, 1.1), "", "β", "weight of the KL"),
+        Frame((0, last), (-5, 2), "", "log₁₀ rate", rate),
+        Frame((0, last), (0.5, 3.5), "step", "log₁₀ −bound", bound),
     )
 
 # %% ../../nbs/55b_panels.ipynb #17876332
@@ -458,12 +459,14 @@ def draw_collapse(
     runs = [r for r in stored["runs"] if r["arm"] == arm]
     data, train, last = stored["setting"]["data"], stored["setting"]["train"], stored["setting"]["steps"]
     per_epoch = int(data["sequences"] * (1 - data["test"] - data["valid"])) // train["batch_size"]
-    fig, [plots] = canvas(Layout((collapse_frames(runs, last),), 10.6, 2.9))
+    grid = tuple((frame,) for frame in collapse_frames(runs, last))
+    fig, grid = canvas(Layout(grid, WIDTH, 6.5, gaps=(0, 0.5)))
+    plots = [plot for [plot] in grid]
     every = list(range(0, last + 1, 10))
     plots[0].line(every, beta_at(stored["setting"]["arms"][arm], every, per_epoch), color=PALETTE["truth"], lw=1.5)
     draw_runs(plots[1], runs, step, lambda p: np.log10(max(p["rate"], 1e-5)))
     draw_runs(plots[2], runs, step, lambda p: np.log10(-p["elbo"]))
     plots[2].line([0, last], [np.log10(-stored["constant_image_score"])] * 2, color=PALETTE["quiet"], ls="--", lw=1)
     for plot in plots:
-        plot.line([step] * 2, plot.frame.ylim, color=PALETTE["quiet"], lw=1)
+        plot.line([step] * 2, list(plot.frame.ylim), color=PALETTE["quiet"], lw=1)
     return fig

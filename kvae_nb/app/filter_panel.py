@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HERE', 'AXIS', 'combined_variance', 'best_gain', 'density', 'draw_gain', 'gain_panel', 'reached', 'estimates',
-           'draw_part', 'draw_by_hand', 'nearest', 'with_hidden', 'filter_panel']
+           'draw_part', 'spread_limits', 'draw_by_hand', 'nearest', 'with_hidden', 'filter_panel']
 
 # %% ../../nbs/55f_filter_panel.ipynb #d1c12551
 import ipywidgets as widgets
@@ -16,6 +16,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from kvae_nb.app.canvas import (
+    WIDTH,
     Drag,
     Frame,
     Grip,
@@ -58,10 +59,10 @@ def best_gain(
 
 
 def density(
-    x: Float[np.ndarray, " n"],  # where
+    x: Float[np.ndarray, " n"] | float,  # where
     mean: float,
     variance: float,
-) -> Float[np.ndarray, " n"]:
+) -> Float[np.ndarray, " n"] | float:
     "The Gaussian density."
     return np.exp(-((x - mean) ** 2) / (2 * variance)) / np.sqrt(2 * np.pi * variance)
 
@@ -78,13 +79,14 @@ def draw_gain(
     "Prediction, measurement and the estimate between them; the variance of the estimate over the gain."
     P, R, shares = std_p**2, std_r**2, np.linspace(0, 1, 101)
     best, top = best_gain(P, R), float(np.ceil(max(P, R)))
-    left = Frame(HERE, (0, 0.8), "z", "density", "prediction (orange), measurement (grey), estimate (blue)")
-    right = Frame((0, 1), (0, top * 1.05), "gain K", "variance of the estimate")
-    fig, [[densities, curve]] = canvas(Layout(((left, right),), 10.6, 3.4))
+    high = 0.4 * float(np.ceil(density(0.0, 0.0, combined_variance(P, R, best)) / 0.4))  # no estimate is narrower
+    above = Frame(HERE, (0, high), "z", "density", "prediction, measurement, estimate")
+    below = Frame((0, 1), (0, top * 1.05), "gain K", "variance")
+    fig, [[densities], [curve]] = canvas(Layout(((above,), (below,)), WIDTH, 5.4))
     for mean, var, color in ((0.0, P, "filtering"), (a, R, "copy_last")):
         densities.area(AXIS, 0 * AXIS, density(AXIS, mean, var), color=PALETTE[color], alpha=0.35)
     product = density(AXIS, 0.0, P) * density(AXIS, a, R)
-    densities.line(AXIS, product / (product.sum() * (AXIS[1] - AXIS[0])), color=PALETTE["truth"], ls="--", lw=1)
+    densities.line(AXIS, product / density(a, 0.0, P + R), color=PALETTE["truth"], ls="--", lw=1)
     here = combined_variance(P, R, gain)
     densities.line(AXIS, density(AXIS, gain * a, here), color=PALETTE["smoothing"], lw=2)
     curve.line(shares, combined_variance(P, R, shares), color=PALETTE["smoothing"], lw=1.5)
@@ -111,7 +113,7 @@ def gain_panel(
         where = touched(layout, drag.start)
         if where == (0, 0):
             a.value = round(coordinates(layout, where, drag.at)[0], 2)
-        elif where == (0, 1):
+        elif where == (1, 0):
             K.value = round(coordinates(layout, where, drag.at)[0], 2)
 
     panel(draw_gain, K, p, r, a, touch=touch)
@@ -151,28 +153,33 @@ def draw_part(
     plot.line(*track.seen[track.mask].T, color=PALETTE["wrong"], marker="x", ls="", ms=6)
 
 
+def spread_limits(
+    steps: int,  # T
+) -> tuple[float, float]:
+    "Between them is log₁₀ σ of x for all noises of the panel, whatever is hidden."
+    n = steps - 1
+    return -1.6, 0.05 + float(np.log10(9 + n**2 + n**3 / 3)) / 2  # above: q = 1, and nothing is seen
+
+
 def draw_by_hand(
     track: Track,  # what was seen, and the truth
     log_q: float,  # strength of the pushes, decimal logarithm
     log_r: float,  # variance of the blur, decimal logarithm
     now: int,  # how far filter and smoother have come, 0 … 2T − 1
 ) -> Figure:
-    "Filter and smoother in the plane, and below their standard deviations over time."
+    "Filter and smoother in the plane, and below their standard deviations over time (decimal logarithm)."
     T, (ahead, back) = len(track.mask), reached(now, len(track.mask))
     filtered, smoothed = estimates(track, log_q, log_r)
     limits = list(zip((track.path.min(0).values - 3).tolist(), (track.path.max(0).values + 3).tolist()))
-    above = (Frame(*limits, "x", "y", "filter: forward"), Frame(*limits, "", "", "smoother: backward"))
-    std = Frame((-0.5, T - 0.5), (0, 2.5), "step", "σ of x")
-    layout = Layout((above, (std, std._replace(ylabel=""))), 10.6, 4.6, gaps=(0.6, 0.65), heights=(2.5, 0.8))
-    fig, [planes, strips] = canvas(layout)
-    draw_part(planes[0], track, Gaussian(*(v[:ahead] for v in filtered)), PALETTE["filtering"])
-    draw_part(planes[1], track, Gaussian(*(v[back:] for v in smoothed)), PALETTE["smoothing"])
-    for strip, name, states, kept in (
-        (strips[0], "filtering", filtered, slice(ahead)),
-        (strips[1], "smoothing", smoothed, slice(back, None)),
-    ):
-        shade_hidden(strip, as_array(~track.mask))
-        spread = as_array(states.cov[:, 0, 0].sqrt())
+    planes = ((Frame(*limits, "", "y", "filter: forward"),), (Frame(*limits, "x", "y", "smoother: backward"),))
+    std = Frame((-0.5, T - 0.5), spread_limits(T), "step", "log₁₀ σ of x")
+    layout = Layout((*planes, (std,)), WIDTH, 7.2, gaps=(0, (0.45, 0.8)), heights=(2.1, 2.1, 1.5))
+    fig, [[forward], [backward], [strip]] = canvas(layout)
+    draw_part(forward, track, Gaussian(*(v[:ahead] for v in filtered)), PALETTE["filtering"])
+    draw_part(backward, track, Gaussian(*(v[back:] for v in smoothed)), PALETTE["smoothing"])
+    shade_hidden(strip, as_array(~track.mask))
+    for name, states, kept in (("filtering", filtered, slice(ahead)), ("smoothing", smoothed, slice(back, None))):
+        spread = as_array(states.cov[:, 0, 0].log10() / 2)
         strip.line(np.arange(T)[kept], spread[kept], color=PALETTE[name], marker=".", ms=5, lw=1.5)
     return fig
 
@@ -208,7 +215,7 @@ def filter_panel(
         if where is None:
             return
         start, at = (coordinates(layout, where, p) for p in (drag.start, drag.at))
-        if where[0] == 1:
+        if where == (2, 0):
             hidden.value = painted(grip.hold(drag, lambda: hidden.value), start[0], at[0])
         else:
             visible = as_array(with_hidden(Track(track.path, seen.value, track.mask), hidden.value).seen)

@@ -13,12 +13,12 @@ import ipywidgets as widgets
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from .ball_panel import followed
 from kvae_nb.app.canvas import (
+    WIDTH,
     Drag,
     Frame,
     Grip,
@@ -109,7 +109,8 @@ def draw_branches(
         (living & rising, "smoothing", 0.9),
         (living & ~rising, "interpolation", 0.9),
     ):
-        plot.add(LineCollection(list(pieces[which]), colors=PALETTE[name], linewidths=width, alpha=0.7))
+        ends = np.pad(pieces[which], ((0, 0), (0, 1), (0, 0)), constant_values=np.nan)  # NaN: the pen is lifted
+        plot.line(*ends.reshape(-1, 2).T, color=PALETTE[name], lw=width, alpha=0.7)
     share = weight / weight.max()
     for low, high, size in ((0.05, 0.2, 1.5), (0.2, 0.5, 2.5), (0.5, 2.0, 4)):
         here = dots[(share > low) & (share <= high)]
@@ -127,13 +128,12 @@ def draw_fork(
     "The paths until this step in the plane and over time, and the effective number of particles."
     found, T = tree(model, film, hidden, particles), len(film)
     low, high = world.visited.amin(0)[:2], world.visited.amax(0)[:2]
-    edge = 0.1 * (high - low)
+    edge = 0.2 * (high - low)
     along, wide = (-0.5, T - 0.5), tuple(zip((low - edge).tolist(), (high + edge).tolist()))
-    over = [Frame(along, wide[i], "" if i == 0 else "frame", f"a{'₁₂'[i]}") for i in (0, 1)]
-    count = Frame(along, (0, particles * 1.05), "frame", "effective number")
-    fig, [[plane, first], [number, second]] = canvas(
-        Layout(((Frame(*wide, "a₁", "a₂"), over[0]), (count, over[1])), 10.6, 5.4, heights=(2.2, 1.4))
-    )
+    over = [(Frame(along, wide[i], "", f"a{'₁₂'[i]}"),) for i in (0, 1)]
+    count = Frame(along, (0, particles * 1.05), "frame", "effective")
+    grid, gaps = ((Frame(*wide, "a₁", "a₂"),), *over, (count,)), (0, (0.8, 0.25, 0.25))
+    fig, [[plane], [first], [second], [number]] = canvas(Layout(grid, WIDTH, 7.8, gaps=gaps, heights=(2.1, 1.4, 1, 1)))
     pieces, living = branches(found, now)
     weight, dots = as_array(found.weight[now]), as_array(found.a[now, :, :2])
     rising = pieces[:, 1, 1] > pieces[:, 0, 1]
@@ -147,8 +147,9 @@ def draw_fork(
     for t in found.resampled[: now + 1].nonzero()[:, 0].tolist():
         for plot in (first, second, number):
             plot.line([t - 0.5] * 2, list(plot.frame.ylim), color=PALETTE["wrong"], lw=0.8)
-    alive_at_gap = int(alive(found.parent, now)[list(hidden).index(True)].sum())
-    plane.title(f"{found.effective[now]:.0f} of {particles} effective; {alive_at_gap} alive of the first hidden frame")
+    gap = list(hidden).index(True)
+    left = int(alive(found.parent, now)[gap].sum())
+    plane.title(f"{found.effective[now]:.0f} of {particles} effective; {left} alive of frame {gap}")
     return fig
 
 # %% ../../nbs/55h_fork_panel.ipynb #eb28bc5f

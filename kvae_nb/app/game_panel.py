@@ -17,7 +17,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .canvas import in_row, png
+from .canvas import WIDTH, in_row, png, text_size
 from .play import Opponent
 from ..core.errors import InputError
 from ..evaluation.plots import CYCLE
@@ -79,10 +79,10 @@ def move(self: Board, name: str) -> Turn:
 # %% ../../nbs/55e_game_panel.ipynb #0ea6046d
 def draw_game(
     turns: list[Turn],  # from the beginning
-    columns: int = 6,  # how many of the last moves are shown
+    columns: int = 5,  # how many of the last moves are shown
 ) -> Figure:
     "The moves of a game, with what was expected of each."
-    fig, first = Figure(figsize=(7.05, 2.6), dpi=80, layout="constrained"), max(len(turns) - columns, 0)
+    fig, first = Figure(figsize=(WIDTH, 3.4), dpi=80, layout="constrained"), max(len(turns) - columns, 0)
     ax, shown, symbols = fig.subplots(), turns[first:], len(turns[0].model)
     for t, turn in enumerate(shown):
         for k, (p, q) in enumerate(zip(turn.model.tolist(), turn.exact.tolist())):
@@ -93,7 +93,8 @@ def draw_game(
     ax.set_yticks(range(symbols), [f"symbol {k}" for k in range(symbols)])
     ax.set(xlim=(0, columns), ylim=(symbols - 0.5, -0.5))
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_title("blue: the model expected, grey: a perfect observer expected, dot: what came", fontsize=9)
+    ax.tick_params(labelsize=text_size(WIDTH))
+    ax.set_title("blue: the model, grey: a perfect\nobserver, dot: what came", fontsize=text_size(WIDTH), loc="left")
     return fig
 
 # %% ../../nbs/55e_game_panel.ipynb #30072553

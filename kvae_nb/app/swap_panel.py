@@ -102,7 +102,7 @@ def draw_swap(
     pixels = swap_picture(torch.stack([desk.films[motion], desk.films[look], film]), now)
     high, wide = (n / 80 for n in pixels.shape[:2])
     frame = Frame((0.0, 1.0), (2.5, -0.5), names=("motion", "look", "swap"))
-    fig, [[plot]] = canvas(Layout(((frame,),), wide + 0.8, high + 0.2, (0.7, 0.1, 0.1, 0.1)))
+    fig, [[plot]] = canvas(Layout(((frame,),), wide + 1.5, high + 0.2, (1.4, 0.1, 0.1, 0.1)))
     plot.image(pixels)
     return fig
 

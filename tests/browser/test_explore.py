@@ -66,7 +66,7 @@ def test_choosing_another_schedule_or_film_changes_the_picture(page, function, b
     "function, start, end",
     [
         ("draw_point", (0.3, 0.6), (0.2, 0.4)),
-        ("draw_tracking", (0.8, 0.5), (0.9, 0.7)),
+        ("draw_tracking", (0.5, 0.15), (0.6, 0.2)),
         ("draw_imputed", (0.2, 0.8), (0.3, 0.8)),
     ],
 )

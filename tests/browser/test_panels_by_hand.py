@@ -20,8 +20,8 @@ BOOKS = {
     "55d_swap_panel.ipynb": {"swap": Panel("swapping_panel(desk, look=0", buttons=("3", "4"))},
     "55e_game_panel.ipynb": {"game": Panel("board = game_panel(found", buttons=("right", "up"))},
     "55f_filter_panel.ipynb": {
-        "gain": Panel("gain_panel()", ((0.63, 0.4), (0.8, 0.6))),
-        "observation": Panel("filter_panel(hidden)", ((0.2, 0.6), (0.3, 0.8))),
+        "gain": Panel("gain_panel()", ((0.6, 0.3), (0.8, 0.3))),
+        "observation": Panel("filter_panel(hidden)", ((0.3, 0.5), (0.4, 0.6))),
         "hidden steps": Panel("filter_panel(hidden)", ((0.62, 0.15), (0.7, 0.15))),
     },
     "55g_ball_panel.ipynb": {
@@ -30,9 +30,9 @@ BOOKS = {
         "throw": Panel("throw_panel(model)", ((0.2, 0.6), (0.3, 0.7), (0.3, 0.5))),
         "wall": Panel("throw_panel(model)", ((0.9, 0.6), (0.8, 0.6))),
     },
-    "55h_fork_panel.ipynb": {"fork": Panel("fork_panel(model, films, gap", ((0.6, 0.7), (0.64, 0.7)))},
+    "55h_fork_panel.ipynb": {"fork": Panel("fork_panel(model, films, gap", ((0.6, 0.5), (0.64, 0.5)))},
     "55i_chorale_panel.ipynb": {
-        "chorale": Panel("chorale_panel(model, rolls, moved", ((0.347, 0.830), (0.347, 0.876)))
+        "chorale": Panel("chorale_panel(model, rolls, moved", ((0.396, 0.823), (0.396, 0.856)))
     },
 }
 
