@@ -44,9 +44,9 @@ ARGUMENTS = ("steps", "lanes", "shared", *GIVEN, *STRIDES, *BETWEEN, *GRADIENTS)
 LETTERS = Letters(SHAPES, ARGUMENTS, GRADIENTS)
 
 
-def new_kernel(n: int, p: int, size: int, result: int | None = None) -> Kernel:
-    "An empty program for n states, p observations, and numbers and results of so many bytes."
-    return Kernel(LETTERS, {"n": n, "p": p, "1": 1}, size, result)
+def new_kernel(n: int, p: int, size: int, given: int | None = None) -> Kernel:
+    "An empty program for n states and p observations: bytes of a number it computes with, and of one it is given."
+    return Kernel(LETTERS, {"n": n, "p": p, "1": 1}, size, given)
 
 # %% ../../nbs/25_cpu_kernel.ipynb #f2de6980
 COVARIANCES = {"Pp", "P", "K", "V", "logdet", "Ps", "lag"}
@@ -215,12 +215,12 @@ def program(
     what: str,  # "evidence", "gradient", "filter" or "smoother"
     n: int,  # length of z
     p: int,  # length of a
-    size: int,  # bytes of a number
+    size: int,  # bytes of a number it computes with
     halves: str,  # "P", "m" or "Pm"
-    result: int | None = None,  # bytes of a number of the results, if they are others
+    given: int | None = None,  # bytes of a number of the model, the data and the results, if they are others
 ):
     "One of the four, compiled."
-    k = new_kernel(n, p, size, result)
+    k = new_kernel(n, p, size, given)
     with lanes_of(k, halves) as start:
         if what == "evidence":
             _forward(k, halves, start, EVIDENCE, ())
@@ -244,16 +244,16 @@ def cpu_kernel_fits(
     a: Tensor,  # the observations
 ) -> bool:
     "Whether there is a kernel for this: float32 or float64 on the CPU, at most 8 states and 8 observations."
-    sizes = model.A.shape[-1], model.C.shape[-2]
-    return (
-        a.device.type == "cpu" and a.dtype in (torch.float32, torch.float64) and 1 <= min(sizes) <= max(sizes) <= MOST
-    )
+    n, p = model.A.shape[-1], model.C.shape[-2]
+    return a.is_cpu and a.dtype in (torch.float32, torch.float64) and 1 <= n <= MOST and 1 <= p <= MOST
 
 
 def flatten(M: Tensor, batch: tuple[int, ...], axes: int) -> Tensor:
     "`M` with one batch axis before its last `axes` axes, or with none if all sequences share it."
+    if M.dim() == axes:
+        return M
     own = M.shape[: M.dim() - axes]
-    if not own or (own == batch and len(batch) == 1):
+    if own == batch and len(batch) == 1:
         return M
     tail = M.shape[M.dim() - axes :]
     if math.prod(own) == 1:
@@ -284,25 +284,21 @@ def kernel_input(
     a: Tensor | Unchecked,
     mask: Tensor | None | Unchecked,
     u: Tensor | None | Unchecked,
-    wide: bool = False,
     batch: tuple[int, ...] | None = None,
 ) -> tuple[tuple[int, ...], list]:
-    """The batch shape, and everything the kernels read, in float64 if `wide`. Raises `InputError` on what does not
-    fit, or what no kernel is made for, unless a batch shape says that this was looked at.
+    """The batch shape, and everything the kernels read. Raises `InputError` on what does not fit, or what no kernel
+    is made for, unless a batch shape says that this was looked at.
     """
     batch = checked_batch(model, a, mask, u) if batch is None else batch
-    if wide:
-        *model, a, u = (None if x is None else x.double() for x in (*model, a, u))
-        model = LGSSM(*model)
     if mask is not None:
         a = torch.where(mask[..., None], a, 0.0)
-    shift = None if u is None else (model.B @ u[..., None]).squeeze(-1)
+    shift = None if u is None else (model.B.double() @ u.double()[..., None]).squeeze(-1).to(a.dtype)  # rounded once
     own = [flatten(M, batch, 3) for M in (model.A, model.C, model.Q, model.R)]
     own += [flatten(model.cov1, batch, 2), flatten(model.mean1, batch, 1)]
-    a = a if a.shape[:-2] == batch and len(batch) == 1 else a.expand(*batch, *a.shape[-2:]).reshape(-1, *a.shape[-2:])
+    shape = *batch, *a.shape[-2:]
     return batch, own + [
         None if shift is None else flatten(shift, batch, 2),
-        a,
+        a if a.shape == shape and len(batch) == 1 else a.expand(shape).reshape(-1, *shape[-2:]),
         None if mask is None else flatten(mask.to(a.dtype)[..., None], batch, 2),
     ]
 
@@ -365,13 +361,14 @@ def call_plan(
 class Call:
     "The arguments of the kernels for one batch, and the memory between them."
 
-    def __init__(self, given: list):
+    def __init__(self, given: list, double: bool = False):
         given = [side_by_side(M) for M in given]
         plan = call_plan(*(None if M is None else M.shape for M in given))
         self.arguments, self.spaces = (ctypes.c_int64 * len(ARGUMENTS)).from_buffer_copy(plan.arguments), {}
         self.n, self.p, self.steps, self.lanes, self.shared = plan.sizes
         self.halves, self.given = plan.halves, dict(zip(GIVEN, given))
         self.like = self.given["a"]
+        self.kind = torch.float64 if double else self.like.dtype  # what the kernels compute with
         for k, M in self.given.items():
             if M is not None:
                 self.arguments[PLACE[k]] = M.data_ptr()
@@ -385,25 +382,28 @@ class Call:
 
     def keep(self, *names: str, blocks: int | None = None):
         "Memory for what `keep` writes: of so many blocks of lanes, or of all."
-        width = 64 // self.like.element_size()
+        width = 64 // self.kind.itemsize
         lanes = 1 if self.lanes == 1 else width * (blocks or -(-self.lanes // width))
         total, places = memory_plan(names, self.n, self.p, self.steps, lanes, 1 if self.shared == 1 else lanes)
-        self.point(self.like.new_empty(total), {k: place[0] for k, place in places.items()})
+        self.point(self.like.new_empty(total, dtype=self.kind), {k: place[0] for k, place in places.items()})
 
-    def results(self, *names: str, dtype: torch.dtype | None = None) -> list[Float[Tensor, "lanes time *shape"]]:
-        "Memory for what `give` writes, as views: numbers, vectors if a letter has one column, or matrices."
-        total, places = memory_plan(names, self.n, self.p, self.steps, self.lanes, self.shared)
-        space = self.like.new_empty(total, dtype=dtype)
+    def results(self, *names: str, between: tuple[str, ...] = ()) -> list[Float[Tensor, "lanes time *shape"]]:
+        """Memory for what `give` writes, as views: numbers, vectors if a letter has one column, or matrices. Behind it
+        is what one half keeps for the other `between` them, of which there are no views.
+        """
+        total, places = memory_plan((*names, *between), self.n, self.p, self.steps, self.lanes, self.shared)
+        space = self.like.new_empty(total)
         self.point(space, {k: place[0] for k, place in places.items()})
-        return [space.as_strided(shape, strides, start) for start, shape, strides in places.values()]
+        views = (places[k] for k in names)
+        return [space.as_strided(shape, strides, start) for start, shape, strides in views]
 
-    def run(self, what: str, g: Tensor | None = None, result: int | None = None):
+    def run(self, what: str, g: Tensor | None = None):
         "Runs the halves of a program, one after the other."
         for halves in self.halves:
             if g is not None:  # one set of covariances answers for the sum of all sequences
                 weight = g if "m" in halves else g.sum().reshape(1)
                 self.arguments[PLACE["g"]] = weight.data_ptr()
-            run = program(what, self.n, self.p, self.like.element_size(), halves, result)
+            run = program(what, self.n, self.p, self.kind.itemsize, halves, self.like.element_size())
             run(ctypes.addressof(self.arguments))
 
 # %% ../../nbs/25_cpu_kernel.ipynb #30e9aa86
@@ -470,9 +470,7 @@ def cpu_filter(
     """
     batch, given = kernel_input(model, a, mask, u, batch=batch)
     call = Call(given)
-    if call.halves[0] == "P":
-        call.keep(*GAINS)
-    found = call.results(*FILTERED)
+    found = call.results(*FILTERED, between=GAINS if call.halves[0] == "P" else ())
     call.run("filter")
     return Filtered(*(found if len(batch) == 1 else (x.reshape(*batch, *x.shape[1:]) for x in found)))
 
@@ -487,10 +485,10 @@ def cpu_smoother(
     """The smoothed moments by equation (4), computed in float64, without gradients. Raises `InputError` as
     `cpu_evidence` does.
     """
-    batch, given = kernel_input(model, a, mask, u, True, batch)
-    call = Call(given)
+    batch, given = kernel_input(model, a, mask, u, batch)
+    call = Call(given, double=True)
     call.keep(*THERE, blocks=1)
-    means, covs, lag = call.results(*SMOOTHED, dtype=a.dtype)
-    call.run("smoother", result=a.element_size())
+    means, covs, lag = call.results(*SMOOTHED)
+    call.run("smoother")
     found = means, covs, lag[:, :-1]
     return Smoothed(*(found if len(batch) == 1 else (x.reshape(*batch, *x.shape[1:]) for x in found)))

@@ -98,11 +98,11 @@ class Kernel:
         self,
         letters: Letters,  # the names it works with
         sizes: dict[str, int],  # the sizes that `letters.shapes` names
-        size: int,  # bytes of a number: 4 or 8
-        result: int | None = None,  # bytes of a number of the results, if they are others
+        size: int,  # bytes of a number it computes with: 4 or 8
+        given: int | None = None,  # bytes of a number that it is given and gives back, if they are others
     ):
         self.shapes, self.sizes, self.size, self.width = letters.shapes, sizes, size, 64 // size
-        self.scalar, self.result = (ir.FloatType() if k == 4 else ir.DoubleType() for k in (size, result or size))
+        self.scalar, self.given = (ir.FloatType() if k == 4 else ir.DoubleType() for k in (size, given or size))
         self.vector = ir.VectorType(self.scalar, self.width)
         self.module = ir.Module()
         fn = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [i64.as_pointer()]), "kernel")
@@ -209,13 +209,15 @@ def _wide(self, address):
 
 # %% ../../nbs/24_lanes.ipynb #034f3e94
 def _fetch(self, name: str, array: str, offset, lane, entry=1):
-    "Fills registers from memory with any stride between lanes and entries."
+    "Fills registers from an array of the type that the caller has, with any stride between lanes and entries."
     b, starts = self.b, [self.add(offset, self.mul(k, lane)) for k in self.lane]
+    place = b.inttoptr(self.arg[array], self.given.as_pointer())
+    blank = ir.Constant(ir.VectorType(self.given, self.width), ir.Undefined)
     for i, cell in enumerate(self.flat(name)):
-        v, step = ir.Constant(self.vector, ir.Undefined), self.mul(i, entry)
+        v, step = blank, self.mul(i, entry)
         for l, start in enumerate(starts):
-            v = b.insert_element(v, b.load(self.at(array, b.add(start, step))), i32(l))
-        b.store(v, cell)
+            v = b.insert_element(v, b.load(b.gep(place, [b.add(start, step)])), i32(l))
+        b.store(v if self.given == self.scalar else b.fpext(v, self.vector), cell)
 
 # %% ../../nbs/24_lanes.ipynb #fc146734
 def _read(self, name: str, array: str, offset, entry):
@@ -272,12 +274,12 @@ def _keep(self, name: str, array: str, offset, alone):
 
 # %% ../../nbs/24_lanes.ipynb #4b9bcd30
 def _give(self, name: str, array: str, offset, lane):
-    "Writes the lanes in use to an array that lies sequence after sequence, in the type of the results."
+    "Writes the lanes in use to an array that lies sequence after sequence, of the type that the caller has."
     b, start = self.b, self.add(offset, self.mul(self.lane[0], lane))
-    place = b.inttoptr(self.arg[array], self.result.as_pointer())
+    place = b.inttoptr(self.arg[array], self.given.as_pointer())
 
     def one(i, l, x):
-        x = x if self.result == self.scalar else b.fptrunc(x, self.result)
+        x = x if self.given == self.scalar else b.fptrunc(x, self.given)
         b.store(x, b.gep(place, [self.add(self.add(start, self.mul(l, lane)), i)]))
 
     self.each(name, one)
