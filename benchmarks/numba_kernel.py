@@ -294,7 +294,7 @@ def ours(model: LGSSM, a):
     call = cpu_kernel.Call(cpu_kernel.kernel_input(model, a, None, None)[1])
     call.keep(*cpu_kernel.EVIDENCE)
     total = a.new_empty(call.lanes)
-    call.point(total, {"total": 0})
+    call.point(total, {cpu_kernel.PLACE["total"]: 0})
     return lambda: call.run("evidence"), lambda: total
 
 

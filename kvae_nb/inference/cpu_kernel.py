@@ -6,8 +6,8 @@
 __all__ = ['SHAPES', 'GIVEN', 'BETWEEN', 'GRADIENTS', 'STRIDES', 'ARGUMENTS', 'LETTERS', 'COVARIANCES', 'BACKWARD', 'EVIDENCE',
            'GAINS', 'FILTERED', 'THERE', 'SMOOTHED', 'MOST', 'PLACE', 'READ', 'AXES', 'SHARED', 'new_kernel', 'kept',
            'give', 'fetch_matrix', 'lanes_of', 'half', 'program', 'cpu_kernel_fits', 'flatten', 'checked_batch',
-           'kernel_input', 'memory_plan', 'side_by_side', 'Plan', 'call_plan', 'Call', 'Evidence', 'cpu_evidence',
-           'cpu_filter', 'cpu_smoother']
+           'kernel_input', 'Memory', 'memory_plan', 'side_by_side', 'Plan', 'call_plan', 'Call', 'Evidence',
+           'cpu_evidence', 'cpu_filter', 'cpu_smoother']
 
 # %% ../../nbs/25_cpu_kernel.ipynb #7ee56bb1
 import ctypes
@@ -309,19 +309,25 @@ AXES = {"A": 3, "C": 3, "Q": 3, "R": 3, "cov1": 2, "mean1": 1, "c": 2, "a": 2, "
 SHARED = ("A", "C", "Q", "R", "cov1", "seen")  # what decides whether all sequences have the same covariances
 
 
+class Memory(NamedTuple):
+    "Where letters lie in one piece of memory."
+
+    total: int  # how many numbers they take
+    starts: dict[int, int]  # where each begins, by its place among the arguments
+    views: dict[str, tuple]  # shape, strides and start of [lane, time, row, column], without axes of one row or column
+
+
 @lru_cache(1024)
-def memory_plan(names: tuple[str, ...], n: int, p: int, steps: int, lanes: int, shared: int) -> tuple[int, dict]:
-    """How many numbers these letters take, and where each begins, with shape and strides of the view [lane, time, row,
-    column] without axes of one row or one column. What all lanes share is there once.
-    """
-    sizes, places, total = {"n": n, "p": p, "1": 1}, {}, 0
+def memory_plan(names: tuple[str, ...], n: int, p: int, steps: int, lanes: int, shared: int) -> Memory:
+    "These letters one after the other. What all lanes share is there once."
+    sizes, views, total = {"n": n, "p": p, "1": 1}, {}, 0
     for k in names:
         (rows, cols), rank = (sizes[s] for s in SHAPES[k]), 2 if SHAPES[k] == "11" else 3 if SHAPES[k][1] == "1" else 4
         width, each = shared if k in COVARIANCES else lanes, steps * rows * cols
         strides = (each if width > 1 else 0, rows * cols, cols, 1)
-        places[k] = total, (lanes, steps, rows, cols)[:rank], strides[:rank]
+        views[k] = (lanes, steps, rows, cols)[:rank], strides[:rank], total
         total += width * each
-    return total, places
+    return Memory(total, {PLACE[k]: view[2] for k, view in views.items()}, views)
 
 
 def side_by_side(M: Tensor | None) -> Tensor | None:
@@ -362,40 +368,39 @@ class Call:
     "The arguments of the kernels for one batch, and the memory between them."
 
     def __init__(self, given: list, double: bool = False):
-        given = [side_by_side(M) for M in given]
-        plan = call_plan(*(None if M is None else M.shape for M in given))
-        self.arguments, self.spaces = (ctypes.c_int64 * len(ARGUMENTS)).from_buffer_copy(plan.arguments), {}
+        given = [M if M is None or M.is_contiguous() and not M.is_neg() else side_by_side(M) for M in given]
+        plan = call_plan(*[None if M is None else M.shape for M in given])
+        self.arguments, self.spaces = (ctypes.c_int64 * len(ARGUMENTS)).from_buffer_copy(plan.arguments), []
         self.n, self.p, self.steps, self.lanes, self.shared = plan.sizes
         self.halves, self.given = plan.halves, dict(zip(GIVEN, given))
         self.like = self.given["a"]
         self.kind = torch.float64 if double else self.like.dtype  # what the kernels compute with
-        for k, M in self.given.items():
+        for place, M in enumerate(given, PLACE["A"]):
             if M is not None:
-                self.arguments[PLACE[k]] = M.data_ptr()
+                self.arguments[place] = M.data_ptr()
 
-    def point(self, space: Tensor, places: dict):
-        "Tells the kernels where letters begin, and keeps the memory alive."
+    def point(self, space: Tensor, starts: dict[int, int]):
+        "Tells the kernels where letters begin, by their places among the arguments, and keeps the memory alive."
         at, size = space.data_ptr(), space.element_size()
-        for k, start in places.items():
-            self.arguments[PLACE[k]] = at + size * start
-            self.spaces[k] = space
+        for place, start in starts.items():
+            self.arguments[place] = at + size * start
+        self.spaces.append(space)
 
     def keep(self, *names: str, blocks: int | None = None):
         "Memory for what `keep` writes: of so many blocks of lanes, or of all."
         width = 64 // self.kind.itemsize
         lanes = 1 if self.lanes == 1 else width * (blocks or -(-self.lanes // width))
-        total, places = memory_plan(names, self.n, self.p, self.steps, lanes, 1 if self.shared == 1 else lanes)
-        self.point(self.like.new_empty(total, dtype=self.kind), {k: place[0] for k, place in places.items()})
+        plan = memory_plan(names, self.n, self.p, self.steps, lanes, 1 if self.shared == 1 else lanes)
+        self.point(self.like.new_empty(plan.total, dtype=self.kind), plan.starts)
 
     def results(self, *names: str, between: tuple[str, ...] = ()) -> list[Float[Tensor, "lanes time *shape"]]:
         """Memory for what `give` writes, as views: numbers, vectors if a letter has one column, or matrices. Behind it
         is what one half keeps for the other `between` them, of which there are no views.
         """
-        total, places = memory_plan((*names, *between), self.n, self.p, self.steps, self.lanes, self.shared)
-        space = self.like.new_empty(total)
-        self.point(space, {k: place[0] for k, place in places.items()})
-        views = (places[k] for k in names)
-        return [space.as_strided(shape, strides, start) for start, shape, strides in views]
+        plan = memory_plan(names + between, self.n, self.p, self.steps, self.lanes, self.shared)
+        space = self.like.new_empty(plan.total)
+        self.point(space, plan.starts)
+        return [space.as_strided(*plan.views[k]) for k in names]
 
     def run(self, what: str, g: Tensor | None = None):
         "Runs the halves of a program, one after the other."
@@ -415,7 +420,7 @@ class Evidence(torch.autograd.Function):
         ctx.call = call = Call(list(given))
         call.keep(*EVIDENCE)
         found = call.like.new_empty(call.lanes)
-        call.point(found, {"total": 0})
+        call.point(found, {PLACE["total"]: 0})
         call.run("evidence")
         ctx.save_for_backward(*(M for M in given if M is not None))  # so that a change in place is noticed
         return found
