@@ -62,6 +62,7 @@ def load(
     program: bool,  # whether this process is the command, and nothing else
 ) -> Callable:
     "The function that runs a command line. While it loads, Ctrl-C ends the program with one sentence."
+    program = program and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as in the background of a script
     if program:
         answer_interrupts()
     from kvae_nb.app.verbs import run_words
