@@ -410,10 +410,10 @@ def first_only(name: str):  # of the backend
     def decorate(backward):
         @wraps(backward)
         def first(ctx, *grads):
+            if not torch.is_grad_enabled():  # nobody will ask for a second one
+                return backward(ctx, *grads)
             with torch.no_grad():
                 found = backward(ctx, *grads)
-            if not torch.is_grad_enabled():
-                return found
             sources = [x for x in (*ctx.saved_tensors, *grads) if x is not None and x.requires_grad]
             if not sources:
                 return found

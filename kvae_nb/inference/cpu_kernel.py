@@ -6,8 +6,8 @@
 __all__ = ['SHAPES', 'GIVEN', 'BETWEEN', 'GRADIENTS', 'STRIDES', 'ARGUMENTS', 'LETTERS', 'COVARIANCES', 'BACKWARD', 'EVIDENCE',
            'GAINS', 'FILTERED', 'THERE', 'SMOOTHED', 'MOST', 'PLACE', 'READ', 'AXES', 'SHARED', 'new_kernel', 'kept',
            'give', 'fetch_matrix', 'lanes_of', 'half', 'program', 'cpu_kernel_fits', 'flatten', 'checked_batch',
-           'kernel_input', 'Memory', 'memory_plan', 'side_by_side', 'Plan', 'call_plan', 'Call', 'Evidence',
-           'cpu_evidence', 'cpu_filter', 'cpu_smoother']
+           'kernel_input', 'Memory', 'memory_plan', 'side_by_side', 'gradient_plan', 'Plan', 'call_plan', 'Call',
+           'Evidence', 'cpu_evidence', 'cpu_filter', 'cpu_smoother']
 
 # %% ../../nbs/25_cpu_kernel.ipynb #7ee56bb1
 import ctypes
@@ -334,6 +334,19 @@ def side_by_side(M: Tensor | None) -> Tensor | None:
     "The same numbers, as they stand in memory one after the other (a view may show them repeated, turned or negated)."
     return M if M is None or M.is_contiguous() and not M.is_neg() else M.resolve_neg().contiguous()
 
+# %% ../../nbs/25_cpu_kernel.ipynb #43b7fe44
+def gradient_plan(
+    given: dict[str, tuple[int, ...] | None],  # shapes by the names in `GIVEN`; None: it is absent
+) -> Memory:
+    "Gradients one after the other, each like the array it belongs to, in views by the name of that array."
+    total, starts, views = 0, {}, {}
+    for k, shape in given.items():
+        if shape is not None and f"d{k}" in GRADIENTS:
+            starts[PLACE[f"d{k}"]] = total
+            views[k] = shape, torch.empty(shape, device="meta").stride(), total
+            total += math.prod(shape)
+    return Memory(total, starts, views)
+
 # %% ../../nbs/25_cpu_kernel.ipynb #d117e76e
 class Plan(NamedTuple):
     "What follows from the shapes alone."
@@ -341,6 +354,7 @@ class Plan(NamedTuple):
     arguments: bytes  # of the kernels, the addresses still 0
     sizes: tuple[int, int, int, int, int]  # n, p, steps, lanes, and lanes of the covariances
     halves: tuple[str, ...]  # which halves of a kernel run, one after the other
+    gradients: Memory  # where gradients lie, each like the array it belongs to; views by the name of that array
 
 
 @lru_cache(1024)
@@ -361,7 +375,8 @@ def call_plan(
                 arguments[lane] = math.prod(own)
             if k not in ("cov1", "mean1") and own[0] > 1:
                 arguments[time] = math.prod(own[1:])
-    return Plan(bytes(arguments), (n, p, steps, lanes, shared), ("P", "m") if alone and lanes > 1 else ("Pm",))
+    halves = ("P", "m") if alone and lanes > 1 else ("Pm",)
+    return Plan(bytes(arguments), (n, p, steps, lanes, shared), halves, gradient_plan(given))
 
 # %% ../../nbs/25_cpu_kernel.ipynb #8820bd03
 class Call:
@@ -370,9 +385,9 @@ class Call:
     def __init__(self, given: list, double: bool = False):
         given = [M if M is None or M.is_contiguous() and not M.is_neg() else side_by_side(M) for M in given]
         plan = call_plan(*[None if M is None else M.shape for M in given])
-        self.arguments, self.spaces = (ctypes.c_int64 * len(ARGUMENTS)).from_buffer_copy(plan.arguments), []
+        self.arguments = (ctypes.c_int64 * len(ARGUMENTS)).from_buffer_copy(plan.arguments)
         self.n, self.p, self.steps, self.lanes, self.shared = plan.sizes
-        self.halves, self.given = plan.halves, dict(zip(GIVEN, given))
+        self.halves, self.given, self.gradients = plan.halves, dict(zip(GIVEN, given)), plan.gradients
         self.like = self.given["a"]
         self.kind = torch.float64 if double else self.like.dtype  # what the kernels compute with
         for place, M in enumerate(given, PLACE["A"]):
@@ -380,18 +395,18 @@ class Call:
                 self.arguments[place] = M.data_ptr()
 
     def point(self, space: Tensor, starts: dict[int, int]):
-        "Tells the kernels where letters begin, by their places among the arguments, and keeps the memory alive."
+        "Tells the kernels where letters begin, by their places among the arguments."
         at, size = space.data_ptr(), space.element_size()
         for place, start in starts.items():
             self.arguments[place] = at + size * start
-        self.spaces.append(space)
 
     def keep(self, *names: str, blocks: int | None = None):
         "Memory for what `keep` writes: of so many blocks of lanes, or of all."
         width = 64 // self.kind.itemsize
         lanes = 1 if self.lanes == 1 else width * (blocks or -(-self.lanes // width))
         plan = memory_plan(names, self.n, self.p, self.steps, lanes, 1 if self.shared == 1 else lanes)
-        self.point(self.like.new_empty(plan.total, dtype=self.kind), plan.starts)
+        self.kept = self.like.new_empty(plan.total, dtype=self.kind)  # here, so that it lives as long as the call
+        self.point(self.kept, plan.starts)
 
     def results(self, *names: str, between: tuple[str, ...] = ()) -> list[Float[Tensor, "lanes time *shape"]]:
         """Memory for what `give` writes, as views: numbers, vectors if a letter has one column, or matrices. Behind it
@@ -429,22 +444,12 @@ class Evidence(torch.autograd.Function):
     @first_only("cpu")
     def backward(ctx, g):
         ctx.saved_tensors  # raises if one was changed in place
-        call = ctx.call
-        inputs = {k: M for k, M in call.given.items() if M is not None and k != "seen"}
-        sizes = [M.numel() for M in inputs.values()]
-        space = call.like.new_zeros(sum(sizes), dtype=torch.float64)
-        at = space.data_ptr()
-        for k, size in zip(inputs, sizes):
-            call.arguments[PLACE[f"d{k}"]] = at
-            at += 8 * size
+        call, plan = ctx.call, ctx.call.gradients
+        space = call.like.new_zeros(plan.total, dtype=torch.float64)
+        call.point(space, plan.starts)
         call.run("gradient", side_by_side(g))
-        found = dict(zip(inputs, space.to(call.like.dtype).split(sizes)))
-        return (
-            *(
-                found[k].view_as(inputs[k]) if wanted and k in found else None
-                for k, wanted in zip(GIVEN, ctx.needs_input_grad)
-            ),
-        )
+        found, wanted = space.to(call.like.dtype), zip(GIVEN, ctx.needs_input_grad)
+        return tuple([found.as_strided(*plan.views[k]) if w and k in plan.views else None for k, w in wanted])
 
 # %% ../../nbs/25_cpu_kernel.ipynb #d99d2933
 def cpu_evidence(
