@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.files import array_headers, atomic_write, check_output, read_arrays
+from ..data.clips import check_part
 from ..data.films import VideoData
 from ..data.levels import arrange, find_layout, fit_frames, read_levels
 from ..data.readers import FILMS, equal_steps, film_times, is_film, whole_frames
@@ -115,7 +116,8 @@ def array_film(
     layout: str = "auto",  # of its axes
     white: float | None = None,  # the number that is white; None: by the rule
 ) -> tuple[UInt8[np.ndarray, "time height width channels"], Bool[np.ndarray, " time"] | None]:
-    "Frames as levels, and which are there; None: all. Raises `InputError` for frames of which a part is NaN."
+    """Frames as levels, and which are there; None: all. Raises `InputError` for frames of which a part is NaN, or a
+    mask that does not fit."""
     arrays = read_arrays(path, ("images", "levels", "mask"))
     array = arrange(arrays["images"], array_layout(path, layout))[0]  # [time, channels, height, width]
     bad = ~np.isfinite(array).reshape(len(array), -1) if array.dtype.kind == "f" else np.zeros((len(array), 1), bool)
@@ -129,7 +131,10 @@ def array_film(
     stored = 255.0 if "levels" in arrays and array.dtype == np.uint8 else None
     levels = np.zeros(array.shape, np.uint8)
     levels[~lost] = read_levels(np.ascontiguousarray(array[~lost])[None], white or stored)[0][0]
-    mask = ~lost & arrays.get("mask", np.ones(len(array), bool)).reshape(-1).astype(bool)[: len(array)]
+    mask = ~lost
+    if "mask" in arrays:
+        given = arrays["mask"][None] if arrays["mask"].ndim == 1 else arrays["mask"]
+        mask = mask & check_part("mask", given, array[None])[0]
     return np.moveaxis(levels, 1, -1), None if mask.all() else mask
 
 # %% ../../nbs/52j_whole_film.ipynb #bf8edb08
@@ -227,7 +232,7 @@ def filled_frames(
                     yield put_back(last, squares[hidden])
             continue
         for hidden in range(before[t - 1] + 1 if t else 0, t):
-            share = (at[hidden] - at[before[hidden]]) / (at[t] - at[before[hidden]])
+            share = 0.0 if last is None else (at[hidden] - at[before[hidden]]) / (at[t] - at[before[hidden]])
             yield put_back(between(last, frame, share), squares[hidden])
         yield frame
         last = frame

@@ -113,7 +113,7 @@ def string_tone(
     hertz: float,
     samples: int,
     rate: int,  # samples in a second
-    half: float = 0.4,  # seconds in which the fundamental tone falls to half, at most
+    half: float = 0.4,  # seconds in which the fundamental tone falls to half; low strings take longer, as s ≤ ½
 ) -> Float[np.ndarray, " samples"]:
     "A plucked string (Karplus and Strong 1983), equation (2), between -1 and 1; silence if the rate is too low for it."
     if 3 * hertz >= rate:

@@ -129,7 +129,7 @@ def look_at_folder(
     if len(set(deep)) > 1:
         raise InputError(f"{folder} holds images of 8 and of 16 bits; store all in one depth.")
     others = len(everything) - len(paths)
-    said = ((f"{others} other files of the folder left out",) if others else ()) + (
+    said = ((f"{others} other file{'s' * (others > 1)} of the folder left out",) if others else ()) + (
         ("transparency laid over black",) if any(clear) else ()
     )
     return Images(paths, deep[0], any(colour), any(clear), said)

@@ -386,6 +386,8 @@ def save(
     exists = replace(self, mask=None).observed
     said = {"format": FORMAT, "steps": self.steps, "type": str(self.x.dtype).removeprefix("torch.")}
     said |= {name: getattr(self, name) for name in SAID}
+    if wide := [name for name, v in self.parts().items() if name != "x" and v.dtype == torch.float64]:
+        said["wide"] = wide
     arrays = {name: _packed(v[exists] if name in ALONG else v) for name, v in self.parts().items()}
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, about=np.frombuffer(json.dumps(said).encode(), dtype=np.uint8), **arrays)
@@ -396,11 +398,12 @@ def _unpacked(arrays: dict[str, np.ndarray]) -> dict:
     said = json.loads(arrays.pop("about").tobytes())
     if said.pop("format") != FORMAT:
         raise ValueError("another format")
-    steps, kind = said.pop("steps"), getattr(torch, said.pop("type"))
+    steps, types = said.pop("steps"), {"x": getattr(torch, said.pop("type")), "mask": torch.bool}
+    types |= dict.fromkeys(said.pop("wide", ()), torch.float64)
     parts = {name: torch.from_numpy(arrays[name]) for name in TENSORS if name in arrays}
     exists = torch.arange(steps) < parts["lengths"][:, None]
     for name in [n for n in ALONG if n in parts]:
-        v = parts[name] if name == "mask" else parts[name].to(kind if name == "x" else torch.float32)
+        v = parts[name].to(types.get(name, torch.float32))
         fill = math.nan if name == "x" and v.is_floating_point() else 0
         parts[name] = v.new_full((*exists.shape, *v.shape[1:]), fill)
         parts[name][exists] = v

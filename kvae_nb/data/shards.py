@@ -110,7 +110,7 @@ def map_shard(
     folder: Path,
     index: ShardIndex,
     shard: int,  # its number
-    name: str,  # of the part: frames, state, controls, mask or contacts
+    name: str,  # of the part: frames, state, controls, mask, contacts or times
 ) -> np.ndarray:
     "This part of this shard, mapped for reading. Raises `InputError` when the file is not as the index says."
     path, shape = Path(folder) / f"{name}_{shard:04d}.npy", (index.clips[shard], *index.shapes[name])

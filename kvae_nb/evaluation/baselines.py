@@ -214,7 +214,7 @@ def baselines(
     test: Batch,  # is scored
 ) -> dict[str, Estimate]:  # by name; at most three
     "The baselines that fit these observations. Raises `InputError` where there are none."
-    kind, size = re.fullmatch(r"(\w+)(?:\((\d+).*\))?", emission or "unknown").groups()
+    kind, size = re.match(r"(\w*)(?:\((\d+))?", emission or "unknown").groups()
     if kind == "categorical":
         known = {f"{k}-gram": lambda a, b, k=k: ngram(a, b, int(size), k - 1) for k in (1, *(c + 1 for c in CONTEXTS))}
         best = chosen(known, train, valid)

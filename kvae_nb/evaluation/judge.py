@@ -34,7 +34,7 @@ def frame_layers(
     channels: int,  # of a frame: 1 or 3
     size: int,  # its side in pixels
 ) -> nn.Sequential:
-    "Convolutions that halve the side of a frame until 4 to 7 places are left, each with batch norm and ReLU."
+    "Convolutions that halve the side of a frame until 4 to 8 places are left, each with batch norm and ReLU."
     halvings = max(1, int(math.log2(size / PLACES)))
     widths = [channels, *(min(48, 16 * 2**i if size <= 32 else 12 * 2**i) for i in range(halvings))]
     layers = []

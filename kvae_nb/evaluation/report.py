@@ -306,10 +306,11 @@ def examples(
 ) -> list[Example]:
     "The `count` films whose smoothing errors are nearest to the median, most typical first."
     x, seen, u = next(model_batches(model, data[:32], 32))
-    m, grey = mask[: len(x)].to(x.device) & seen, has_grey(data[:32])
+    asked, grey = mask[: len(x)].to(x.device), has_grey(data[:32])
+    m, hidden = asked & seen, seen & ~asked  # of frames that the data lack nobody knows the content
     out = model.impute(hide(x, m), m, u, **asked_particles(model, particles))
     wrong = (out.smoothed.frames - x).square() if grey else ((out.smoothed.frames > 0.5) != (x > 0.5)).float()
-    error = (wrong.mean((2, 3, 4)) * ~m).cpu().double().sum(1) / (~m).cpu().sum(1).clamp(min=1)
+    error = (wrong.mean((2, 3, 4)) * hidden).cpu().double().sum(1) / hidden.cpu().sum(1).clamp(min=1)
     order = (error - error.median()).abs().argsort(stable=True)[:count].tolist()
     kept = (
         x,

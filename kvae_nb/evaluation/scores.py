@@ -68,11 +68,11 @@ def constant_image(
     model: SequenceModel,  # with a distribution of pixels, as every model here
     data: VideoData,  # films; about a hundred of them are looked at
 ) -> float | None:
-    "Log-likelihood of the best constant image, nats per frame; None without that method or for fewer than 20 frames."
+    "Log-likelihood of the best constant image, nats per frame; None without that method or for fewer than 20 seen."
     if not hasattr(model, "constant_image_score") or len(data) * data.steps < 20:
         return None
     batch = next(model_batches(model, data[:: max(1, len(data) // 100)], 200))
-    return model.constant_image_score(batch.x, batch.mask) if batch.mask.any() else None
+    return model.constant_image_score(batch.x, batch.mask) if batch.mask.sum() >= 20 else None
 
 # %% ../../nbs/60_scores.ipynb #f5da56c5
 def weak_bound(

@@ -267,7 +267,7 @@ def launch_kernel(kernel, lanes, *args, **constants):
 # %% ../../nbs/26_gpu_code.ipynb #42ce80bd
 @_device
 def _update(m, P, C, R, a, seen, n: tl.constexpr, p: tl.constexpr):
-    """Mean and covariance after the observation; K, J, S⁻¹ and e of Joseph's form (11_lgssm), zero or I where
+    """Mean and covariance after the observation; K, J, S⁻¹ and e of Joseph's form (J), zero or I where
     nothing was seen; the log-probability.
     """
     CP = _mul(C, P, p, n, n)

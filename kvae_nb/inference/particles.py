@@ -70,7 +70,7 @@ class Cloud(NamedTuple):
     cov: Float[Tensor, "rows n n"]
     a: Float[Tensor, "rows p"]  # the particle's a_t
     memory: object  # what the source remembers of a_1 … a_{t-1}
-    log_weights: Float[Tensor, "films particles"]  # relative to the mean weight before the step
+    log_weights: Float[Tensor, "films particles"]  # logarithms; after a step the mean weight is 1
 
 # %% ../../nbs/08_particles.ipynb #46197460
 def start_cloud(

@@ -270,7 +270,7 @@ def root_smoothed(
     mask: Bool[Tensor, "*#batch time"] | None | Unchecked = None,  # True where a step was observed
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls
 ) -> Smoothed:
-    """What `lgssm.rts_smoother` returns, computed by `root_smoother` and multiplied out at the end. Raises
+    """What `batched.rts_smoother` returns, computed by `root_smoother` and multiplied out at the end. Raises
     `InputError` on shapes that do not fit.
     """
     r = root_smoother(model, a, mask, u)

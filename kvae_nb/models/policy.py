@@ -189,13 +189,18 @@ def either(
 # %% ../../nbs/40_policy.ipynb #d818bfdd
 @dataclass(frozen=True, eq=False)
 class SequenceWorld:
-    "A model of recordings with outcomes, to dream in. Raises `InputError` for a model of something else."
+    """A model of recordings with outcomes, to dream in. Raises `InputError` for a model of something else, or one with
+    a clock, since a dream does not count steps."""
 
     model: SequenceVAE
     width: int  # of an observation without reward and end
 
     def __post_init__(self):
-        "Checks the observations."
+        "Checks the observations and the context."
+        if self.model.config.clock:
+            raise InputError(
+                "this model's context has a clock, but a dream does not count steps; train it with clock=0."
+            )
         if self.model.emission.discrete or tuple(self.model.emission.event) != (self.width + 2,):
             raise InputError(
                 f"a policy can be trained in a model of {self.width} numbers with reward and end, but this one's "

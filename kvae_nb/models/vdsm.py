@@ -216,7 +216,7 @@ def forward(
     u: object = None,
     noise: VDSMNoise | None = None,  # what is random; drawn, and all frames drawn, if None
 ) -> ElboTerms:
-    "The parts of the bound (2), one sample of each latent for each clip."
+    "The parts of the bound (1), one sample of each latent for each clip."
     x, mask, _ = check_inputs(self, x, mask, u, values=False)
     seen = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
     x, noise = hide(x, mask), self.noise(*x.shape[:2]) if noise is None else noise

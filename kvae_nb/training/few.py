@@ -82,7 +82,7 @@ def overlapping_clips(
         stride = c.stride if "data.stride" in given else max(1, (frames - steps) // CLIPS)
         found.append(replace(c, steps=steps, stride=stride))
         clips, trained = cut(found[-1], frames)
-        if clips and trained >= clips / 2:
+        if clips and trained >= clips / 2 * 2 ** len(check_augment(c.augment)):
             return found[-1]
     return max(found, key=lambda c: cut(c, frames)[1])
 

@@ -139,7 +139,7 @@ def understood(
     "The action that is meant by a word, the beginning of one, or a number; None if it is not clear."
     words = (["nothing"] if actions.idle else []) + list(actions.names)
     text = text.strip().lower()
-    meant = [int(text)] if text.isdigit() else [k for k, w in enumerate(words) if text and w.lower().startswith(text)]
+    meant = [int(text)] if text.isdecimal() else [k for k, w in enumerate(words) if text and w.lower().startswith(text)]
     exact = [k for k, w in enumerate(words) if w.lower() == text]
     meant = exact or meant
     return actions.rows[meant[0]] if len(meant) == 1 and meant[0] < len(words) else None

@@ -28,7 +28,7 @@ def draw_cart(
     x: Float[np.ndarray, "4"] | Float[Tensor, "4"] | Sequence[float],  # position, speed, angle, angular speed
     colour: str = "#0072B2",  # of the pole
 ) -> Axes:
-    "`ax` with the cart and its pole, one metre of track on either side of the limits."
+    "`ax` with the cart, its pole, and the track from one limit to the other."
     place, angle = float(x[0]), float(x[2])
     ax.plot([-2.4, 2.4], [0, 0], color="#BBBBBB", lw=1, zorder=0)
     ax.fill([place - 0.25, place + 0.25, place + 0.25, place - 0.25], [-0.15, -0.15, 0.15, 0.15], color="#333333")

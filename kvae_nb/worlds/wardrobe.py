@@ -168,7 +168,7 @@ def spiky_hair(
 def curls(
     j: dict,  # joints
 ) -> list[Ball]:
-    "Sixty curls on a spiral, none on the face."
+    "Curls at sixty places on a spiral, but for those on the face."
     k = np.arange(60)
     up, turn = 1 - (k + 0.5) / 60 * 1.55, 2.39996 * k
     flat = np.sqrt(1 - up * up)
