@@ -332,7 +332,7 @@ def generate_sequences(args: Namespace, run: Run):
 def steps_of_gap(text: str, steps: int) -> slice:
     "The hidden steps. Raises `InputError` if that is no part of the shortest sequence."
     start, colon, stop = text.partition(":")
-    if not (colon and start.isdigit() and stop.isdigit() and int(start) < int(stop) <= steps):
+    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop) <= steps):
         raise InputError(
             f"--gap is {text!r}, but must be start:stop with 0 <= start < stop <= {steps}, the steps of the shortest "
             "sequence; 8:16 hides eight."

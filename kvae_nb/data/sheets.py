@@ -83,7 +83,7 @@ def read_sheet_folder(
 def _sheets_in(path: Path, name: str, found: dict) -> np.ndarray | None:
     "The sheets of one part from the arrays of a file, by number."
     for prefix in (LPC_NAMES[name], name):
-        keys = [k for k in found if k.startswith(prefix + "_") and k[len(prefix) + 1 :].isdigit()]
+        keys = [k for k in found if k.startswith(prefix + "_") and k[len(prefix) + 1 :].isdecimal()]
         if keys:
             keys = [keys[i] for i in natural_order(keys)]
             arrays = read_arrays(path, keys)

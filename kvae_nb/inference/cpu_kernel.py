@@ -54,8 +54,7 @@ COVARIANCES = {"Pp", "P", "K", "V", "logdet", "Ps", "lag"}
 
 def kept(k: Kernel, name: str, t, block):
     """Where `keep` and `recall` find a letter of step t: its array, the offset, and whether one lane serves all. The
-    array is [block, time, entry, lane of the block], or [time, entry] where one lane serves all.
-    """
+    array is [block, time, entry, lane of the block], or [time, entry] where one lane serves all."""
     entries, alone = len(k.flat(name)), k.equal("shared" if name in COVARIANCES else "lanes", 1)
     place = k.add(k.mul(block, "steps"), k.mul(t, k.width))
     return name, name, k.mul(k.b.select(alone, k.int(t), place), entries), alone
@@ -287,8 +286,7 @@ def kernel_input(
     batch: tuple[int, ...] | None = None,
 ) -> tuple[tuple[int, ...], list]:
     """The batch shape, and everything the kernels read. Raises `InputError` on what does not fit, or what no kernel
-    is made for, unless a batch shape says that this was looked at.
-    """
+    is made for, unless a batch shape says that this was looked at."""
     batch = checked_batch(model, a, mask, u) if batch is None else batch
     if mask is not None:
         a = torch.where(mask[..., None], a, 0.0)
@@ -461,8 +459,7 @@ def cpu_evidence(
 ) -> Float[Tensor, "*batch"]:  # nats, summed over the observed steps
     """log p(a_1 … a_T) by the compiled kernels, differentiable once (a second time it raises `RuntimeError`). NaN
     where an innovation covariance is not positive definite. Raises `InputError` on shapes that do not fit or what
-    no kernel is made for.
-    """
+    no kernel is made for."""
     batch, given = kernel_input(model, a, mask, u, batch=batch)
     found = Evidence.apply(*given)
     return found if len(batch) == 1 else found.reshape(batch)
@@ -476,8 +473,7 @@ def cpu_filter(
     batch: tuple[int, ...] | None = None,  # the common batch shape, where all was checked; None: it is checked here
 ) -> Filtered:
     """What `loop_filter` returns, by the compiled kernels, without gradients. Raises `InputError` as `cpu_evidence`
-    does.
-    """
+    does."""
     batch, given = kernel_input(model, a, mask, u, batch=batch)
     call = Call(given)
     found = call.results(*FILTERED, between=GAINS if call.halves[0] == "P" else ())
@@ -493,8 +489,7 @@ def cpu_smoother(
     batch: tuple[int, ...] | None = None,  # the common batch shape, where all was checked; None: it is checked here
 ) -> Smoothed:
     """The smoothed moments by equation (4), computed in float64, without gradients. Raises `InputError` as
-    `cpu_evidence` does.
-    """
+    `cpu_evidence` does."""
     batch, given = kernel_input(model, a, mask, u, batch)
     call = Call(given, double=True)
     call.keep(*THERE, blocks=1)
