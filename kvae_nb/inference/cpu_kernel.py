@@ -426,7 +426,7 @@ class Call:
 
 # %% ../../nbs/25_cpu_kernel.ipynb #30e9aa86
 class Evidence(torch.autograd.Function):
-    "log p(a) of every sequence, with the adjoint derived above."
+    "log p(a) of every sequence, with the adjoint of `kernel_algebra`."
 
     @staticmethod
     def forward(ctx, *given):
@@ -488,8 +488,8 @@ def cpu_smoother(
     u: Float[Tensor, "*#batch time m"] | None | Unchecked = None,  # the controls
     batch: tuple[int, ...] | None = None,  # the common batch shape, where all was checked; None: it is checked here
 ) -> Smoothed:
-    """The smoothed moments by equation (4), computed in float64, without gradients. Raises `InputError` as
-    `cpu_evidence` does."""
+    """The smoothed moments by equation (4) of `kernel_algebra`'s notebook, computed in float64, without gradients.
+    Raises `InputError` as `cpu_evidence` does."""
     batch, given = kernel_input(model, a, mask, u, batch)
     call = Call(given, double=True)
     call.keep(*THERE, blocks=1)

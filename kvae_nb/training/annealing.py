@@ -31,9 +31,9 @@ class Schedule:
     """shape of the way from start to end; constant is always at the end, exponential is for temperatures, gompertz and
     logistic come ever closer to the end, points goes from each of values to the next"""
     start: float = 0.0
-    "value at the start (constant and logistic do not use it; gompertz takes it as a share of the end)"
+    "value at the start (constant, logistic and points do not use it; gompertz takes it as a share of the end)"
     end: float = 1.0
-    "value at the end"
+    "value at the end (points does not use it)"
     wait: float = 0.0
     "how long it stays at the start"
     length: float = 10.0
