@@ -23,20 +23,20 @@ from ..data.shards import is_shards, open_shards
 from ..training.checkpoints import Progress
 from ..training.kinds import RunConfig, divided, kind_of, settled
 from ..training.pretrained import ENDING, load_pretrained, pretrained_names
-from ..training.runs import Run, load_run, run_data
+from ..training.runs import Run, load_run, overlapping, run_data
 
 # %% ../../nbs/52c_given.ipynb #8ffd762c
 def newest_run(
     runs: str | Path,  # folder in which run folders are kept
 ) -> Path:
     "The run that was started last. Raises `InputError` if there is none."
-    found = sorted((p.parent for p in Path(runs).glob("*/config.yaml")), key=lambda p: p.stat().st_mtime)
+    found = sorted(Path(runs).glob("*/config.yaml"), key=lambda p: p.stat().st_mtime)  # results change a folder's time
     if not found:
         raise InputError(
             f"there is no run in {runs}; start one with kvae train, name its folder, or name pretrained weights: "
             f"{', '.join(pretrained_names())}."
         )
-    return found[-1]
+    return found[-1].parent
 
 
 class Given(NamedTuple):
@@ -162,7 +162,7 @@ def held_out(
     run, c, name = model.run, model.run.config.data, model.facts["run"]
     if path:
         try:
-            same = open_data(replace(c, path=path))
+            same = overlapping(open_data(replace(c, path=path)), run.folder)
         except InputError:
             return None  # cannot be what it was trained on; what reads it later will say what is wrong
         if same.fingerprint() != model.trained_on:

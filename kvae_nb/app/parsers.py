@@ -24,12 +24,12 @@ from ..evaluation.report import EvaluationConfig
 from ..training.annealing import Schedule
 from ..training.config import TrainConfig
 from ..training.kinds import KINDS, kind_names, kind_of, preset
-from ..training.pretrained import ENDING, pretrained_names
+from ..training.pretrained import ENDING, load_pretrained, pretrained_names
 from ..training.starts import flat
 from ..worlds.balls import LOOKS, WORLDS
 
 # %% ../../nbs/52b_parsers.ipynb #55811145
-SCHEDULES = [f"--train.{f.name}" for f in fields(TrainConfig) if f.type is Schedule]
+SCHEDULES = [f"--{stage}.{f.name}" for stage in ("train", "frames") for f in fields(TrainConfig) if f.type is Schedule]
 LISTS = ("--measure.gaps", "--measure.drops")
 FILES = (*SCHEDULES, "--config", "--train")  # a file of fields may follow
 SHORT = {"--data": "--data.path", "--model": "--kind", "--seed": "--train.seed", "--epochs": "--train.epochs"}
@@ -247,9 +247,13 @@ def measured_by(
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("run", nargs="?", default="")
     peek.add_argument("--runs", default="runs")
+    valued = lambda w: w.startswith("--") and "=" not in w and w not in ("--force", "--runs")
+    words = [w for w, before in zip(words, ["", *words]) if w.startswith("--") or not valued(before)]
     try:
         found = peek.parse_known_args(words)[0]
         newest = lambda: max(Path(found.runs).glob("*/config.yaml"), key=lambda p: p.stat().st_mtime)
+        if found.run and not (Path(found.run) / "config.yaml").exists():
+            return kind_of(load_pretrained(found.run).kind).settings
         content = read_yaml(Path(found.run) / "config.yaml" if found.run else newest())
         return kind_of(content["kind"]).settings
     except (InputError, OSError, ValueError, KeyError, TypeError, argparse.ArgumentError):

@@ -298,6 +298,9 @@ def do_play(
     check_numbers(args, games=(1, 10**6), moves=(0, 10**7), seed=SEEDS)
     try:
         if args.learn:
+            known = (Path(args.run) / FILE).exists() and load_play(args.run).config.world
+            if known and known != args.learn:
+                raise InputError(f"{args.run} holds a policy for {known}, not for {args.learn}; give a new folder.")
             learn_to_play(PlayConfig(args.learn, args.seed), args.run, print)
         elif (Path(args.run) / FILE).exists():
             play_with_policy(args, ask)

@@ -54,7 +54,7 @@ def _numbers(y: Any) -> np.ndarray:
 # %% ../../nbs/50c_series_data.ipynb #f7ded21c
 def _index(y: Any, steps: int) -> Any:
     "The labels of the steps. Raises `InputError` if they are out of order, warns where steps seem to be left out."
-    if not hasattr(y, "to_numpy"):
+    if not hasattr(y, "index") or callable(y.index):  # as of lists, or of pandas's arrays
         return np.arange(steps)
     index = y.index
     if not (index.is_monotonic_increasing and index.is_unique):
@@ -100,7 +100,7 @@ def as_series(
     """The series and what was read of it; NaN means missing.
     Raises `InputError` for what is no series of finite numbers."""
     if isinstance(y, Series):
-        return y if mask is None else as_series(y.a, mask)
+        return y if mask is None else as_series(y.a, mask)._replace(index=y.index)
     x, seen = _numbers(y), None if mask is None else np.asarray(mask)
     _check_series(x, seen)
     seen = ~np.isnan(x) if seen is None else seen

@@ -63,7 +63,8 @@ def covariance(
 ) -> Free:
     "A matrix that stays positive definite. Raises `InputError` for one that is not."
     start = float64(start).detach()
-    if torch.linalg.cholesky_ex(start)[1] != 0 or not torch.allclose(start, start.mT):
+    square = start.dim() == 2 and start.shape[0] == start.shape[1]
+    if not square or torch.linalg.cholesky_ex(start)[1] != 0 or not torch.allclose(start, start.mT):
         raise InputError(f"the covariance to start from, {start.tolist()}, is not symmetric and positive definite.")
     return Free(start, "covariance")
 
@@ -94,7 +95,7 @@ def stationary(
 ) -> Free:
     "Weights of an autoregression that stays stationary. Raises `InputError` for weights that are not."
     start = float64(start).detach().reshape(-1)
-    if not (partial_correlations(start).abs() < 1).all():
+    if not len(start) or not (partial_correlations(start).abs() < 1).all():
         raise InputError(f"the weights {start.tolist()} to start from have no stationary distribution.")
     return Free(start, "stationary")
 

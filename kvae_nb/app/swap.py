@@ -199,6 +199,8 @@ def checked_outputs(
     folder = Path(args.out)
     if folder.suffix or folder.is_file():
         raise InputError(f"--out is {args.out!r}, but must be a folder, in which swap.png, swap.gif and swap.npz go.")
+    if args.codes and Path(args.codes).resolve() == (folder / "swap.npz").resolve():
+        raise InputError(f"--codes is {args.codes!r}, the file in which --out puts the swaps; give it another name.")
     return [check_output(folder / f"swap.{ending}", *inputs, force=args.force) for ending in ("png", "gif", "npz")]
 
 

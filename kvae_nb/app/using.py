@@ -137,7 +137,7 @@ def parse_gap(
 ) -> tuple[int, int]:
     "Start and length of the gap. Raises `InputError` if it is not inside the sequence."
     start, colon, stop = text.partition(":")
-    if not (colon and start.isdecimal() and stop.isdecimal() and int(start) < int(stop) <= steps):
+    if not (colon and len(text) < 40 and start.isdecimal() and stop.isdecimal() and int(start) < int(stop) <= steps):
         raise InputError(
             f"--gap is {text!r}, but must be start:stop with 0 <= start < stop <= {steps}, the number of frames; "
             "4:12 hides eight."
@@ -335,14 +335,21 @@ def do_impute(args: Namespace):
     check_numbers(args, seed=SEEDS, drop=(0, 1), every=(0, 10**9), particles=(OWN, MOST_PARTICLES))
     if args.run and not args.data and names_film(args.run):
         args.data, args.run = args.run, ""
-    film = is_one_film(args.data)
+    try:
+        film = is_one_film(args.data)
+    except InputError:
+        if not is_sequence_run(given(args).run):  # whose files hold other arrays
+            raise
+        film = False
     if args.strip and not film:
         raise InputError("--strip is for one film; of clips the first one is drawn without being asked for.")
     path = film_path if film else npz_path
     out = path(args.out, args.data, force=args.force)
     run = given(args).run
     if is_sequence_run(run):
-        return impute_sequences(args, run, out)
+        if args.every or args.strip:
+            raise InputError("--every and --strip are for films; of sequences name one gap, as in --gap 8:16.")
+        return impute_sequences(args, run, npz_path(args.out, args.data, force=args.force))
     check_film_run(run, "impute")
     return impute_film(args, out, run) if film else impute_clips(args, out, run)
 
@@ -388,6 +395,11 @@ def given_prefix(
             f"--prefix is {args.prefix}, but must lie between 1 and {data.steps}, the number of frames in {args.data}."
         )
     data = data[: args.count]
+    if data.mask is not None and not data.mask[:, : args.prefix].all():
+        raise InputError(
+            f"some of the first {args.prefix} frames of {args.data} are missing, but what is continued must be seen; "
+            "fill them in with kvae impute, or give a smaller --prefix."
+        )
     warn(weak_bound(run.model, data))
     return data
 

@@ -84,6 +84,9 @@ def simulate_someone(args: Namespace):
     out = npz_path(args.out, args.sheets, force=args.force)
     if args.sheets and args.world != "sprites":
         raise InputError("--sheets is for --world sprites, whose parts they are; leave it out.")
+    usual = simulate_parser()
+    if given := [name for name in ("balls", "radius", "look") if args[name] != usual.get_default(name)]:
+        raise InputError(f"--{given[0]} is for worlds of balls, not for --world {args.world}; leave it out.")
     data = labelled_films(args.world, args.sequences, args.steps, args.seed, args.size, args.sheets)
     save_video_data(out, data)
     print(f"{out}: {describe(data)}")
@@ -160,7 +163,8 @@ def do_board(args: Namespace):
         raise InputError(f"{run} is not a run folder (it has no config.yaml); give one that kvae train has written.")
     print(f"TensorBoard on {run}: http://localhost:{args.port}", flush=True)
     board = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run), "--port", str(args.port)]
-    subprocess.run(board, check=False)
+    if subprocess.run(board, check=False).returncode > 0:  # what was wrong stands above
+        raise InputError(f"TensorBoard could not be started on port {args.port}; give another --port.")
 
 # %% ../../nbs/52e_verbs.ipynb #827821b7
 VERBS = {

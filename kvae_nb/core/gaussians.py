@@ -36,6 +36,7 @@ def condition(
     value: Float[Tensor, "*batch p"],  # their values, in the same order
 ) -> Gaussian:
     "The distribution of the other entries, in their old order, given the observed ones: equation (1)."
+    observed = [range(joint.mean.shape[-1])[i] for i in observed]  # -1 is the last one
     rest = [i for i in range(joint.mean.shape[-1]) if i not in observed]
     P_za, P_aa = joint.cov[..., rest, :][..., observed], joint.cov[..., observed, :][..., observed]
     K = torch.cholesky_solve(P_za.mT, torch.linalg.cholesky(P_aa)).mT

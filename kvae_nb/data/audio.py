@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..core.errors import InputError
 from ..core.files import atomic_write, check_memory
+from .clips import plain_array
 from .pickles import read_object_arrays
 from .readers import natural_order
 from .sequences import SequenceData, from_list
@@ -125,7 +126,7 @@ def read_wav(
     if len(data) < frame:
         raise InputError(f"{path} has no samples; give a file with sound in it.")
     all_channels = decode_samples(data[: len(data) // frame * frame], form).reshape(-1, form.channels)
-    if not np.isfinite(all_channels).all():
+    if not (abs(all_channels) < 3e38).all():  # float32 has no more
         raise InputError(f"{path} has samples that are not finite numbers; write it again from its source.")
     notes = [f"the mean of {form.channels} channels"] * (form.channels > 1)
     notes += ["the file is cut off"] * (len(raw) < 8 + struct.unpack_from("<I", raw, 4)[0])
@@ -148,7 +149,7 @@ def check_samples(
     samples: Float[np.ndarray, " time"] | Float[Tensor, " time"] | list,  # a sound
 ) -> Float[np.ndarray, " time"]:
     "The same as an array. Raises `InputError` unless these are finite numbers, one after the other."
-    array = samples.detach().cpu().double().numpy() if isinstance(samples, Tensor) else np.asarray(samples)
+    array = plain_array(samples, "a sound")
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "fiu":
         raise InputError(
             f"a sound is a row of at least one number, but this has the shape {list(array.shape)}; "
@@ -169,7 +170,7 @@ def write_wav(
 
     Raises `InputError` for samples that are not finite or not in a row, and for a rate or bits that no file has.
     """
-    if bits not in (8, 16, 24, 32) or rate != int(rate) or not 1 <= rate < 2**31:
+    if bits not in (8, 16, 24, 32) or not 1 <= rate < min(2**31, 2**35 // bits) or rate != int(rate):
         raise InputError(f"a wav file cannot have {bits} bits and {rate} samples a second; try bits 16 and rate 16000.")
     array = check_samples(samples)
     with atomic_write(path) as temporary, wave.open(str(temporary), "wb") as file:
@@ -190,6 +191,7 @@ def resample(
     m = max(1, round(n * new_rate / rate))
     if m == n:
         return samples
+    check_memory(16 * m, f"{m} samples")
     waves = np.fft.rfft(samples.astype(np.float64))
     kept, half = waves[: m // 2 + 1].copy(), min(n, m) // 2
     if min(n, m) % 2 == 0:  # the wave of two samples, which only one of the two lengths can tell from its mirror

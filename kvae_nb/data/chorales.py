@@ -180,7 +180,7 @@ def read_chords(
     "The pieces of such a file as rolls, with their sets in `part`. Raises `InputError` for another kind of file."
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path} cannot be read as JSON ({getattr(error, 'strerror', None) or 'it is not'})."
         ) from None

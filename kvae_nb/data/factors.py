@@ -7,6 +7,7 @@ __all__ = ['LABEL_ARRAYS', 'Factor', 'check_columns', 'check_labels', 'label_arr
            'chosen_columns', 'character', 'split_apart', 'draw_partners', 'Paired', 'paired']
 
 # %% ../../nbs/74c_factors.ipynb #ed78a7d8
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -101,7 +102,8 @@ def given_labels(
         raise InputError(
             f"labels hold {labels.dtype} values, but must hold whole numbers, which count the classes from 0."
         )
-    table = torch.from_numpy(np.atleast_1d(labels).reshape(len(labels), -1).astype(np.int64))
+    labels = np.atleast_1d(labels)
+    table = torch.from_numpy(labels.reshape(len(labels), math.prod(labels.shape[1:])).astype(np.int64))
     check_labels(table, factors, clips)
     return table
 
@@ -154,8 +156,9 @@ def character(
     names: str | tuple[str, ...] = "character",  # of the factors that are combined; character: all static ones
 ) -> Int[Tensor, " n"]:
     "One number for each combination of these factors. Raises `InputError` if there are none."
-    number = torch.zeros(len(data.labels) if data.labels is not None else 0, dtype=torch.int64)
-    for k in chosen_columns(data, names):
+    columns = chosen_columns(data, names)
+    number = torch.zeros(len(data.labels), dtype=torch.int64)
+    for k in columns:
         number = number * data.factors[k].classes + data.labels[:, k].cpu()
     return number
 

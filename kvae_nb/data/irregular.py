@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..core.errors import InputError
+from ..core.files import check_memory
 from ..core.runtime import derived_seed
 from .films import VideoData, from_simulation
 from kvae_nb.worlds.balls import (
@@ -38,7 +39,8 @@ def random_ticks(
     longest: float,  # likewise
 ) -> np.ndarray:
     "When the frames of each film are taken, in eighths of a step, the first at 0. Raises `InputError` for no such gap."
-    low, high = (round(PARTS_OF_A_STEP * gap) for gap in (shortest, longest))
+    finite = math.isfinite(shortest) and math.isfinite(longest)
+    low, high = (round(PARTS_OF_A_STEP * gap) if finite else 0 for gap in (shortest, longest))
     if not 1 <= low <= high:
         raise InputError(
             f"gaps from {shortest} to {longest} steps are not possible; give two numbers of at least 1/8, in order."
@@ -60,7 +62,9 @@ def simulate_irregular(
 ) -> VideoData:
     """Films of bouncing balls taken at random times, with times (in steps of `simulate`), states and contacts. Raises
     `InputError` as `simulate`, or for impossible gaps."""
-    simulate(world, min(sequences, 1), steps, seed, size, radius, balls=balls)  # refuses what it would refuse
+    one = min(sequences, 1) if isinstance(sequences, int | np.integer) else sequences
+    simulate(world, one, steps, seed, size, radius, balls=balls)  # refuses what it would refuse
+    check_memory(sequences * steps * size**2, f"{sequences} films of {steps} frames")
     world, ticks = world_in(world, "ours", size, radius), random_ticks(sequences, steps, seed, shortest, longest)
     substeps = math.ceil(max(10, top_speed(world, world.speed, balls) * 0.2 / 0.3) / PARTS_OF_A_STEP)
     task = dict(steps=int(ticks.max()) + 1, seed=seed, radius=float(radius), speed=tuple(map(float, world.speed)))

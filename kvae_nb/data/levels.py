@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BITS', 'SPARE', 'FEW_ABOVE', 'FEW_BELOW', 'LARGEST', 'DOCUMENTED', 'FOREIGN', 'BARE', 'AXES', 'Scale', 'find_scale',
-           'to_levels', 'say_scale', 'read_levels', 'check_wanted', 'fit_frames', 'spell', 'fitness', 'find_layout',
-           'arrange']
+           'to_levels', 'say_scale', 'check_white', 'read_levels', 'check_wanted', 'fit_frames', 'spell', 'fitness',
+           'find_layout', 'arrange']
 
 # %% ../../nbs/73_levels.ipynb #298b3bd8
 from collections.abc import Callable
@@ -84,6 +84,13 @@ def say_scale(
     return f"{low:.6g} … {high:.6g} read with black at {scale.black:.6g} and white at {scale.white:.6g}{beyond}"
 
 # %% ../../nbs/73_levels.ipynb #5114dbd4
+def check_white(white: object):
+    "Raises `InputError` unless this is None, or the number of a white pixel."
+    number = isinstance(white, (Real, np.number)) and not isinstance(white, bool)
+    if white is not None and not (number and 0 < white < np.inf):
+        raise InputError(f"white is {white}, but must be the number of a white pixel, such as 1, 255 or 4095.")
+
+
 def read_levels(
     array: np.ndarray,  # numbers of any type and scale
     white: object = None,  # the number that is white; None: by the rule
@@ -91,9 +98,7 @@ def read_levels(
     "The array as levels, and what there is to say about its scale. Raises `InputError` unless all are finite numbers."
     if array.dtype.kind not in "buif":
         raise InputError(f"images hold {array.dtype} values, but must hold real numbers.")
-    number = isinstance(white, (Real, np.number)) and not isinstance(white, bool)
-    if white is not None and not (number and 0 < white < np.inf):
-        raise InputError(f"white is {white}, but must be the number of a white pixel, such as 1, 255 or 4095.")
+    check_white(white)
     low, high = float(array.min()), float(array.max())  # NaN when any value is NaN
     if not np.isfinite([low, high]).all():
         raise InputError("images contain NaN or infinity; every pixel must be a finite number.")

@@ -34,7 +34,7 @@ from kvae_nb.data.factors import (
 )
 from .films import VideoData, from_simulation
 from .levels import arrange, check_wanted
-from .readers import Reading, film_frames, frames_of, is_film, read_frames
+from .readers import Reading, equal_steps, film_frames, film_times, frames_of, is_film, read_frames
 from .shards import Shards, is_shards, open_shards
 from .sheets import read_sheets
 from .someone import open_someone, someone_kind
@@ -69,6 +69,7 @@ def save_video_data(
     arrays = {"images": frames[:, :, 0] if data.channels == 1 else frames, "levels": np.array(255, dtype=np.uint8)}
     arrays |= {key: getattr(data, key).cpu().numpy() for key, _, _ in PARTS if getattr(data, key) is not None}
     arrays |= label_arrays(data.labels, data.factors)
+    arrays |= {"overlap": np.array(data.overlap)} if data.overlap else {}
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
 
@@ -95,7 +96,9 @@ def as_clips(
     check_memory(n * each * steps * reading.frames[0, 0].nbytes, f"{n * each} clips of {steps} frames")
     said = filter(None, (cut_note(n, time, steps, stride), *reading.said))
     clips = {name: cut_clips(v, steps, min(stride or time, time)) for name, v in parts.items()}
-    overlap = min(each - 1, count_shared(steps, stride)) if stride else 0
+    shared = reading.parts.get("overlap", np.zeros(0))  # of clips that were saved
+    shared = int(shared) if shared.ndim == 0 and shared.dtype.kind in "iu" and shared > 0 else 0
+    overlap = (min(each - 1, count_shared(steps, stride)) if stride else 0) + shared * each
     return VideoData(**clips, note=", ".join(said), overlap=overlap, labels=labels, factors=factors)
 
 # %% ../../nbs/74b_opening.ipynb #6814f0f7
@@ -165,7 +168,7 @@ def read_video_data(
         steps, size, channels, stride = check_wanted(steps, size, channels, stride)
         if not is_shards(path):
             found = [name for name, _, _ in PARTS if times or name != "times" or not is_film(path)]
-            reading = read_frames(path, (*found, *LABEL_ARRAYS), size, channels, layout, white)
+            reading = read_frames(path, (*found, *LABEL_ARRAYS, "overlap"), size, channels, layout, white)
             data = as_clips(unwrapped(reading), steps, stride)
             return data if times else without_times(data)
         if stride or layout != "auto" or white:
@@ -416,9 +419,8 @@ def simulated_chunks(
     look: str = "ours",  # or "published"
 ) -> Iterator[VideoData]:
     "The films of `simulate`, with states and contacts, in pieces. Raises `InputError` as `simulate`."
-    simulate(
-        world, min(sequences, 1), steps, seed, size, radius, balls=balls, look=look
-    )  # refuses what it would refuse
+    one = min(sequences, 1) if isinstance(sequences, int | np.integer) else sequences
+    simulate(world, one, steps, seed, size, radius, balls=balls, look=look)  # refuses what it would refuse
     world = world_in(world, look, size, radius)
     substeps = max(10, math.ceil(top_speed(world, world.speed, balls) * 0.2 / 0.3))
     speed = tuple(map(float, world.speed))
@@ -441,18 +443,25 @@ def file_chunks(
 ) -> Iterator[VideoData]:
     """The clips that `read_video_data` would give, in pieces; of films and folders only one piece is ever in memory.
     Raises `InputError` for what cannot be used."""
-    path = Path(path)
+    path, (steps, size, channels, _) = Path(path), check_wanted(steps, size, channels)
+    if isinstance(chunk, bool) or not isinstance(chunk, int | np.integer) or chunk < 1:
+        raise InputError(f"chunk is {chunk!r}, but must be a whole number of at least 1.")
     film = path.exists() and not is_shards(path) and is_film(path)
     if not (film and steps):
         data = (open_shards if is_shards(path) else read_video_data)(path, steps, size, channels)
         yield from (data[k : k + chunk] for k in range(0, len(data), chunk))
         return
-    frames, found = film_frames(path, size, channels), False
+    stamps = None if path.is_dir() else film_times(path)
+    uneven = stamps is not None and not equal_steps(stamps)
+    frames, found, first = film_frames(path, size, channels, every=uneven), False, 0
     while clips := list(islice(frames, chunk * steps)):
         if len(clips) >= steps:
             found = True
             clips = clips[: len(clips) // steps * steps]
-            yield VideoData(torch.from_numpy(np.concatenate(clips)).unflatten(0, (-1, steps)))
+            parts = {"frames": torch.from_numpy(np.concatenate(clips))}
+            parts |= {"times": torch.from_numpy(stamps[first : first + len(clips)])} if uneven else {}
+            first += len(clips)
+            yield VideoData(**{name: v.unflatten(0, (-1, steps)) for name, v in parts.items()})
     if not found:
         raise InputError(f"{path} has fewer than the {steps} frames asked for.")
 

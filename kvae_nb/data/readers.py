@@ -12,6 +12,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from kvae_nb.data.levels import (
     Scale,
     arrange,
     check_wanted,
+    check_white,
     find_layout,
     find_scale,
     fit_frames,
@@ -42,6 +44,7 @@ _NUMBER = re.compile(r"(-?\d+(?:\.\d+)*(?:e[+-]\d+)?)")
 
 def _pieces(name: str, minus: set, decimal: bool) -> tuple:
     "A name as texts and numbers in turn, for comparing; `minus` holds the places where a dash is one."
+    exact = lambda text: float(text) if "e" in text else Decimal(text)  # nanoseconds have more digits than a float
     out = []
     for k, piece in enumerate(_NUMBER.split(name)):
         if k % 2 == 0:
@@ -50,12 +53,12 @@ def _pieces(name: str, minus: set, decimal: bool) -> tuple:
         if piece.startswith("-") and (len(out), out[-1]) not in minus:
             out[-1], piece = out[-1] + "-", piece[1:]
         if piece.count(".") == 1 and decimal or "." not in piece:
-            out.append(float(piece))
+            out.append(exact(piece))
         else:  # several numbers, with dots between them
             first, *rest = piece.split(".")
-            out.append(float(first))
+            out.append(exact(first))
             for number in rest:
-                out += [".", float(number)]
+                out += [".", exact(number)]
     return tuple(out)
 
 # %% ../../nbs/73b_readers.ipynb #59cf8fa6
@@ -141,7 +144,7 @@ def _ffmpeg(path: Path, pixels: str, bits: int, every: bool = False) -> Iterator
     import imageio_ffmpeg
 
     more = ["-fps_mode", "passthrough"] if every else []
-    frames = imageio_ffmpeg.read_frames(path, pix_fmt=pixels, bits_per_pixel=bits, output_params=more)
+    frames = imageio_ffmpeg.read_frames(os.path.abspath(path), pix_fmt=pixels, bits_per_pixel=bits, output_params=more)
     w, h = next(frames)["size"]
     dtype = np.dtype("<u2" if bits == 64 else "u1")
     for raw in frames:
@@ -183,6 +186,7 @@ def folder_scale(
     white: float | None = None,  # the number that is white; None: by the rule
 ) -> tuple[Scale, str]:
     "The scale of a folder's images, by the rule for arrays, and what to say about it. Looks at no more than it must."
+    check_white(white)
     high = 0
     for path in images.paths:
         high = max(high, int(read_image(path, images).max()))
@@ -325,7 +329,7 @@ def _read_archive(path: Path, names: tuple[str, ...], size, channels, layout: st
     }
     arrays = read_arrays(path, [name for name in headers if name not in odd])
     stored = 255.0 if "levels" in arrays and arrays["images"].dtype == np.uint8 else None
-    reading = frames_of(arrays["images"], size, channels, layout, white or stored, bare)
+    reading = frames_of(arrays["images"], size, channels, layout, stored if white is None else white, bare)
     parts = {name: arrays[name][None] if reading.film else arrays[name] for name in names if name in arrays}
     left_out = (f"{name} left out ({why})" for name, why in odd.items())
     return reading._replace(parts=parts, said=(*reading.said, *left_out))
@@ -337,7 +341,7 @@ def film_times(
     "When each frame is shown, in seconds, by the time stamps in the file; None if it has none that can be read."
     import imageio_ffmpeg
 
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-map", "0:v:0"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", os.path.abspath(path), "-map", "0:v:0"]
     told = subprocess.run([*command, "-c", "copy", "-f", "framecrc", "-"], capture_output=True, text=True, check=False)
     lines = told.stdout.splitlines()
     unit = [Fraction(line.split(":")[1].strip()) for line in lines if line.startswith("#tb 0:")]
@@ -377,7 +381,8 @@ def _read_film(path: Path, size, channels, white: float | None, times: bool) -> 
     elif times:
         return _read_timed(path, size, channels)
     elif (stamps := film_times(path)) is not None and not equal_steps(stamps):
-        said = ["a variable frame rate brought to equal steps"]
+        gif = path.suffix.lower() == ".gif"  # of which each frame is read once
+        said = ["all steps taken as equal" if gif else "a variable frame rate brought to equal steps"]
     frames = np.concatenate([*film_frames(path, size, channels, white)])
     return Reading(frames[None], {}, True, tuple(filter(None, said)))
 

@@ -162,7 +162,10 @@ def _as_steps(name: str, values: object, lengths: list[int], kind: torch.dtype |
     arrays = [np.asarray(plain_array(v, name)) for v in values]
     if odd := [str(a.dtype) for a in arrays if a.dtype.kind not in "buif"]:
         raise InputError(f"{name} holds {odd[0]}, but must hold numbers only.")
-    arrays = [torch.from_numpy(np.array(a, order="C")) for a in arrays]
+    if kind == torch.bool and not all(np.isin(a, (0, 1)).all() for a in arrays):
+        raise InputError(f"{name} must hold True and False only.")
+    native = lambda t: np.dtype(np.float64) if t == np.longdouble else t.newbyteorder("=")  # what torch knows
+    arrays = [torch.from_numpy(np.array(a, native(a.dtype), order="C")) for a in arrays]
     if [len(a) if a.ndim else -1 for a in arrays] != lengths:
         raise InputError(f"{name} must hold one array for each of the {len(lengths)} sequences, and be as long as it.")
     if len({a.shape[1:] for a in arrays}) > 1:
@@ -196,7 +199,11 @@ def from_list(
             parts[name] = _padded(_as_steps(name, values, lengths, kind), FILL[name])
     for name, kind in (("ended", torch.bool), ("part", torch.int64)):
         if about.get(name) is not None:
-            about[name] = torch.as_tensor(about[name], dtype=kind)
+            given = torch.as_tensor(about[name])
+            about[name] = given.to(kind)
+            if (about[name].to(given.dtype) != given).any():
+                what = "True and False" if kind == torch.bool else "whole numbers"
+                raise InputError(f"{name} must hold {what} only.")
     return check_finite(SequenceData(**parts, lengths=torch.tensor(lengths), **about))
 
 # %% ../../nbs/32_sequences.ipynb #40b6f934
@@ -310,12 +317,17 @@ def joined(
     sets: Sequence[SequenceData],  # of the same kind; their lengths may differ
 ) -> SequenceData:
     "All sequences of all sets. A part that some sets lack is left out. Raises `InputError` for different observations."
+    if not sets:
+        raise InputError("there is no set in the list; give at least one.")
     first, steps = sets[0], max(s.steps for s in sets)
     if any(
         (s.event, s.x.dtype, s.emission, s.symbols) != (first.event, first.x.dtype, first.emission, first.symbols)
         for s in sets
     ):
         raise InputError("these sets have different observations and cannot be joined; join those of the same kind.")
+    widths = [s.controls is not None and s.controls.shape[2] for s in sets]
+    if all(widths) and len(set(widths)) > 1:
+        raise InputError(f"these sets have controls of {widths} numbers and cannot be joined; give all the same.")
     parts = {}
     for name in TENSORS:
         values = [getattr(s, name) for s in sets]

@@ -53,6 +53,7 @@ class ShardIndex(NamedTuple):
     spots: list[dict]  # for each shard and part, the hash of three places in it
     factors: tuple[Factor, ...] = ()  # of the labels, if there are any
     labels: str = ""  # the hash of the file with the labels
+    overlap: int = 0  # with how many of the clips after it a clip shares frames
 
 
 def _plausible(index: ShardIndex) -> bool:
@@ -65,6 +66,7 @@ def _plausible(index: ShardIndex) -> bool:
         h.keys() == index.shapes.keys() and all(type(v) is str for v in h.values()) for h in index.sha256 + index.spots
     )
     clips = len(index.clips) > 0 and all(map(whole, index.clips))
+    clips = clips and type(index.overlap) is int and index.overlap >= 0
     return shapes and hashes and clips and f[1] in (1, 3) and f[2] == f[3]
 
 # %% ../../nbs/75b_shards.ipynb #671d3047
@@ -79,7 +81,7 @@ def read_index(
         told = raw.get("labels", {})
         labels = tuple(Factor(*f) for f in told.get("factors", ())), told.get("sha256", "")
         each = ([shard[key] for shard in raw["shards"]] for key in ShardIndex._fields[1:4])
-        index = ShardIndex(shapes, *each, *labels)
+        index = ShardIndex(shapes, *each, *labels, raw.get("overlap", 0))
         good = raw["format"] == SHARDS and _plausible(index)
     except FileNotFoundError:
         raise InputError(
@@ -184,6 +186,11 @@ class Shards(VideoData):
         )
 
 # %% ../../nbs/75b_shards.ipynb #907f4b15
+def _overlap(shards: VideoData, rows: Tensor) -> int:
+    "With how many of the clips after it one of these clips shares frames; all, where they are out of order."
+    return shards.overlap if not shards.overlap or bool((rows.diff() > 0).all()) else len(rows)
+
+
 @patch
 def read(
     self: Shards,
@@ -200,7 +207,8 @@ def read(
     levels = fit_frames(parts["frames"].flatten(0, 1).numpy(), self.size, self.channels)
     parts["frames"] = torch.from_numpy(levels).view(len(rows), self.steps, *levels.shape[1:])
     labels = None if self.labels is None else self.labels[index]
-    data = VideoData(**parts, note=self.note, labels=labels, factors=self.factors)
+    about = dict(note=self.note, overlap=_overlap(self, rows), labels=labels, factors=self.factors)
+    data = VideoData(**parts, **about)
     for threshold in self.thresholds:
         data = data.binarized(threshold)
     return data
@@ -235,14 +243,14 @@ def subset(self: Shards, index: object) -> Shards:
     index = choose_clips(index, len(self))
     rows, labels = self.rows[index], None if self.labels is None else self.labels[index]
     parts = {name: v.new_empty((len(rows), *v.shape[1:])) for name, v in parts.items()}
-    return replace(self, rows=rows, labels=labels, **parts)
+    return replace(self, rows=rows, overlap=_overlap(self, rows), labels=labels, **parts)
 
 
 @patch
 def binarized(self: Shards, threshold: float | np.floating = 0.0) -> Shards:
     "The same set, with what is read made black and white."
     check_threshold(threshold)
-    return replace(self, thresholds=(*self.thresholds, threshold))
+    return replace(self, thresholds=(*self.thresholds, float(threshold)))
 
 
 @patch
@@ -328,7 +336,7 @@ def open_shards(
     parts = {name: torch.empty(shape, dtype=TYPES[name][1], device="meta") for name, shape in shapes.items()}
     shorter = f", the first {steps} of {time} frames" if steps < time else ""
     note = f"on the disk in {len(index.clips)} shard{'s' * (len(index.clips) > 1)}{shorter}"
-    more = dict(labels=read_shard_labels(folder, index), factors=index.factors)
+    more = dict(labels=read_shard_labels(folder, index), factors=index.factors, overlap=index.overlap)
     return Shards(**parts, **more, note=note, folder=folder, index=index, rows=torch.arange(n), mapped=mapped)
 
 # %% ../../nbs/75b_shards.ipynb #a25bc619
@@ -398,7 +406,7 @@ def _with_labels(chunks: Iterable[VideoData], known: list) -> Iterator[VideoData
     "The chunks, whose labels and factors are added to the list."
     for chunk in chunks:
         if len(chunk):
-            known.append((chunk.labels, chunk.factors))
+            known.append((chunk.labels, chunk.factors, chunk.overlap))
             if chunk.factors != known[0][1]:
                 raise InputError(
                     f"chunk {len(known) - 1} has the labels {', '.join(f.name for f in chunk.factors) or '(none)'}, "
@@ -412,7 +420,7 @@ def _write_labels(folder: Path, known: list) -> dict:
     factors = known[0][1]
     if not factors:
         return {}
-    table = torch.cat([labels.cpu() for labels, _ in known]).numpy()
+    table = torch.cat([labels.cpu() for labels, *_ in known]).numpy()
     np.save(folder / "labels.npy", table)
     return {"labels": {"factors": [list(f) for f in factors], "sha256": hashlib.sha256(table.tobytes()).hexdigest()}}
 
@@ -437,6 +445,7 @@ def write_shards(
     if not done:
         raise InputError(f"there are no clips to write to {folder}.")
     told = {"format": SHARDS, "shapes": shapes, "shards": done} | _write_labels(folder, known)
+    told |= {"overlap": most} if (most := max(overlap for *_, overlap in known)) else {}
     with atomic_write(folder / "index.json") as temporary:
         temporary.write_text(json.dumps(told), encoding="utf-8")
     return open_shards(folder)

@@ -100,7 +100,13 @@ def read_sheets(
     headers = array_headers(path)
     found = {k: h for k, h in headers.items() if k.rpartition("_")[0] in {*LPC_NAMES, *LPC_NAMES.values()}}
     for key, header in found.items():
-        if header.dtype != np.uint8 or len(header.shape) != 5 or header.shape[:2] != (9, 8) or header.shape[4] != 4:
+        if (
+            header.dtype != np.uint8
+            or len(header.shape) != 5
+            or header.shape[:2] != (9, 8)
+            or header.shape[4] != 4
+            or header.shape[2] != header.shape[3]
+        ):
             raise InputError(
                 f"{path}: {key} is {header.dtype} {list(header.shape)}, but sheets are uint8 [9, 8, size, size, 4]."
             )

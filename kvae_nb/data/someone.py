@@ -96,6 +96,9 @@ def read_mug(
     """One window of each film that is long enough, labels as stored; what was done is said in the note. Raises
     `InputError` for everything that cannot be used."""
     steps, size, _, _ = check_wanted(20 if steps is None else steps, 64 if size is None else size)
+    for name, value in (("crop", crop), ("every", every)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise InputError(f"{name} is {value!r}, but must be a whole number of at least 1.")
     films = read_object_arrays(path)
     labels, long = mug_labels(Path(path), len(films)), []
     check_memory(len(films) * steps * crop * crop * 3, f"{len(films)} films of {steps} frames")
@@ -149,6 +152,8 @@ def read_flare_text(
                 image = value.split(",")[0]
             elif key == "frames":
                 frames[action] = int(value)
+                if frames[action] < 1:
+                    raise ValueError(f"{action} has {value} frames")
             elif key == "type":
                 types[action] = value
             elif key == "frame":

@@ -229,6 +229,10 @@ def _array(name: str, a: np.ndarray, kind: torch.dtype) -> Tensor:
     "The array in this type. Raises `InputError` for other than numbers."
     if a.dtype.kind not in "buif":
         raise InputError(f"{name} holds {a.dtype}, but must hold numbers.")
+    if kind == torch.bool and not np.isin(a, (0, 1)).all():
+        raise InputError(f"{name} must hold True and False only.")
+    if kind == torch.int64 and (a != np.floor(a)).any():
+        raise InputError(f"{name} must hold whole numbers only.")
     return torch.from_numpy(a.astype(np.dtype(str(kind).removeprefix("torch."))))
 
 # %% ../../nbs/32b_sources.ipynb #7be10bb3

@@ -29,7 +29,7 @@ def context_codes(
     x, mask, _ = batch
     if (symbols + 1) ** (order + 1) >= 2**63:
         raise InputError(f"contexts of {order} out of {symbols} symbols are too many to number; choose a lower order.")
-    x = x if mask is None else torch.where(mask, x, symbols)
+    x = x.long() if mask is None else torch.where(mask, x.long(), symbols)
     padded = torch.cat([x.new_full((len(x), order), symbols), x], 1)
     code = torch.zeros_like(x)
     for j in range(order + 1):

@@ -206,7 +206,7 @@ def estimate_all(
     N, B = whole_number(particles, "the number of particles"), len(batch.x)
     if resample not in RESAMPLE:
         raise InputError(f"resample is {resample!r:.40}, but must be one of {', '.join(RESAMPLE)}.")
-    check_noise(noise, batch, N)
+    check_noise(noise, batch, N, 0 if noise is None else latent_size(model, batch))
     generator = generator or torch.Generator().manual_seed(SEED)
     seeds, found = torch.randint(2**62, (B,), generator=generator), []
     with at_rest(model):
@@ -224,13 +224,14 @@ def check_noise(
     noise: BoundNoise | None,  # None: will be drawn
     batch: Batch,  # sequences
     particles: int,  # paths of each sequence
+    dim_z: int,  # latents of a step
 ):
     "Raises `InputError` where given noise does not fit."
-    wanted = [*batch.x.shape[:2], particles]
-    if noise is not None and list(noise.normal.shape[:3]) != wanted:
+    wanted = [*batch.x.shape[:2], particles, dim_z]
+    if noise is not None and (list(noise.normal.shape), list(noise.uniform.shape)) != (wanted, wanted[:2]):
         raise InputError(
-            f"the noise has shape {list(noise.normal.shape)}, but [batch, time, particles, dim_z] with "
-            f"{wanted} first is needed."
+            f"the noise has shapes {list(noise.normal.shape)} and {list(noise.uniform.shape)}, but [batch, time, "
+            f"particles, dim_z] = {wanted} and [batch, time] = {wanted[:2]} are needed."
         )
 
 # %% ../../nbs/36_bounds.ipynb #b914b2d5

@@ -78,11 +78,12 @@ def white(
 # %% ../../nbs/63_checks.ipynb #527a18cb
 def look_of(
     on: Bool[Tensor, "batch time height width"],  # white pixels of true films
+    seen: Bool[Tensor, "batch time"] | None = None,  # False where a frame is missing; None: nowhere
 ) -> Look:
     "What the frames of these films have in common. Raises `InputError` if nothing in them changes."
     from scipy import ndimage  # here, for it takes a while to load
 
-    flat = on.flatten(0, 1)
+    flat = on.flatten(0, 1) if seen is None else on[seen.cpu()]
     background = flat.all(0)
     p = pieces(flat & ~background, background)
     if not p.count.any():
@@ -148,20 +149,22 @@ def generation_check(
     generated: Float[Tensor, "count steps channel height width"],  # films of the model
     data: Float[Tensor, "batch time channel height width"],  # films of the world, which show what is right
     threshold: float = 0.5,  # brighter than this counts as white
+    seen: Bool[Tensor, "batch time"] | None = None,  # False where a frame of the world is missing; None: nowhere
 ) -> GenerationCheck:
     """The share of sound frames and the speed of the ball, beside the data's.
     Raises `InputError` if nothing moves in the data."""
     real = white(data, threshold)
-    look = look_of(real)
+    seen = torch.ones(real.shape[:2], dtype=torch.bool) if seen is None else seen.cpu()
+    look = look_of(real, seen)
     new, usual = inspect(white(generated, threshold), look), inspect(real, look)
     median = lambda ball: d.median().item() if len(d := centroid_steps(ball[:, :, None])) else 0.0
     share = lambda sound: sound.cpu().double().mean().item()
     return GenerationCheck(
         share(new.sound),
         share(new.sound[:, -max(1, new.sound.shape[1] // 4) :]),
-        share(usual.sound),
+        share(usual.sound[seen]),
         median(new.ball),
-        median(usual.ball),
+        median(usual.ball & seen[..., None, None]),
         generated.shape[1],
         len(generated),
     )
@@ -198,10 +201,15 @@ def generate_from(
     seed: int = 0,  # of the generation
     first: int = FIRST,  # how many frames are shown
 ) -> Float[Tensor, "count steps channel height width"]:
-    "Continuations of the first frames of the first films, on the CPU; those frames are not in it."
+    """Continuations of the first frames of the first films, on the CPU; those frames are not in it. One that the data
+    lack is filled in by the model first."""
     data = data[:count]
     start = next(model_batches(model, data, count))
-    x, device = start.x[:, :first], start.x.device
+    x, seen, device = start.x[:, :first], start.mask[:, :first], start.x.device
+    if not seen.all():
+        u = None if start.u is None else start.u[:, :first]
+        filled = model.impute(hide(x, seen), seen, u).smoothed.frames.clamp(0, 1)
+        x = torch.where(seen[..., None, None, None], x, filled)
     u = None if start.u is None else F.pad(start.u, (0, 0, 0, steps))[:, : first + steps]
     if u is not None:  # nobody pushes after the first frames; where there are times, the film's go on
         u[:, first:, int(data.times is not None) :] = 0

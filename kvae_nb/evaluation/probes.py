@@ -88,19 +88,25 @@ def judge_films(
     windows: int = 8,  # parts of the time, for the speed
     limit: float = LIMIT,  # fraction of wrong pixels that is still right
     threshold: float = 0.5,  # brighter than this counts as white
+    seen: Bool[Tensor, "any time"] | None = None,  # False where a frame of the world is missing; None: nowhere
+    known: Bool[Tensor, "batch known"] | None = None,  # False where one of the true continuations is
 ) -> Generation:
     "Share of sound frames, speed, and time until the error, of films and of the data."
     on, real = white(films, threshold), white(world, threshold)
-    look = look_of(real)
+    seen = torch.ones(real.shape[:2], dtype=torch.bool) if seen is None else seen.cpu()
+    look = look_of(real, seen)
     found, usual = inspect(on, look), inspect(real, look)
     error = wrong_share(on, white(truth, threshold))
-    mean = error.mean(0)
-    running = (mean.cumsum(0) / torch.arange(1, len(mean) + 1))[: max(GAPS)]
+    known = torch.ones(error.shape, dtype=torch.bool) if known is None else known.cpu()[:, : error.shape[1]]
+    error = torch.where(known, error, 0.0)
+    mean = error.sum(0) / known.sum(0)  # NaN where no film has this frame
+    steps = (~mean.isnan()).cumsum(0).clamp(min=1)
+    running = (mean.nan_to_num().cumsum(0) / steps)[: max(GAPS)]
     return Generation(
         found.sound.cpu().double().mean(0),
-        usual.sound.cpu().double().mean().item(),
+        usual.sound[seen].cpu().double().mean().item(),
         speeds(found.ball, windows),
-        speeds(usual.ball, 1).item(),
+        speeds(usual.ball & seen[..., None, None], 1).item(),
         mean,
         frames_within(error, limit).cpu().double().quantile(0.5).item(),
         frames_within(running, published_limits(len(running))).item(),
@@ -191,7 +197,9 @@ def probe_generation(
     data = data[: max(count, 500)]
     world = data.frames.cpu().float() / 255
     new = continue_films(model, data, steps, count, sampled, seed, batch_size)
-    return judge_films(new, world[:count, FIRST:], world, windows, limit, threshold)
+    seen = data.mask
+    known = None if seen is None else seen[:count, FIRST:]
+    return judge_films(new, world[:count, FIRST:], world, windows, limit, threshold, seen, known)
 
 # %% ../../nbs/62_probes.ipynb #2e2856d9
 class Latents(NamedTuple):

@@ -156,10 +156,10 @@ def check_generation(
     "The check of generated films as plain numbers; None for films with grey levels or in which nothing moves."
     if has_grey(data):
         return None
-    world = data[:500].frames.cpu().float() / 255
+    world, seen = data[:500].frames.cpu().float() / 255, None if data.mask is None else data[:500].mask
     new = generate_from(model, data, config.generate_steps, config.generate_count, config.seed, config.first)
     try:
-        return generation_check(new, world, config.threshold)._asdict()
+        return generation_check(new, world, config.threshold, seen)._asdict()
     except InputError:
         return None
 

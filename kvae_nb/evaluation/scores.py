@@ -60,6 +60,8 @@ def held_out_elbo(
                 e = model.elbo(batch.x, None if batch.mask.all() else batch.mask, batch.u)
                 total += torch.stack(e[:3]).cpu().double().sum(1)
                 frames += e.frames.sum().item()
+    if not frames:
+        raise InputError("no frame of these films is observed, so there is no bound; give films with observed frames.")
     bound = (total[0] + total[1] - total[2]).item()
     return HeldOutElbo(bound / frames, bound / (samples * len(data)), *(total / frames).tolist())
 
@@ -122,6 +124,10 @@ def position_r2(
     if data.state is None or data.state.shape[-1] < 2 or len(data) < 2:
         raise InputError(
             "R² of the position needs at least two films with their true state (x, y, …); these data hold none"
+        )
+    if not 0 <= lag < data.steps:
+        raise InputError(
+            f"lag {lag} leaves nothing of films with {data.steps} frames; use a lag of 0 or more and longer films"
         )
     a, seen = zip(
         *[(model.encode(hide(b.x, b.mask)).cpu(), b.mask.cpu()) for b in model_batches(model, data, batch_size)]

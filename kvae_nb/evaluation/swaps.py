@@ -235,8 +235,10 @@ def swapped_films(
         film = model.render(read_clips(model, data, look)[0], read_clips(model, data, motion)[1])
     else:
         x = lambda row: data.frames[row : row + 1].to(model_device(model)).float() / 255
-        pairs = zip(look.tolist(), motion.tolist())
-        film = torch.cat([model.swap(x(i), x(j), mode=mode, generator=generator).frames[0] for i, j in pairs])
+        m = lambda row: data.mask[row : row + 1].to(model_device(model))
+        seen = lambda i, j: {} if data.mask is None else dict(looks_mask=m(i), motions_mask=m(j))
+        swap = lambda i, j: model.swap(x(i), x(j), mode=mode, generator=generator, **seen(i, j)).frames[0]
+        film = torch.cat([swap(i, j) for i, j in zip(look.tolist(), motion.tolist())])
     return film.clamp(0, 1).cpu()
 
 # %% ../../nbs/43b_swaps.ipynb #c5e241a0

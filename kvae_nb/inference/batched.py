@@ -322,6 +322,7 @@ def forecast(
     )
     if steps < 1:
         raise InputError(f"the forecast is of {steps} steps, but at least 1 is needed.")
+    check_shapes(future._replace(mean1=last.mean, cov1=last.cov), steps, u=u)
     A, Q = future.A[..., :1, :, :], future.Q[..., :1, :, :]
     shift = None if u is None or future.B is None else matvec(future.B[..., :1, :, :], u[..., :1, :]).squeeze(-2)
     mean1, cov1 = predict_step(last, A.squeeze(-3), Q.squeeze(-3), shift)

@@ -322,6 +322,12 @@ def fit_autoregression(
     """The best of several autoregressive hidden Markov models; a step counts where it and the one before were observed.
     Raises `InputError` on data that are not finite, or without three such pairs."""
     check_observed(a, mask, u)
+    if min(K, iterations, tries, piece) < 1:
+        raise InputError(
+            f"K={K}, iterations={iterations}, tries={tries} and piece={piece}, but each has to be at least 1."
+        )
+    if u is not None and u.shape[:-1] != a.shape[:2]:
+        raise InputError(f"u has shape {list(u.shape)}, but [{len(a)}, {a.shape[1]}, m] is needed, as a has it.")
     known = None if mask is None else mask[:, 1:] & mask[:, :-1]
     if (a[:, 1:, 0].numel() if known is None else int(known.sum())) < 3:
         raise InputError(

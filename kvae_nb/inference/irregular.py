@@ -11,7 +11,7 @@ __all__ = ['Discretised', 'van_loan', 'check_system', 'common_axes', 'doubled_st
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from torch import Tensor
 
 from ..core.errors import InputError
@@ -108,7 +108,7 @@ def discretised_steps(
 # %% ../../nbs/05b_irregular_time.ipynb #52c965e9
 def step_lengths(
     times: Float[Tensor, "*batch time"] | Unchecked,  # when each observation was made; whole numbers are allowed
-) -> Float[Tensor, "*batch time"]:  # in the type of the times
+) -> Num[Tensor, "*batch time"]:  # in the type of the times; whole numbers as int64
     """The time from each observation to the next, first 0. Raises `InputError` unless all times are finite
     and each is later than the one before it."""
     if not isinstance(times, Tensor) or times.dtype == torch.bool or times.is_complex():
@@ -116,6 +116,8 @@ def step_lengths(
         raise InputError(f"times is {kind}, but a tensor of numbers [*batch, time] is needed.")
     if times.dim() < 1 or times.shape[-1] < 1:
         raise InputError(f"times has shape {list(times.shape)}, but [*batch, time] with at least one time is needed.")
+    if not times.is_floating_point():  # the difference of two bytes may not fit into one
+        times = times.long()
     dt = times.diff(dim=-1, prepend=times[..., :1])
     if readable(times):
         if not times.isfinite().all():

@@ -116,6 +116,8 @@ def sample_slds(
         raise InputError(
             f"there are controls for {len(u)} sequences, but {batch} are to be drawn; give batch={len(u)}."
         )
+    if (known := slds.prior.step.shape[-3]) not in (1, steps):
+        raise InputError(f"the chain has tables for {known} steps, but {steps} are to be drawn; give it {steps} or 1.")
     s = draw_path(slds.prior, gumbel(batch, steps, number_of_regimes(slds), like=slds.A, generator=generator))
     model = along(slds, s)
     drawn = sample_prior(model, steps, () if check_shapes(model, steps, u=u) else (batch,), u, generator)

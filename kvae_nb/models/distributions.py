@@ -379,7 +379,7 @@ class Repeated(Emission):
 class Together(Emission):
     "Several observations side by side, with names. `together(scores=repeated(beta(), 128), count=categorical(11))`."
 
-    def __init__(self, **parts: Emission):
+    def __init__(self, /, **parts: Emission):
         if not parts or not all(isinstance(p, Emission) for p in parts.values()):
             raise InputError("together needs named emissions, as in together(place=normal(2), hit=bernoulli(1)).")
         sums = (sum(of) for of in zip(*((p.features, row_length(p), p.draws, p.embedded) for p in parts.values())))
@@ -396,7 +396,7 @@ class Together(Emission):
         "Each part of an observation by its name, with its own type and shape."
         return {k: from_row(p, row) for k, p, row in zip(self.names, self.parts, self.cut(x, "row"))}
 
-    def join(self, like: Tensor | None = None, **x: Tensor) -> Float[Tensor, "..."]:
+    def join(self, like: Tensor | None = None, /, **x: Tensor) -> Float[Tensor, "..."]:
         "One row of these parts, given by their names; the inverse of `split`. Raises `InputError` for other names."
         if set(x) != set(self.names):
             raise InputError(f"the parts are {', '.join(self.names)}, but {', '.join(x) or 'none'} were given.")

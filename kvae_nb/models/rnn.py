@@ -128,6 +128,7 @@ def path_log_prob(
     u: Float[Tensor, "batch time dim_u"] | None = None,  # controls
 ) -> Float[Tensor, " batch"]:
     "log p(a) of the observed steps in nats: exact if all are observed, with guesses plugged into the gaps if not."
+    a = hide(a, mask)
     predicted = predict(predictor, a, mask, u)
     log_prob = diagonal_log_prob(a, predicted.mean, predicted.var)
     return (log_prob if mask is None else log_prob * mask).sum(-1)
@@ -169,6 +170,7 @@ def code_score(
     u: Float[Tensor, "batch time dim_u"] | None = None,  # controls
 ) -> Float[Tensor, " batch"]:
     "The sum in (3) over the observed steps; its gradient also fits the variances that the LSTM states."
+    a = hide(a, mask)
     predicted = predict(predictor, a, mask, u)
     score = diagonal_log_prob(a, predicted.mean, torch.full_like(predicted.mean, error_var))
     stated = diagonal_log_prob(a.detach(), predicted.mean.detach(), predictor.read(predicted.memory.detach()).var)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..core.errors import InputError
-from ..inference.particle_parts import systematic
+from ..inference.particle_parts import SEED, systematic
 from .protocol import MOST_PIXELS, check_generator, given_controls, whole_number
 from .sequence_inputs import check_sequences
 from .sequence_latents import Now, Rest
@@ -190,6 +190,9 @@ def go_on(
 ) -> GeneratedSequence:
     "New steps, running freely: what is drawn is fed back."
     steps, count, u, x, mask = asked
+    particles = whole_number(particles, "the number of particles")
+    if not noise:  # what is drawn to read a prefix is the same each time, and the global generator stays as it was
+        generator = torch.Generator(model.latent.z0.device).manual_seed(SEED)
     generator = torch.default_generator if generator is None else generator
     acting = Acting(agent, count, u, model.latent.z0, model.config.dim_u, generator)
     live, first = go_live(model, count), 0

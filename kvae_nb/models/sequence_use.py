@@ -87,7 +87,7 @@ def chance(
     like, groups = model.latent.z0, 1 if shared else batch
     n = groups * particles
     z = torch.randn(n, model.latent.dim_z, generator=generator, dtype=like.dtype, device=generator.device)
-    x = model.emission.draw(n, generator=generator, like=like)
+    x = model.emission.draw(n, generator=generator, like=like.new_empty(0, device=generator.device)).to(like.device)
     uniform = torch.rand(groups, generator=generator, device=generator.device).to(like.device)
     rows = torch.arange(n, device=like.device).repeat(batch // groups)
     return Chance(*rows_at((z.to(like.device), x), rows), uniform.expand(batch))

@@ -10,6 +10,7 @@ __all__ = ['filter_stream', 'StreamState', 'Streamed', 'Cell', 'StreamParts', 't
 
 # %% ../../nbs/29_stream.ipynb #175d2e72
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from typing import NamedTuple
 
 import numpy as np
@@ -121,12 +122,12 @@ def stream_parts(
 ) -> StreamParts:
     """The model's matrices in the form that `stream_step` uses: a copy, which later training does not change. Raises
     `InputError` for a model in continuous time, whose matrices are not those of a step."""
-    d = model.dynamics
-    if d.timed:
+    if model.dynamics.timed:
         raise InputError(
             "a model in continuous time has no matrices of a step; use its filter_stream, which has times."
         )
-    K, n = d.A.shape[:2]
+    model = deepcopy(model)  # what encodes and draws, too
+    d, (K, n) = model.dynamics, model.dynamics.A.shape[:2]
     B = d.A.new_zeros(K, n, 0) if d.B is None else d.B
     modes = to_array(torch.cat([M.flatten(1) for M in (d.A, B, d.C)], 1))
     arrays = [to_array(v).copy() for v in (d.Q(), d.R(), torch.eye(n, dtype=d.A.dtype), d.mean1, d.cov1, d.a0)]
@@ -192,10 +193,10 @@ def run_layers(
 ) -> Float[Tensor, "1 features"]:
     "What `layers(x)` is, with fewer calls on the way."
     for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            x = torch.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding)
-        elif isinstance(layer, nn.ReLU):
-            x = F.relu_(x)
+        if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
+            x = torch.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        elif type(layer) is nn.ReLU:
+            x = F.relu(x)
         else:
             x = layer(x)
     return x

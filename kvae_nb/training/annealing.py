@@ -136,8 +136,9 @@ def check_schedule(
 ):
     "Raises `InputError` for a schedule that no training can follow."
     s = schedule
-    if s.kind not in (kinds := get_args(Schedule.__annotations__["kind"])):
-        raise InputError(f"{name}.kind is {s.kind!r}, but must be one of: {', '.join(kinds)}.")
+    for field in ("kind", "unit"):
+        if getattr(s, field) not in (choices := get_args(Schedule.__annotations__[field])):
+            raise InputError(f"{name}.{field} is {getattr(s, field)!r}, but must be one of: {', '.join(choices)}.")
     positive = positive or s.kind == "exponential"
     check_points(s, name, positive)
     for field in {"constant": ("end",), "logistic": ("end",), "points": ()}.get(s.kind, ("start", "end")):

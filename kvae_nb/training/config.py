@@ -127,8 +127,9 @@ def check_training(
             f"train.name is {config.name!r}, but must be a word of letters, digits, '-', '_' and '.', which "
             "becomes part of a folder's name."
         )
-    if config.bound not in (bounds := get_args(TrainConfig.__annotations__["bound"])):
-        raise InputError(f"train.bound is {config.bound!r}, but must be one of: {', '.join(bounds)}.")
+    for name in ("bound", "schedule", "precision"):
+        if getattr(config, name) not in (choices := get_args(TrainConfig.__annotations__[name])):
+            raise InputError(f"train.{name} is {getattr(config, name)!r}, but must be one of: {', '.join(choices)}.")
     if config.bound != "elbo" and config.decode_frames:
         raise InputError(
             f"train.decode_frames is {config.decode_frames}, but weights need the likelihood of all frames; leave it "

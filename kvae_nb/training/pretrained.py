@@ -331,6 +331,8 @@ def pack(
     if not re.fullmatch(r"\w+", name, re.ASCII):
         raise InputError(f"{name!r} is not a name for weights; use letters, digits and _.")
     found = load_run(run, checkpoint)
+    if not isinstance(found.config.data, DataConfig):
+        raise InputError(f"{run} is no run on films, of which alone such weights are made; see save_sequence_model.")
     data, note = run_data(found), (found.folder / "data.txt").read_text().strip()
     films = next(part for part in (data.test, data.valid, data.train) if len(part))
     spread = torch.linspace(0, len(films) - 1, min(count, len(films))).round().long()

@@ -59,11 +59,16 @@ def check_world(world: World) -> tuple:
         if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= least):
             of = " of at least 0" if least == 0 else ""
             raise InputError(f"the {name} of a world is {value!r}, but must be a number{of}.")
-    corners = tuple((float(x), float(y)) for x, y in world.corners)
-    side = np.roll(corners, -1, axis=0) - corners
+    try:
+        corners = tuple((float(x), float(y)) for x, y in world.corners)
+    except (TypeError, ValueError):
+        corners = ()
+    ring = np.reshape(corners, (-1, 2))
+    side = np.roll(ring, -1, axis=0) - ring
     after = np.roll(side, -1, axis=0)
-    turn = np.sign(side[:, 0] * after[:, 1] - side[:, 1] * after[:, 0])
-    if len(corners) < 3 or abs(turn.sum()) != len(corners):
+    turn = np.arctan2(side[:, 0] * after[:, 1] - side[:, 1] * after[:, 0], (side * after).sum(1))
+    once = abs(abs(turn.sum()) - 2 * math.pi) < 1e-6  # a star goes around more often
+    if len(corners) < 3 or abs(np.sign(turn).sum()) != len(corners) or not once:
         raise InputError(
             "the corners of a world must be at least three points in order around a convex polygon, "
             "no three of them on a line."
@@ -284,7 +289,9 @@ def run_worker():
 
 def _start_worker(blocks: range, world: World, task: dict) -> subprocess.Popen:
     "A fresh interpreter that simulates these blocks."
-    job = json.dumps({"blocks": [blocks.start, blocks.stop], "world": asdict(world), "task": task})
+    job = json.dumps(
+        {"blocks": [blocks.start, blocks.stop], "world": asdict(replace(world, speed=task["speed"])), "task": task}
+    )
     paths = os.pathsep.join(p or os.getcwd() for p in sys.path)
     command = [sys.executable, "-c", "from kvae_nb.worlds.balls import run_worker; run_worker()", job]
     env, pipe = {**os.environ, "PYTHONPATH": paths}, subprocess.PIPE
@@ -333,7 +340,13 @@ def _check_physics(radius, dt, speed):
     for name, value in (("radius", radius), ("dt", dt)):
         if not (isinstance(value, (int, float, np.number)) and 0 < value < math.inf):
             raise InputError(f"{name} is {value!r}, but must be a positive number.")
-    if len(speed) != 2 or not 0 <= speed[0] <= speed[1] < 1e100:  # its square is a number, too
+    # below 1e100 its square is a number, too
+    pair = isinstance(speed, (tuple, list, np.ndarray)) and len(speed) == 2
+    if (
+        not pair
+        or not all(isinstance(v, (int, float, np.number)) for v in speed)
+        or not 0 <= speed[0] <= speed[1] < 1e100
+    ):
         raise InputError(f"speed is {speed!r}, but must be two numbers, the lowest and the highest launch speed.")
 
 # %% ../../nbs/02_ball.ipynb #bb7cba55

@@ -97,7 +97,7 @@ def make_game(
     gymnasium = load_gymnasium()
     try:
         return gymnasium.make(name, max_episode_steps=limit, disable_env_checker=True)
-    except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
+    except (gymnasium.error.Error, ModuleNotFoundError, TypeError, ValueError) as error:
         raise InputError(f"gymnasium cannot make the world {name!r}: {str(error).strip()}") from error
 
 # %% ../../nbs/34b_environments.ipynb #e23c95f2

@@ -228,8 +228,9 @@ def exact(
         belief = self.learn(belief, x[:, t], mask[:, t])
         ps.append(p)
     p = torch.stack(ps, 1)
-    said = p.gather(-1, torch.where(mask, x, 0)[..., None])[..., 0].log()
-    return Exact(p, torch.where(mask, said, 0.0))
+    can = (x >= 0) & (x < self.values)
+    said = p.gather(-1, torch.where(mask & can, x, 0)[..., None])[..., 0].log()
+    return Exact(p, torch.where(mask, torch.where(can, said, -math.inf), 0.0))
 
 # %% ../../nbs/34_game.ipynb #c614805b
 @patch

@@ -70,6 +70,14 @@ def swing(
 ) -> Float[np.ndarray, "batch time 2"]:
     "Angle (not wrapped, in rad) and angular velocity (rad/s) in every frame, by the classic Runge–Kutta method."
     h, y = pendulum.dt / substeps, start.T.astype(np.float64)
+    fastest = max(
+        pendulum.friction / (pendulum.mass * pendulum.length**2), math.sqrt(pendulum.gravity / pendulum.length)
+    )
+    if not fastest * h <= 2.5:  # Runge–Kutta is unstable from 2.79 on
+        raise InputError(
+            f"this pendulum changes {fastest:.3g} times in a second, too fast for steps of {h:.3g} s; "
+            f"give at least {math.ceil(min(fastest * pendulum.dt / 2.5, 2**60))} substeps, or less friction."
+        )
     path = [y]
     for torque in u.T[1:]:
         slope = lambda y: np.stack([y[1], pendulum.acceleration(y[0], y[1], torque)])

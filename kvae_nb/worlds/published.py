@@ -60,7 +60,8 @@ def published_walls(
     "The walls as lines from corner to corner; of a world with paddles, floor and ceiling over the whole width."
     white, corners = np.zeros((SIDE, SIDE), dtype=bool), np.array(corners)
     if paddle:
-        white[[to_pixel(corners.min(0))[1], to_pixel(corners.max(0))[1]]] = True
+        for row in (to_pixel(corners.min(0))[1], to_pixel(corners.max(0))[1]):
+            put(white, [(row, column) for column in range(SIDE)])
         return white
     for p, q in zip(to_pixel(corners).tolist(), to_pixel(np.roll(corners, -1, axis=0)).tolist()):
         put(white, line_pixels(tuple(p), tuple(q)))
@@ -136,7 +137,8 @@ def put_paddles(
     left, right = (int(f(x for x, _ in corners)) for f in (min, max))
     rows = SIDE - np.trunc(heights[:, None] + [paddle, -paddle]).astype(int)
     inside = (np.arange(SIDE) >= rows[:, :1]) & (np.arange(SIDE) <= rows[:, 1:])
-    white[:, :, [left - 1, left, right + 1, right + 2]] |= inside[:, :, None]
+    columns = [c for c in (left - 1, left, right + 1, right + 2) if 0 <= c < SIDE]
+    white[:, :, columns] |= inside[:, :, None]
 
 # %% ../../nbs/02b_published.ipynb #9d80167a
 def draw_published(

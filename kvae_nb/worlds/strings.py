@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..core.errors import InputError
+from ..core.files import check_memory
 
 # %% ../../nbs/39b_strings.ipynb #90e51669
 class Strings(NamedTuple):
@@ -51,7 +52,7 @@ def strings(
     rate: int = 16000,  # samples in a second
 ) -> Strings:
     "Strings of random pitch. Raises `InputError` for numbers with which none can be made."
-    if count < 1 or rate < 1 or not 1 <= round(seconds * rate) < 2**31:
+    if count < 1 or rate < 1 or seed < 0 or not 0.5 < seconds * rate < 2**31:
         raise InputError(
             f"{count} strings of {seconds} s at {rate} samples a second cannot be made; give more of each."
         )
@@ -61,6 +62,7 @@ def strings(
         raise InputError(
             f"noise is {noise} and amplitude {amplitude}, but the first must not be negative, the second positive."
         )
+    check_memory(16 * count * round(seconds * rate), f"{count} strings of {seconds} s")
     random = np.random.default_rng(seed)
     wanted = np.exp(random.uniform(math.log(low), math.log(high), count))
     period = np.maximum(2, np.round(rate / wanted - 0.5)).astype(np.int64)
