@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESAMPLE', 'ROWS', 'BoundNoise', 'drawing', 'drawn', 'degenerate', 'resampled', 'reweighted', 'Weighed', 'weigh',
-           'Estimate', 'at_rest', 'by_last_step', 'estimate_all', 'check_noise', 'observed_steps', 'elbo_estimate',
-           'iwae', 'fivo', 'Bounds', 'latent_size', 'all_bounds']
+           'Estimate', 'at_rest', 'by_last_step', 'estimate_all', 'latent_size', 'check_noise', 'observed_steps',
+           'elbo_estimate', 'iwae', 'fivo', 'Bounds', 'all_bounds']
 
 # %% ../../nbs/36_bounds.ipynb #ae1bae19
 import math
@@ -220,6 +220,17 @@ def estimate_all(
     return Weighed(*(torch.cat(v)[back] for v in zip(*found)))
 
 # %% ../../nbs/36_bounds.ipynb #a39f6650
+def latent_size(
+    model: Steps,  # the model
+    batch: Batch,  # sequences; the first step of the first one is looked at
+) -> int:
+    "How many latents there are at each step."
+    first = (None if v is None else v[:1, :1] for v in batch)
+    with at_rest(model):
+        told = model.begin(*first)
+        return model.propose(told, 0, model.start(told))[0].mean.shape[-1]
+
+
 def check_noise(
     noise: BoundNoise | None,  # None: will be drawn
     batch: Batch,  # sequences
@@ -285,17 +296,6 @@ class Bounds(NamedTuple):
     elbo: Estimate
     iwae: Estimate
     fivo: Estimate
-
-
-def latent_size(
-    model: Steps,  # the model
-    batch: Batch,  # sequences; the first step of the first one is looked at
-) -> int:
-    "How many latents there are at each step."
-    first = (None if v is None else v[:1, :1] for v in batch)
-    with at_rest(model):
-        told = model.begin(*first)
-        return model.propose(told, 0, model.start(told))[0].mean.shape[-1]
 
 # %% ../../nbs/36_bounds.ipynb #2a35ff64
 def all_bounds(
