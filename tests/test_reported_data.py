@@ -67,6 +67,15 @@ def test_chunks_of_a_film_are_the_clips_that_it_is_read_as(films):
         refuses(lambda: list(file_chunks(films / "v.mkv", steps, chunk=chunk)))
 
 
+def test_stamps_that_fit_no_frames_are_not_used(films, monkeypatch):
+    stamps = np.r_[-0.2, -0.1, film_times(films / "v.mkv")]  # as in a film that was cut without being coded anew
+    for module in ("opening", "readers"):
+        monkeypatch.setattr(f"kvae_nb.data.{module}.film_times", lambda path: stamps)
+    whole, chunks = read_video_data(films / "v.mkv", 3), list(file_chunks(films / "v.mkv", 3))
+    assert whole.times is None and all(c.times is None for c in chunks)
+    assert torch.equal(torch.cat([c.frames for c in chunks]), whole.frames)
+
+
 def test_what_is_said_of_a_gif_is_true(films):
     assert "brought to equal" not in read_video_data(films / "v.gif", times=False).note
 

@@ -72,6 +72,10 @@ def test_a_missing_frame_is_no_frame_of_the_world(walls, holes):
     world = holes.frames.float() / 255
     judged = judge_films(true, world[:, 4:], world, seen=seen, known=seen[:, 4:])
     assert judged.right == 16 and judged.published == 15
+    short = seen.clone()
+    short[:, 10:] = False  # nothing is known after six frames of the continuation
+    judged = judge_films(torch.cat([true[:, :6], 1 - true[:, 6:]], 1), true, world, seen=seen, known=short[:, 4:])
+    assert judged.right == 6 and len(judged.error) == 6 and judged.error.isfinite().all()
 
 
 def test_a_film_whose_beginning_is_missing_goes_on_from_what_was_seen(walls):
@@ -129,6 +133,29 @@ def test_without_noise_sequences_go_on_the_same_each_time():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_generator_is_asked_without_noise_too():
+    model = awake("numbers, markov")
+    x, past = observed(model, 2, 4), torch.ones(2, 4, 1)
+
+    class Chance:
+        "Actions at random."
+
+        def start(self, count, generator=None):
+            return generator
+
+        def act(self, knows):
+            return torch.randn(2, 1, generator=knows)
+
+        def observe(self, knows, x, action):
+            return knows
+
+    go = lambda seed: model.generate(
+        3, x=x, u=past, noise=False, agent=Chance(), generator=torch.Generator().manual_seed(seed)
+    )
+    assert torch.equal(go(1).u, go(1).u) and not torch.equal(go(1).u, go(2).u)
+    assert torch.equal(go(1).prefix, x)
+
+
 def test_chance_is_drawn_where_its_generator_is():
     model, real, asked = awake("symbols, srnn").to("meta"), torch.rand, []
 
@@ -150,6 +177,13 @@ def own_body(*layers, features=4 * 64):
 @pytest.mark.parametrize("settings", [dict(padding=1, padding_mode="replicate"), dict(padding=2, dilation=2)])
 def test_a_stream_reads_a_frame_as_its_model_does(settings):
     model, frame = own_body(nn.Conv2d(1, 4, 3, stride=2, **settings), nn.ReLU()), torch.randn(1, 16, 16)
+    a = read_frame(stream_parts(model), frame)
+    assert abs(a - model.encode(frame[None, None])[0, 0].detach().numpy()).max() < 1e-5
+
+
+def test_a_stream_of_layers_that_autograd_holds():
+    model, frame = own_body(nn.utils.weight_norm(nn.Conv2d(1, 4, 3, 2, 1)), nn.ReLU()), torch.randn(1, 16, 16)
+    model.encode(frame[None, None])  # with gradient
     a = read_frame(stream_parts(model), frame)
     assert abs(a - model.encode(frame[None, None])[0, 0].detach().numpy()).max() < 1e-5
 

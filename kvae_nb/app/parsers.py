@@ -247,7 +247,7 @@ def measured_by(
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("run", nargs="?", default="")
     peek.add_argument("--runs", default="runs")
-    valued = lambda w: w.startswith("--") and "=" not in w and w not in ("--force", "--runs")
+    valued = lambda w: w.startswith("--") and "=" not in w and w not in ("--force", "--runs", "--help")
     words = [w for w, before in zip(words, ["", *words]) if w.startswith("--") or not valued(before)]
     try:
         found = peek.parse_known_args(words)[0]

@@ -6,8 +6,8 @@
 __all__ = ['MEDIA', 'Medium', 'numbered', 'outputs', 'many', 'steps_a_quarter', 'write_music', 'write_text', 'write_sound',
            'write_frames', 'medium_of', 'is_sequence_run', 'read_sequences', 'is_saved', 'check_fits', 'bound_line',
            'sequence_table', 'sequence_test_data', 'evaluate_sequences', 'idle_controls', 'prefix_of', 'check_size',
-           'warmth', 'found_sequences', 'filled_prefix', 'drawn_sequences', 'generate_sequences', 'steps_of_gap',
-           'seen_steps', 'new_sequences', 'save_beliefs', 'impute_sequences']
+           'warmth', 'found_sequences', 'drawn_sequences', 'generate_sequences', 'steps_of_gap', 'seen_steps',
+           'new_sequences', 'save_beliefs', 'impute_sequences']
 
 # %% ../../nbs/52g_sequences.ipynb #f1015fb9
 import math
@@ -289,16 +289,6 @@ def found_sequences(run: Run, x: torch.Tensor, u: torch.Tensor | None) -> Sequen
     return SequenceData(x, lengths, controls=u, **about)
 
 # %% ../../nbs/52g_sequences.ipynb #6790b961
-def filled_prefix(run: Run, data: SequenceData, u: torch.Tensor | None, seed: int) -> torch.Tensor:
-    "The observations that are continued; hidden ones are drawn."
-    if data.complete:
-        return data.x
-    device = next(run.model.parameters()).device
-    past = None if u is None else u[:, : data.steps]
-    generator = torch.Generator(device).manual_seed(derived_seed(seed, 1))
-    return run.model.impute(data.x.to(device), data.observed.to(device), past, generator=generator).x.cpu().to(data.x)
-
-
 def drawn_sequences(
     args: Namespace,  # steps, seed, noise, temperature
     run: Run,
@@ -312,7 +302,7 @@ def drawn_sequences(
     given = {} if data is None else {"x": data.x.to(device), "mask": data.observed.to(device)}
     u = None if u is None else u.to(device)
     out = run.model.generate(args.steps, count, u, **given, generator=generator, noise=args.noise, **warmth(args))
-    x = out.frames.cpu() if data is None else torch.cat([filled_prefix(run, data, u, args.seed), out.frames.cpu()], 1)
+    x = out.frames.cpu() if data is None else torch.cat([out.prefix, out.frames], 1).cpu()
     return found_sequences(run, x, None if u is None else u.cpu())
 
 # %% ../../nbs/52g_sequences.ipynb #14970016

@@ -387,7 +387,7 @@ def given_prefix(
     run: Run,  # a trained model
     args: Namespace,  # of `kvae generate`
 ) -> VideoData:
-    "The videos to continue. Raises `InputError` if they are shorter than what is to be seen of them."
+    "The videos to continue. Raises `InputError` if what is to be seen of them is not there."
     data = read_for(run, args.data)
     print(f"{args.data}: {describe(data)}")
     if not 1 <= args.prefix <= data.steps:

@@ -164,7 +164,7 @@ def do_board(args: Namespace):
     print(f"TensorBoard on {run}: http://localhost:{args.port}", flush=True)
     board = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run), "--port", str(args.port)]
     if subprocess.run(board, check=False).returncode > 0:  # what was wrong stands above
-        raise InputError(f"TensorBoard could not be started on port {args.port}; give another --port.")
+        raise InputError("TensorBoard ended with an error, which stands above; another --port may help.")
 
 # %% ../../nbs/52e_verbs.ipynb #827821b7
 VERBS = {

@@ -130,7 +130,7 @@ def array_film(
         )
     stored = 255.0 if "levels" in arrays and array.dtype == np.uint8 else None
     levels = np.zeros(array.shape, np.uint8)
-    levels[~lost] = read_levels(np.ascontiguousarray(array[~lost])[None], white or stored)[0][0]
+    levels[~lost] = read_levels(np.ascontiguousarray(array[~lost])[None], stored if white is None else white)[0][0]
     mask = ~lost
     if "mask" in arrays:
         given = arrays["mask"][None] if arrays["mask"].ndim == 1 else arrays["mask"]

@@ -184,7 +184,7 @@ def resample(
     rate: int,  # its samples in a second
     new_rate: int,  # those wanted
 ) -> Float[np.ndarray, " new_time"]:
-    "The same sound at another rate, through its Fourier transform. Raises `InputError` for rates below 1."
+    "The same sound at another rate, through its Fourier transform. Raises `InputError` for useless rates."
     if min(rate, new_rate) < 1:
         raise InputError(f"a sound cannot go from {rate} to {new_rate} samples a second; both must be at least 1.")
     n = len(samples)

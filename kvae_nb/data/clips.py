@@ -217,6 +217,10 @@ def divide_by_place(
     "The clips for training, validation and test, with gaps between. Raises `InputError` when none is left to train on."
     end_valid = n - n_test - overlap * (n_test > 0)
     end_train = end_valid - n_valid - overlap * (n_valid > 0)
+    if end_train < 1 and overlap >= n:
+        raise InputError(
+            f"{n} clips that share frames are out of order and cannot be divided; keep them in the order of the film."
+        )
     if end_train < 1:
         raise InputError(
             f"{n} overlapping clips cannot be divided into {n_test} for the test, {n_valid} for validation "

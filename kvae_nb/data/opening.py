@@ -452,8 +452,10 @@ def file_chunks(
         yield from (data[k : k + chunk] for k in range(0, len(data), chunk))
         return
     stamps = None if path.is_dir() else film_times(path)
-    uneven = stamps is not None and not equal_steps(stamps)
-    frames, found, first = film_frames(path, size, channels, every=uneven), False, 0
+    every = stamps is not None and not equal_steps(stamps)
+    count = sum(1 for _ in film_frames(path, 8, every=True)) if every else 0
+    uneven = every and len(stamps) == count and bool((np.diff(stamps) > 0).all())  # else the stamps are of no use
+    frames, found, first = film_frames(path, size, channels, every=every), False, 0
     while clips := list(islice(frames, chunk * steps)):
         if len(clips) >= steps:
             found = True

@@ -185,7 +185,8 @@ def folder_scale(
     images: Images,
     white: float | None = None,  # the number that is white; None: by the rule
 ) -> tuple[Scale, str]:
-    "The scale of a folder's images, by the rule for arrays, and what to say about it. Looks at no more than it must."
+    """The scale of a folder's images, by the rule for arrays, and what to say about it. Looks at no more than it must.
+    Raises `InputError` for a white that is none."""
     check_white(white)
     high = 0
     for path in images.paths:

@@ -199,7 +199,8 @@ def from_list(
             parts[name] = _padded(_as_steps(name, values, lengths, kind), FILL[name])
     for name, kind in (("ended", torch.bool), ("part", torch.int64)):
         if about.get(name) is not None:
-            given = torch.as_tensor(about[name])
+            a = plain_array(about[name], name)
+            given = torch.from_numpy(np.array(a, a.dtype.newbyteorder("=")))
             about[name] = given.to(kind)
             if (about[name].to(given.dtype) != given).any():
                 what = "True and False" if kind == torch.bool else "whole numbers"
@@ -316,7 +317,8 @@ def to(self: SequenceData, device: torch.device | str) -> SequenceData:
 def joined(
     sets: Sequence[SequenceData],  # of the same kind; their lengths may differ
 ) -> SequenceData:
-    "All sequences of all sets. A part that some sets lack is left out. Raises `InputError` for different observations."
+    """All sequences of all sets. A part that some sets lack is left out. Raises `InputError` for different observations
+    or controls, or for no set."""
     if not sets:
         raise InputError("there is no set in the list; give at least one.")
     first, steps = sets[0], max(s.steps for s in sets)

@@ -98,10 +98,10 @@ def judge_films(
     found, usual = inspect(on, look), inspect(real, look)
     error = wrong_share(on, white(truth, threshold))
     known = torch.ones(error.shape, dtype=torch.bool) if known is None else known.cpu()[:, : error.shape[1]]
-    error = torch.where(known, error, 0.0)
-    mean = error.sum(0) / known.sum(0)  # NaN where no film has this frame
-    steps = (~mean.isnan()).cumsum(0).clamp(min=1)
-    running = (mean.nan_to_num().cumsum(0) / steps)[: max(GAPS)]
+    last = int(known.any(0).nonzero().max()) + 1 if known.any() else 0
+    error, known = torch.where(known, error, 0.0)[:, :last], known[:, :last]  # a missing frame is not wrong
+    mean = error.sum(0) / known.sum(0).clamp(min=1)
+    running = (mean.cumsum(0) / known.any(0).cumsum(0).clamp(min=1))[: max(GAPS)]
     return Generation(
         found.sound.cpu().double().mean(0),
         usual.sound[seen].cpu().double().mean().item(),

@@ -51,7 +51,7 @@ def held_out_elbo(
     seed: int = 0,  # of these draws
     batch_size: int = 32,  # how many films at a time
 ) -> HeldOutElbo:
-    "The bound with all weights 1, and its three parts per frame."
+    "The bound with all weights 1, and its parts per frame. Raises `InputError` where no frame is observed."
     total, frames = torch.zeros(3, dtype=torch.float64), 0.0
     with kept_random_state():
         torch.manual_seed(seed)
@@ -120,7 +120,7 @@ def position_r2(
     batch_size: int = 32,  # how many films at a time
 ) -> dict[str, float]:
     """R² of each true coordinate from a, on the half of the films that the regression has not seen.
-    Raises `InputError` without a state."""
+    Raises `InputError` without a state, or for a lag that leaves nothing."""
     if data.state is None or data.state.shape[-1] < 2 or len(data) < 2:
         raise InputError(
             "R² of the position needs at least two films with their true state (x, y, …); these data hold none"

@@ -41,7 +41,7 @@ class Swapping(Protocol):
     def render(self, identity, pose) -> Float[Tensor, "batch time channel height width"]:
         "Expected pixels of these identities [batch, dim_s] in these poses [batch, time, dim_a]."
 
-    def swap(self, looks, motions, mode="pose", generator=None) -> Swapped:
+    def swap(self, looks, motions, mode="pose", generator=None, looks_mask=None, motions_mask=None) -> Swapped:
         "The look of each of these films on the motion of each of those."
 
     def draw_identity(self, count, generator=None) -> Float[Tensor, "count dim_s"]:

@@ -90,7 +90,7 @@ class Disentangling(SequenceModel, Protocol):
     def render(self, identity, pose) -> Float[Tensor, "batch time channel height width"]:
         "Expected pixels of this identity [batch, dim_s] in these poses [batch, time, dim_a]."
 
-    def swap(self, looks, motions, mode="pose", generator=None) -> Swapped:
+    def swap(self, looks, motions, mode="pose", generator=None, looks_mask=None, motions_mask=None) -> Swapped:
         """The look of each of these clips on the motion of each of those: in the poses of that very film, or, with
         mode 'dynamics', in a new film of that motion."""
 

@@ -63,6 +63,7 @@ class GeneratedSequence(NamedTuple):
     z: Float[Tensor, "batch time dim_z"]  # the same
     expected: Tensor  # means of the observations given latents and past; of symbols the probabilities
     u: Float[Tensor, "batch time dim_u"] | None  # what was done at each step
+    prefix: Tensor | None = None  # what was continued, hidden steps as they were drawn; None without a prefix
 
 # %% ../../nbs/35d_going_on.ipynb #078528ac
 def after_prefix(
@@ -182,7 +183,7 @@ def check_room_for(
 def go_on(
     model: nn.Module,  # a `SequenceVAE`
     asked: Continuation,  # what is to be generated
-    generator: torch.Generator | None = None,  # source of randomness
+    generator: torch.Generator | None = None,  # source of randomness; without noise a prefix is read by a fixed one
     noise: bool = True,  # False: latents at their means, the most probable symbols or the mean observation
     agent: object = None,  # chooses the controls of the new steps
     temperature: float = 1.0,  # of the observations
@@ -191,18 +192,18 @@ def go_on(
     "New steps, running freely: what is drawn is fed back."
     steps, count, u, x, mask = asked
     particles = whole_number(particles, "the number of particles")
-    if not noise:  # what is drawn to read a prefix is the same each time, and the global generator stays as it was
-        generator = torch.Generator(model.latent.z0.device).manual_seed(SEED)
     generator = torch.default_generator if generator is None else generator
+    reading = generator if noise else torch.Generator(model.latent.z0.device).manual_seed(SEED)
     acting = Acting(agent, count, u, model.latent.z0, model.config.dim_u, generator)
-    live, first = go_live(model, count), 0
+    live, first, filled = go_live(model, count), 0, None
     if x is not None:
         first = x.shape[1]
         past = None if u is None else u[:, :first]
-        live, filled = after_prefix(model, x, mask, past, particles, generator)
+        live, filled = after_prefix(model, x, mask, past, particles, reading)
         for t in range(first) if agent is not None else ():
             acting.saw(past[:, t], filled[:, t])
     numbers = range(first, first + steps)
     found = free_run(model, live, numbers, acting.act, acting.saw, generator if noise else None, temperature)
     z, frames, expected = (torch.stack([getattr(s, k) for s in found], 1) for k in ("z", "x", "expected"))
-    return GeneratedSequence(frames, z, z, expected, torch.stack(acting.taken[-steps:], 1) if acting.taken else None)
+    taken = torch.stack(acting.taken[-steps:], 1) if acting.taken else None
+    return GeneratedSequence(frames, z, z, expected, taken, filled)

@@ -126,7 +126,8 @@ def stream_parts(
         raise InputError(
             "a model in continuous time has no matrices of a step; use its filter_stream, which has times."
         )
-    model = deepcopy(model)  # what encodes and draws, too
+    held = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
+    model = deepcopy(model, {id(v): v.detach().clone() for v in held})  # what autograd holds, without its graph
     d, (K, n) = model.dynamics, model.dynamics.A.shape[:2]
     B = d.A.new_zeros(K, n, 0) if d.B is None else d.B
     modes = to_array(torch.cat([M.flatten(1) for M in (d.A, B, d.C)], 1))
