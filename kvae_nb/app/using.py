@@ -338,7 +338,7 @@ def do_impute(args: Namespace):
     try:
         film = is_one_film(args.data)
     except InputError:
-        if not is_sequence_run(given(args).run):  # whose files hold other arrays
+        if not (Path(args.data).exists() and is_sequence_run(given(args).run)):  # whose files hold other arrays
             raise
         film = False
     if args.strip and not film:
