@@ -36,7 +36,8 @@ def _whole(seed) -> int:
 def derived_seed(
     *keys: SupportsIndex | float,  # whole numbers, 0 … 2⁶³−1: the run's seed, then what the numbers are for
 ) -> int:
-    "A 63-bit seed that is a function of all keys, unrelated for neighbours. Raises `InputError` for other numbers."
+    """A 63-bit seed that is a function of all keys (but for zeros at their end), unrelated for neighbours. Raises
+    `InputError` for other numbers."""
     keys = [_whole(k) for k in keys]
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
