@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from refusals import refuses
 
 from kvae_nb.app.command import main
 from kvae_nb.app.given import given_run, newest_run, test_data
 from kvae_nb.app.parsers import measured_by
 from kvae_nb.app.series import as_series, stationary
-from kvae_nb.core.errors import InputError
 from kvae_nb.data.films import VideoData
 from kvae_nb.data.opening import read_video_data, save_video_data
 from kvae_nb.data.sequences import SequenceData, load_sequences
@@ -25,11 +25,6 @@ from kvae_nb.training.pretrained import pack
 
 SHORT = "--epochs 1 --train.batch_size 8 --train.device cpu --train.threads 1 --train.picture_every 0"
 test_data.__test__ = False  # a function of the library
-
-
-def refuses(run, *args, **kwargs):
-    with pytest.raises(InputError):
-        run(*args, **kwargs)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import refuses
 
-from kvae_nb.core.errors import InputError
 from kvae_nb.core.gaussians import Gaussian, condition
 from kvae_nb.data.audio import read_wav, write_wav
 from kvae_nb.data.factors import Factor, character, split_apart
@@ -26,11 +26,6 @@ from kvae_nb.worlds.balls import SQUARE, WORLDS, World, simulate
 from kvae_nb.worlds.game import ToyGame
 from kvae_nb.worlds.pendulum import Pendulum, film_pendulum
 from kvae_nb.worlds.strings import strings
-
-
-def refuses(run, *args, **kwargs):
-    with pytest.raises(InputError):
-        run(*args, **kwargs)
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from unittest.mock import patch
 import pytest
 import torch
 from models import awake, observed
+from refusals import refuses
 from torch import nn
 
-from kvae_nb.core.errors import InputError
 from kvae_nb.core.gaussians import Gaussian
 from kvae_nb.data.films import Batch, VideoData
 from kvae_nb.evaluation.baselines import ngram
@@ -31,11 +31,6 @@ from kvae_nb.models.rnn import Predictor, code_score, path_log_prob
 from kvae_nb.models.stream import read_frame, stream_parts, stream_start, stream_step
 
 N, T, S = 8, 20, 16
-
-
-def refuses(run, *args, **kwargs):
-    with pytest.raises(InputError):
-        run(*args, **kwargs)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,16 @@ from kvae_nb.data.factors import (
 )
 from .films import VideoData, from_simulation
 from .levels import arrange, check_wanted
-from .readers import Reading, equal_steps, film_frames, film_times, frames_of, is_film, read_frames
+from kvae_nb.data.readers import (
+    Reading,
+    equal_steps,
+    film_frames,
+    film_times,
+    frames_of,
+    is_film,
+    read_frames,
+    usable_times,
+)
 from .shards import Shards, is_shards, open_shards
 from .sheets import read_sheets
 from .someone import open_someone, someone_kind
@@ -453,15 +462,14 @@ def file_chunks(
         return
     stamps = None if path.is_dir() else film_times(path)
     every = stamps is not None and not equal_steps(stamps)
-    count = sum(1 for _ in film_frames(path, 8, every=True)) if every else 0
-    uneven = every and len(stamps) == count and bool((np.diff(stamps) > 0).all())  # else the stamps are of no use
+    stamps = usable_times(stamps, sum(1 for _ in film_frames(path, 8, every=True))) if every else None
     frames, found, first = film_frames(path, size, channels, every=every), False, 0
     while clips := list(islice(frames, chunk * steps)):
         if len(clips) >= steps:
             found = True
             clips = clips[: len(clips) // steps * steps]
             parts = {"frames": torch.from_numpy(np.concatenate(clips))}
-            parts |= {"times": torch.from_numpy(stamps[first : first + len(clips)])} if uneven else {}
+            parts |= {"times": torch.from_numpy(stamps[first : first + len(clips)])} if stamps is not None else {}
             first += len(clips)
             yield VideoData(**{name: v.unflatten(0, (-1, steps)) for name, v in parts.items()})
     if not found:

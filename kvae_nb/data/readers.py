@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILMS', 'CLEAR', 'natural_order', 'Images', 'look_at_folder', 'read_image', 'folder_scale', 'is_film', 'film_frames',
-           'whole_frames', 'Reading', 'frames_of', 'film_times', 'equal_steps', 'read_frames']
+           'whole_frames', 'Reading', 'frames_of', 'film_times', 'usable_times', 'equal_steps', 'read_frames']
 
 # %% ../../nbs/73b_readers.ipynb #e3cbb8be
 import os
@@ -352,6 +352,15 @@ def film_times(
     return np.array(sorted(int(stamp) * unit[0] for stamp in stamps), dtype=np.float64)
 
 
+def usable_times(
+    times: Float[np.ndarray, " time"] | None,  # the time stamps that were found
+    frames: int,  # how many frames there are
+) -> Float[np.ndarray, " time"] | None:
+    "The time stamps, if there is one for each frame and each is later than the one before; else None."
+    fit = times is not None and len(times) == frames and bool((np.diff(times) > 0).all())
+    return times if fit else None
+
+
 def equal_steps(
     times: Float[np.ndarray, " time"],  # of the frames of a film, in seconds
 ) -> bool:
@@ -366,7 +375,7 @@ def _read_timed(path: Path, size, channels) -> Reading:
     if times is not None and equal_steps(times):
         return _read_film(path, size, channels, None, False)
     frames = np.concatenate([*film_frames(path, size, channels, None, times is not None)])
-    if times is None or len(times) != len(frames) or (np.diff(times) <= 0).any():
+    if (times := usable_times(times, len(frames))) is None:
         return Reading(frames[None], {}, True, ("no usable time stamps, so all steps are taken as equal",))
     gaps = np.diff(times)
     said = f"time stamps from {gaps.min():.3g} to {gaps.max():.3g} seconds apart"

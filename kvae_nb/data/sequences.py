@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TENSORS', 'ALONG', 'BESIDE', 'FILL', 'FORMAT', 'SAID', 'SequenceData', 'check_observations', 'check_beside',
-           'check_set', 'from_list', 'check_finite', 'by_length', 'trimmed', 'joined', 'load_sequences', 'from_films']
+           'check_set', 'as_kind', 'from_list', 'check_finite', 'by_length', 'trimmed', 'joined', 'load_sequences',
+           'from_films']
 
 # %% ../../nbs/32_sequences.ipynb #22badb08
 import hashlib
@@ -157,22 +158,31 @@ def _padded(arrays: list[Tensor], fill: float) -> Tensor:
     return out
 
 
+def as_kind(
+    name: str,  # of the array, for the sentence
+    a: np.ndarray,  # what was given, in any order of bytes
+    kind: torch.dtype,  # what it is kept as
+) -> Tensor:
+    "The array in this type. Raises `InputError` for other than numbers, truth values or whole numbers, as `kind` asks."
+    if a.dtype.kind not in "buif":
+        raise InputError(f"{name} holds {a.dtype}, but must hold numbers only.")
+    if kind == torch.bool and not np.isin(a, (0, 1)).all():
+        raise InputError(f"{name} must hold True and False only.")
+    if kind == torch.int64 and (a != np.floor(a)).any():
+        raise InputError(f"{name} must hold whole numbers only.")
+    return torch.from_numpy(np.array(a, str(kind).removeprefix("torch."), order="C"))
+
+
 def _as_steps(name: str, values: object, lengths: list[int], kind: torch.dtype | None = None) -> list[Tensor]:
     "One tensor for each sequence, in the type that it is kept in. Raises `InputError` for what does not fit."
     arrays = [np.asarray(plain_array(v, name)) for v in values]
-    if odd := [str(a.dtype) for a in arrays if a.dtype.kind not in "buif"]:
-        raise InputError(f"{name} holds {odd[0]}, but must hold numbers only.")
-    if kind == torch.bool and not all(np.isin(a, (0, 1)).all() for a in arrays):
-        raise InputError(f"{name} must hold True and False only.")
-    native = lambda t: np.dtype(np.float64) if t == np.longdouble else t.newbyteorder("=")  # what torch knows
-    arrays = [torch.from_numpy(np.array(a, native(a.dtype), order="C")) for a in arrays]
-    if [len(a) if a.ndim else -1 for a in arrays] != lengths:
+    symbols = all(a.dtype.kind in "iu" and a.ndim == 1 for a in arrays)
+    found = [as_kind(name, a, kind or (torch.int64 if symbols else torch.float32)) for a in arrays]
+    if [len(a) if a.ndim else -1 for a in found] != lengths:
         raise InputError(f"{name} must hold one array for each of the {len(lengths)} sequences, and be as long as it.")
-    if len({a.shape[1:] for a in arrays}) > 1:
+    if len({a.shape[1:] for a in found}) > 1:
         raise InputError(f"{name} holds arrays of unequal shapes; only the first axis, time, may differ.")
-    whole = all(not a.is_floating_point() and a.dtype != torch.bool for a in arrays)
-    kind = kind or (torch.int64 if whole and arrays[0].ndim == 1 else torch.float32)
-    return [a.to(kind) for a in arrays]
+    return found
 
 # %% ../../nbs/32_sequences.ipynb #d682b5f9
 FILL = {"controls": 0.0, "mask": False, "reward": 0.0}  # behind the end: nothing was done, seen or given
@@ -199,12 +209,7 @@ def from_list(
             parts[name] = _padded(_as_steps(name, values, lengths, kind), FILL[name])
     for name, kind in (("ended", torch.bool), ("part", torch.int64)):
         if about.get(name) is not None:
-            a = plain_array(about[name], name)
-            given = torch.from_numpy(np.array(a, a.dtype.newbyteorder("=")))
-            about[name] = given.to(kind)
-            if (about[name].to(given.dtype) != given).any():
-                what = "True and False" if kind == torch.bool else "whole numbers"
-                raise InputError(f"{name} must hold {what} only.")
+            about[name] = as_kind(name, np.asarray(plain_array(about[name], name)), kind)
     return check_finite(SequenceData(**parts, lengths=torch.tensor(lengths), **about))
 
 # %% ../../nbs/32_sequences.ipynb #40b6f934

@@ -25,7 +25,7 @@ from .chorales import GRIDS, chorales, read_chords
 from .films import Split, split
 from .midi import midi_sequences
 from .rollouts import rollout
-from .sequences import SequenceData, check_finite, load_sequences
+from .sequences import SequenceData, as_kind, check_finite, load_sequences
 from .text import Vocabulary, prose, read_text, text_sequences, tunes
 from ..worlds.agents import RandomAgent, Sticky
 from ..worlds.environments import Environment, Gym
@@ -224,17 +224,6 @@ def guess_emission(
     bits = bool(((x == 0) | (x == 1) | x.isnan()).all())
     return f"bernoulli({', '.join(map(str, x.shape[2:]))})" if bits else f"normal({x.shape[2]})" if x.ndim == 3 else ""
 
-
-def _array(name: str, a: np.ndarray, kind: torch.dtype) -> Tensor:
-    "The array in this type. Raises `InputError` for other than numbers."
-    if a.dtype.kind not in "buif":
-        raise InputError(f"{name} holds {a.dtype}, but must hold numbers.")
-    if kind == torch.bool and not np.isin(a, (0, 1)).all():
-        raise InputError(f"{name} must hold True and False only.")
-    if kind == torch.int64 and (a != np.floor(a)).any():
-        raise InputError(f"{name} must hold whole numbers only.")
-    return torch.from_numpy(a.astype(np.dtype(str(kind).removeprefix("torch."))))
-
 # %% ../../nbs/32b_sources.ipynb #7be10bb3
 def plain_sequences(
     arrays: dict[str, np.ndarray],  # x [n, time, …], and what stands beside it
@@ -246,9 +235,9 @@ def plain_sequences(
         )
     a = arrays["x"]
     symbols = a.dtype.kind in "ui" and a.ndim == 2
-    x = _array("x", a, torch.int64 if symbols else torch.float32)
+    x = as_kind("x", a, torch.int64 if symbols else torch.float32)
     x = x if symbols or x.ndim > 2 else x[..., None]  # one number a step
-    parts = {name: _array(name, arrays[name], kind) for name, kind in PLAIN.items() if name in arrays}
+    parts = {name: as_kind(name, arrays[name], kind) for name, kind in PLAIN.items() if name in arrays}
     lengths = parts.pop("lengths", torch.full((len(x),), x.shape[1]))
     data = check_finite(SequenceData(x, lengths, **parts))
     seen = torch.where(data.observed.view(*x.shape[:2], *(1,) * (x.ndim - 2)), x, 0)
